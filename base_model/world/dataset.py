@@ -1,0 +1,179 @@
+"""Clips and prompts from seeds: the same (seed, split, index) gives the same bytes on any machine order.
+
+Splits: "train" leaves out one sixth of the (colour, shape, family) triples and three (colour, shape) pairs; "heldout" has an object from
+the left-out triples; "unseen" has an object from the left-out pairs; "velocity", "radius" and "both" leave the training ranges, as PhyWorld
+does (Kang et al. 2024, arXiv 2411.02385).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+import numpy as np
+
+from base_model.world.caption import caption
+from base_model.world.corrupt import Drawn, choose_defect, spoil_state, spoil_time
+from base_model.world.render import render
+from base_model.world.simulate import Motion, Setup, acceptable, draw_setup, simulate
+from base_model.world.spec import COLOURS, FAMILIES, SHAPES, SIZES, Direction, ObjectSpec, SceneSpec, reach
+from core.errors import UserError
+from core.randomness import numpy_generator
+
+SPLITS = ("train", "heldout", "unseen", "velocity", "radius", "both")
+UNSEEN_PAIRS = frozenset({("purple", "triangle"), ("orange", "square"), ("cyan", "ball")})
+NUM_OBJECTS = {1: 0.70, 2: 0.24, 3: 0.06}
+MOST_OBJECTS = {"uniform": 3, "bounce": 3, "static": 3, "projectile": 2, "pendulum": 2, "slide": 2, "occluder": 2}
+# Outside the training ranges (about 1.2-3.4 px/frame, 4.2-8.2 px), as far as the frame allows.
+FAST = {"uniform": (2.9, 3.2), "projectile": (2.7, 3.0), "slide": (4.6, 5.0), "collision": (3.8, 4.4), "occluder": (3.3, 3.4)}
+ODD_RADII = ((3.0, 3.6), (9.2, 10.2))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: frames float32 [time, 3, height, width] in [0, 1], its prompt, spec and ground-truth state.
+
+    `state`: position [time, object, 2] px, velocity [time, object, 2] px/frame, radius [object] px, colour and shape [object],
+    visible [time, object] share of the area seen, contact [time, object, object + 1] (last column: floor).
+    `corruption` names the defect of a spoilt clip; its state is then that of the unspoilt run.
+    """
+
+    frames: np.ndarray
+    prompt: str
+    spec: SceneSpec
+    state: dict[str, np.ndarray]
+    corruption: str | None
+
+
+def is_heldout(family: str, item: ObjectSpec) -> bool:
+    """Is this (colour, shape, family) triple kept out of training? One sixth of them, by a stable hash."""
+    digest = hashlib.blake2b(f"{item.colour} {item.shape} {family}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") % 6 == 0
+
+
+def _belongs(spec: SceneSpec, split: str) -> bool:
+    unseen = any((item.colour, item.shape) in UNSEEN_PAIRS for item in spec.objects)
+    if split == "unseen":
+        return unseen
+    heldout = any(is_heldout(spec.family, item) for item in spec.objects)
+    return not unseen and heldout == (split == "heldout")
+
+
+def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int = 3) -> SceneSpec:
+    """A random scene of a split."""
+    families = [f for f in FAMILIES if f in FAST] if split in ("velocity", "both") else list(FAMILIES)
+    counts = {n: share for n, share in NUM_OBJECTS.items() if n <= most_objects}
+    shares = np.array(list(counts.values()))
+    while True:
+        family = families[int(rng.integers(len(families)))]
+        count = int(rng.choice(list(counts), p=shares / shares.sum()))
+        count = 2 if family == "collision" else min(count, MOST_OBJECTS[family])
+        if family == "collision" and most_objects < 2:
+            continue
+        colours = rng.choice(list(COLOURS), size=count, replace=False)
+        sizes = list(SIZES) if count < 3 else ["small", "medium"]
+        objects = tuple(ObjectSpec(str(c), SHAPES[int(rng.integers(3))], sizes[int(rng.integers(len(sizes)))]) for c in colours)
+        directions = get_args(Direction) if family == "uniform" else ("left", "right")
+        direction = None if family in ("static", "bounce") else cast(Direction, directions[int(rng.integers(len(directions)))])
+        spec = SceneSpec(family, objects, direction)
+        if _belongs(spec, split):
+            return spec
+
+
+def draw_motion(spec: SceneSpec, rng: np.random.Generator, split: str = "train") -> Motion | None:
+    """A run of the scene, or None if sixteen draws found no start that fits."""
+    for _ in range(16):
+        radii = []
+        for item in spec.objects:
+            bands = ODD_RADII if split in ("radius", "both") else (SIZES[item.size or "medium"],)
+            radii.append(float(rng.uniform(*bands[int(rng.integers(len(bands)))])))
+        speeds = FAST[spec.family] if split in ("velocity", "both") else None
+        setup = draw_setup(spec, radii, rng, speeds)
+        if setup is None:
+            continue
+        motion = simulate(setup)
+        if acceptable(spec, motion):
+            return motion
+    return None
+
+
+def draw(spec: SceneSpec, motion: Motion, defect: str | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a run [time, 3, height, width], spoilt by `defect` if given, and the share of each object seen [time, object]."""
+    setup = motion.setup
+    num_frames, count = motion.position.shape[:2]
+    rgb = np.array([COLOURS[item.colour] for item in spec.objects], dtype=np.float32)
+    drawn = Drawn(motion.position.copy(), np.repeat(rgb[None], num_frames, 0), np.ones((num_frames, count), dtype=np.float32))
+    shapes, radii = [b.shape for b in setup.bodies], [b.radius for b in setup.bodies]
+    if defect is not None:
+        spoil_state(defect, drawn, [reach(s, r) for s, r in zip(shapes, radii, strict=True)], rng)
+    pivots = [b.pivot for b in setup.bodies]
+    frames = render(drawn.position, drawn.rgb, drawn.alpha, shapes, radii, floor=setup.floor, wall=setup.wall, pivots=pivots)
+    visible = drawn.alpha.copy()
+    if setup.wall is not None:
+        for i, radius in enumerate(radii):
+            hidden = np.minimum(motion.position[:, i, 0] + radius, setup.wall[1]) - np.maximum(motion.position[:, i, 0] - radius, setup.wall[0])
+            visible[:, i] *= 1 - np.clip(hidden / (2 * radius), 0, 1)
+    if defect in ("freeze", "reverse"):
+        frames = frames[spoil_time(defect, frames, rng)]
+    return frames, visible
+
+
+def make_clip(
+    seed: int, index: int, *, split: str = "train", noise: float = 0.0, style: str | None = None, most_objects: int = 3
+) -> Clip:
+    """Clip number `index` of a seed.
+
+    Args:
+        noise: share of spoilt clips, in [0, 1].
+        style: caption style; None draws short (2 of 5) or descriptive (3 of 5).
+    Raises: UserError on an unknown split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
+    rng = numpy_generator(seed, f"world/{split}", index)
+    motion = None
+    while motion is None:
+        spec = draw_spec(rng, split, most_objects)
+        motion = draw_motion(spec, rng, split)
+    defect = choose_defect(rng) if rng.random() < noise else None
+    if defect == "gravity":
+        motion = _wrong_gravity(motion, rng)
+    chosen = style or ("short" if rng.random() < 0.4 else "descriptive")
+    prompt = caption(draw_spec(rng, split, most_objects) if defect == "caption" else spec, chosen)
+    frames, visible = draw(spec, motion, defect, rng)
+    state = {
+        "position": motion.position,
+        "velocity": motion.velocity,
+        "radius": np.array([b.radius for b in motion.setup.bodies]),
+        "colour": np.array([item.colour for item in spec.objects]),
+        "shape": np.array([item.shape for item in spec.objects]),
+        "visible": visible,
+        "contact": motion.contact,
+    }
+    return Clip(frames, prompt, spec, state, defect)
+
+
+def _wrong_gravity(motion: Motion, rng: np.random.Generator) -> Motion:
+    setup = motion.setup
+    wrong = float(rng.choice([0.0, 0.25])) * setup.gravity if setup.gravity else 0.35
+    return simulate(Setup(setup.bodies, wrong, setup.floor, setup.wall))
+
+
+def prompts(seed: int, count: int, split: str = "train", *, style: str | None = None, most_objects: int = 2) -> list[str]:
+    """Distinct prompts of a split. Every prompt's scene is one that the world can stage.
+
+    Raises: UserError on an unknown split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
+    found: dict[str, None] = {}
+    index = 0
+    while len(found) < count:
+        rng = numpy_generator(seed, f"prompts/{split}", index)
+        index += 1
+        spec = draw_spec(rng, split, most_objects)
+        if draw_motion(replace(spec), rng) is None:
+            continue
+        found.setdefault(caption(spec, style or ("short" if rng.random() < 0.4 else "descriptive")))
+    return list(found)

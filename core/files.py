@@ -1,0 +1,87 @@
+"""Files that are whole or absent: write beside the target, then rename over it.
+
+Lines appended to a log are the exception; there a crash can leave half a last line, which readers and reopeners drop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it takes the place of `path`, on any error it goes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, because Pillow, NumPy and PyAV read the format from it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Ask the disk to have `path` before a rename makes it visible; a power cut must not leave an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON object as a line and flush it. NaN and infinity are refused: they are not JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def drop_partial_line(path: Path) -> None:
+    """Cut a last line that has no newline: a process was killed while writing it."""
+    if path.exists():
+        data = path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            os.truncate(path, end)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a line file, a half-written last line left out.
+
+    Raises: UserError naming file and line for anything that is not one JSON object a line.
+    """
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); one JSON object a line is expected") from None
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                continue
+            raise UserError(f"{path}:{number}: not JSON ({error.msg}); one JSON object a line is expected") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a JSON object is expected, seen {type(row).__name__}")
+        rows.append(row)
+    return rows

@@ -1,0 +1,231 @@
+"""A run folder: what was asked, what ran it, what was measured, and checkpoints that are whole or absent.
+
+    config.yaml  environment.json  metrics.jsonl  samples/  checkpoints/step-NNNNNN/
+
+The same command run again resumes: it finds the same config, the newest whole checkpoint, and metrics cut back to it.
+One process writes a run folder; under a launcher that is the main one. What a checkpoint holds is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core import files
+from core.errors import UserError
+from core.files import atomic_write
+
+__all__ = ["Run", "atomic_write", "environment", "read_metrics"]
+
+LISTING = "files.json"  # written last into a checkpoint: every file's size, so that a cut one is noticed
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "trl",
+    "open_clip_torch",
+    "numpy",
+    "scipy",
+    "av",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder; make one with `Run.open`."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str, config: dict[str, Any]) -> Run:
+        """Create the folder, or open it again with the same config.
+
+        Args:
+            config: nested mappings, lists, numbers, text, paths, None; written as config.yaml.
+        Raises: UserError naming every differing key when the folder was made with another config, or when the
+            folder holds other things.
+        """
+        folder = Path(folder)
+        wanted = json.loads(json.dumps(config, default=str))
+        path = folder / "config.yaml"
+        if path.exists():
+            _require_same(path, wanted)
+        elif folder.exists() and not folder.is_dir():
+            raise UserError(f"run folder {str(folder)!r} is a file; give the path of a folder")
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
+        run = cls(folder)
+        run.samples.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        for leftover in (folder / "checkpoints").glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        files.drop_partial_line(folder / "metrics.jsonl")
+        if not path.exists():
+            atomic_write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        return run
+
+    @property
+    def samples(self) -> Path:
+        """The folder for clips made on the way."""
+        return self.folder / "samples"
+
+    def log(self, step: int, metrics: dict[str, float | int | str | None], samples: int) -> None:
+        """Append one line to metrics.jsonl.
+
+        Args:
+            metrics: logged name -> number. NaN and infinity become null: a chart shows a gap, JSON stays JSON.
+            samples: videos generated since the run began.
+        """
+        row: dict[str, Any] = {"step": int(step), "time": time.time(), "samples": int(samples)}
+        row |= {name: _number(value) for name, value in metrics.items()}
+        files.append_line(self.folder / "metrics.jsonl", row)
+
+    def rewind(self, step: int) -> None:
+        """Forget metrics after `step`. Called on resume, so that no step is logged twice."""
+        path = self.folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.folder) if row["step"] <= step]
+        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+    def save(self, step: int, write: Callable[[Path], None], keep: int = 3) -> Path:
+        """Write checkpoints/step-NNNNNN, whole or not at all, and delete all but the newest `keep`.
+
+        Args:
+            write: fills the empty folder it is given. If it raises, no checkpoint appears and older ones stay.
+        """
+        final = self.folder / "checkpoints" / f"step-{step:06d}"
+        temporary = final.with_name(f".{final.name}.{os.getpid()}")
+        temporary.mkdir(parents=True)
+        try:
+            write(temporary)
+            sizes = {}
+            for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+                files.sync(path)
+                sizes[path.relative_to(temporary).as_posix()] = path.stat().st_size
+            atomic_write(temporary / LISTING, json.dumps(sizes, indent=2))
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoint folders, oldest first, whole or not."""
+        return sorted((self.folder / "checkpoints").glob("step-*"), key=step_of)
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint; one that lost bytes is passed over with a word on stderr."""
+        for folder in reversed(self.checkpoints()):
+            damage = _damage(folder)
+            if damage is None:
+                return folder
+            print(f"{folder}: {damage}; using the checkpoint before it", file=sys.stderr)
+        return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint folder, from its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; an empty list before the first one."""
+    path = Path(folder) / "metrics.jsonl"
+    return files.read_lines(path) if path.exists() else []
+
+
+def environment() -> dict[str, Any]:
+    """What ran: commit, versions, machine, command line. Libraries that are not installed are left out."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "libraries": versions,
+        "command": sys.argv,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this code lies in, with "+" when it has changes; None outside one."""
+    try:
+        describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        here = Path(__file__).parent
+        return subprocess.run(describe, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _number(value: Any) -> Any:
+    """Plain Python for JSON: 0-d arrays and tensors give their item, what is not finite gives None."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def _require_same(path: Path, wanted: dict[str, Any]) -> None:
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: not readable as YAML; restore it or choose another run folder") from None
+    old, new = dict(_flat(there)), dict(_flat(wanted))
+    absent = "(absent)"
+    changed = [
+        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+    if changed:
+        raise UserError(
+            f"run folder {str(path.parent)!r} was made with another config ({'; '.join(changed)}); "
+            "repeat the old values to resume, or choose another folder"
+        )
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be used; None when every file has the size it was saved with."""
+    try:
+        sizes = json.loads((checkpoint / LISTING).read_text())
+    except (OSError, ValueError):
+        return f"{LISTING} is missing or cut off"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} were saved"
+    return None

@@ -1,0 +1,212 @@
+"""Numbers with their uncertainty: intervals, paired tests, ratings, agreement.
+
+Resampling is by cluster wherever observations share a prompt or a seed: ten clips of one prompt are not ten prompts.
+SciPy does the resampling. Directions are always "b minus a", a = first or base, b = second or aligned.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special, stats
+
+from core.randomness import numpy_generator
+
+NUM_RESAMPLES = 4999
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval [low, high], the number n of observations, and how the interval was made."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of b minus mean of a over pairs, its 95 % interval, and the two-sided p that there is none."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+    method: str
+
+
+def mean_interval(values: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> Interval:
+    """Mean with a BCa bootstrap interval over clusters (Efron 1987), NaN values left out.
+
+    Args:
+        values: [n] numbers.
+        clusters: [n] labels of what was drawn independently (prompts); None: every value by itself.
+    Returns: an Interval whose low and high are NaN when fewer than two clusters remain.
+    """
+    sums, counts, n = _by_cluster(np.asarray(values, dtype=float), clusters)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0, "no finite value")
+    value = float(sums.sum() / counts.sum())
+    low, high = _bootstrap(sums, counts, value, seed)
+    return Interval(value, low, high, n, f"BCa bootstrap over {len(sums)} clusters")
+
+
+def wilson(wins: float, ties: float, n: int) -> Interval:
+    """Win rate with ties counted half, and Wilson's score interval (1927).
+
+    Written out because SciPy's takes whole wins only. Ties shrink the variance, so the interval errs on the wide side.
+    """
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0, "no comparison")
+    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+    rate = (wins + ties / 2) / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half), n, "Wilson, ties half")
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Difference:
+    """Mean of b - a over pairs: bootstrap interval over clusters, p by flipping the sign of whole clusters.
+
+    Args:
+        a, b: [n] values of the same prompts and seeds; a pair with a NaN on either side is left out.
+        clusters: [n] labels of what was drawn independently; None: every pair by itself.
+    """
+    differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    interval = mean_interval(differences, clusters, seed)
+    p = permutation_p(differences, clusters, seed)
+    method = f"{interval.method}, sign-flip permutation p"
+    return Difference(interval.value, interval.low, interval.high, p, interval.n, method)
+
+
+def permutation_p(differences: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> float:
+    """Two-sided p of "the mean difference is 0" by flipping the signs of whole clusters; exact when they are few."""
+    sums, _, n = _by_cluster(np.asarray(differences, dtype=float), clusters)
+    if n == 0:
+        return math.nan
+    if len(sums) == 1 or not sums.any():
+        return 1.0
+    # Swapping a value with the zero beside it, then subtracting, is a sign flip; SciPy permutes pairs, not signs.
+    result = stats.permutation_test(
+        (sums, np.zeros_like(sums)),
+        lambda x, y, axis: (x - y).sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=NUM_RESAMPLES,
+        batch=500,
+        rng=numpy_generator(seed, "permutation"),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979): family-wise error under any dependence. NaN stays NaN and is not counted."""
+    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def bradley_terry(wins: ArrayLike, ridge: float = 1e-3) -> NDArray[np.float64]:
+    """Ratings r with P(i beats j) = 1 / (1 + exp(r_j - r_i)), by penalised maximum likelihood.
+
+    Args:
+        wins: [k, k]; wins[i, j] is how often i beat j, a tie counted half on both sides.
+        ridge: weight of the squared ratings; keeps the rating of a player who never lost finite.
+    Returns: [k] log-odds with mean 0.
+    """
+    matrix = np.array(wins, dtype=float)
+    np.fill_diagonal(matrix, 0.0)
+
+    def loss(ratings: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        gap = ratings[:, None] - ratings[None, :]
+        value = -(matrix * special.log_expit(gap)).sum() + 0.5 * ridge * (ratings**2).sum()
+        pull = matrix * special.expit(-gap)
+        return value, -(pull.sum(axis=1) - pull.sum(axis=0)) + ridge * ratings
+
+    ratings = optimize.minimize(loss, np.zeros(len(matrix)), jac=True, method="L-BFGS-B", options={"gtol": 1e-9}).x
+    return ratings - ratings.mean()
+
+
+def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
+    """Agreement of two annotators beyond chance (Cohen 1960); NaN when chance alone explains everything."""
+    labels = {label: index for index, label in enumerate(dict.fromkeys([*a, *b]))}
+    table = np.zeros((len(labels), len(labels)))
+    for x, y in zip(a, b, strict=True):
+        table[labels[x], labels[y]] += 1
+    n = table.sum()
+    if n == 0:
+        return math.nan
+    expected = float(table.sum(axis=1) @ table.sum(axis=0)) / n**2
+    return math.nan if expected == 1.0 else float((np.trace(table) / n - expected) / (1 - expected))
+
+
+def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float:
+    """Agreement of any number of annotators with gaps, nominal labels (Krippendorff 2011).
+
+    Args:
+        units: per rated thing its labels, in any order; None for a missing one. Things with one label do not count.
+    Returns: 1 perfect, 0 chance; NaN when nothing was rated twice or only one label was ever used.
+    """
+    rated = [[label for label in unit if label is not None] for unit in units]
+    rated = [unit for unit in rated if len(unit) > 1]
+    labels = {label: index for index, label in enumerate(dict.fromkeys(label for unit in rated for label in unit))}
+    coincidence = np.zeros((len(labels), len(labels)))
+    for unit in rated:
+        counts = np.zeros(len(labels))
+        for label in unit:
+            counts[labels[label]] += 1
+        coincidence += (np.outer(counts, counts) - np.diag(counts)) / (len(unit) - 1)
+    totals = coincidence.sum(axis=1)
+    n = totals.sum()
+    expected = (n**2 - (totals**2).sum()) / (n - 1) if n > 1 else 0.0
+    return math.nan if expected == 0 else float(1 - (n - np.trace(coincidence)) / expected)
+
+
+def _by_cluster(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> tuple[Any, Any, int]:
+    """Per cluster the sum and the count of its finite values, and how many finite values there are."""
+    if clusters is not None and len(clusters) != len(values):
+        raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels")
+    finite = np.isfinite(values)
+    if clusters is None:
+        kept = values[finite]
+        return kept, np.ones_like(kept), len(kept)
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(c, len(numbers)) for c, ok in zip(clusters, finite, strict=True) if ok], int)
+    return np.bincount(index, values[finite]), np.bincount(index).astype(float), int(finite.sum())
+
+
+def _bootstrap(sums: Any, counts: Any, value: float, seed: int) -> tuple[float, float]:
+    if len(sums) < 2:
+        return math.nan, math.nan
+    if np.ptp(sums / counts) == 0:  # BCa divides by the spread of the leave-one-out means
+        return value, value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            (sums, counts),
+            lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=NUM_RESAMPLES,
+            batch=500,
+            confidence_level=CONFIDENCE,
+            method="BCa",
+            rng=numpy_generator(seed, "bootstrap"),
+        ).confidence_interval
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,1 @@
+"""Makes videos: the sandbox world, the native generator, and adapters to others."""

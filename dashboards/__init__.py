@@ -1,0 +1,1 @@
+"""Shows and collects; never imports torch."""

@@ -1,0 +1,1 @@
+"""Judges videos, and learns to."""

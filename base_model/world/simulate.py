@@ -289,6 +289,7 @@ def acceptable(spec: SceneSpec, motion: Motion) -> bool:
         return bool(motion.contact[1:14, :, count].any(axis=0).all())
     if spec.family == "occluder" and setup.wall is not None:
         left, right = setup.wall
-        hidden = (x + margins * 0.4 > left) & (x - margins * 0.4 < right)
-        return bool((~hidden[:3]).all() and (~hidden[-3:]).all() and hidden.any(axis=0).all() and ((x[0] < left) != (x[-1] < left)).all())
+        touching = (x + margins > left - 0.5) & (x - margins < right + 0.5)
+        inside = (x > left) & (x < right)
+        return bool(not touching[[0, -1]].any() and inside.any(axis=0).all() and ((x[0] < left) != (x[-1] < left)).all())
     return True

@@ -1,0 +1,1 @@
+"""The video autoencoders: pixels to a small latent grid and back."""

@@ -1,0 +1,82 @@
+"""The video transformer: noisy latents, noise level and prompt in, velocity out.
+
+Spacetime patches of 1 x p x p latent cells become tokens; all tokens attend to each other. Any grid whose sides are multiples of p is
+accepted. Letters: B batch, C channels, T H W latent time, rows, columns.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from base_model.dit.blocks import Block, modulate
+from base_model.dit.position import rotary_table
+
+
+def sigma_embedding(sigma: Tensor, width: int) -> Tensor:
+    """Sines and cosines of the noise level [B] in [0, 1] -> [B, width]; frequencies as in DDPM (Ho et al. 2020) for 1000 x sigma."""
+    rate = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=sigma.device) / (width // 2))
+    angle = 1000.0 * sigma.float()[:, None] * rate[None]
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class VideoTransformer(ModelMixin, ConfigMixin):
+    """adaLN-Zero diffusion transformer with cross-attention to text tokens.
+
+    Args:
+        in_channels: latent channels. patch_size: latent cells per token side. pooled_width: size of the prompt's single vector.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 12,
+        width: int = 192,
+        num_layers: int = 7,
+        num_heads: int = 4,
+        patch_size: int = 2,
+        text_width: int = 128,
+        pooled_width: int = 128,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.head_dim = patch_size, width // num_heads
+        self.patch_in = nn.Linear(in_channels * patch_size**2, width)
+        self.time_in, self.time_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.pooled_in = nn.Linear(pooled_width, width)
+        self.text_norm = nn.LayerNorm(text_width)
+        self.blocks = nn.ModuleList(Block(width, num_heads, text_width) for _ in range(num_layers))
+        self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation_out = nn.Linear(width, 2 * width)
+        self.patch_out = nn.Linear(width, in_channels * patch_size**2)
+        for layer in (self.modulation_out, self.patch_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, latents: Tensor, sigma: Tensor, text: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+        """Velocity [B, C, T, H, W].
+
+        Args:
+            latents: [B, C, T, H, W]. sigma: [B] noise level, 1 = noise.
+            text: [B, word, text_width] token vectors. mask: [B, word], True where a token is real. pooled: [B, pooled_width].
+        """
+        b, c, t, h, w = latents.shape
+        p = self.patch_size
+        x = latents.reshape(b, c, t, h // p, p, w // p, p).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, t * h * w // p**2, c * p * p)
+        x = self.patch_in(x)
+        condition = self.time_out(F.silu(self.time_in(sigma_embedding(sigma, self.time_in.in_features).to(latents.dtype))))
+        condition = condition + self.pooled_in(pooled)
+        text = self.text_norm(text)
+        cos, sin = rotary_table((t, h // p, w // p), self.head_dim)
+        table = (cos.to(latents.device), sin.to(latents.device))
+        words = mask[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, condition, text, table, words)
+        shift, scale = self.modulation_out(F.silu(condition)).chunk(2, dim=-1)
+        x = self.patch_out(modulate(self.norm_out(x), shift, scale))
+        x = x.reshape(b, t, h // p, w // p, c, p, p).permute(0, 4, 1, 2, 5, 3, 6)
+        return x.reshape(b, c, t, h, w)

@@ -1,0 +1,320 @@
+"""State back from pixels: which objects are there, where they are in each frame, what they look like, how they move.
+
+Ground and props are grey and objects are not, so the chroma plane (colour minus its grey part) separates them: a pixel's hue names the
+object, its chroma the share of the pixel the object covers. Sums of that share give area and centroid to a few hundredths of a pixel.
+Nothing is guessed: a frame in which an object is absent, cut by the wall or the border, or torn into pieces has NaN for a position and says
+which of these it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from base_model.world.render import coverage
+from base_model.world.spec import COLOURS, FLOOR, FLOOR_GREY, GRAVITY, GROUND, HEIGHT, SIZES, WALL_GREY, WIDTH, SceneSpec
+
+Status = Literal["seen", "hidden", "absent", "torn"]
+
+# Orthonormal axes of the chroma plane: grey is orthogonal to both.
+_AXES = np.array([[2.0, -1.0, -1.0], [0.0, 1.0, -1.0]], dtype=np.float32) / np.sqrt([[6.0], [2.0]]).astype(np.float32)
+_NAMES = list(COLOURS)
+_CHROMA = np.array([COLOURS[name] for name in _NAMES], dtype=np.float32) @ _AXES.T  # [colour, 2]
+_LENGTH = np.hypot(_CHROMA[:, 0], _CHROMA[:, 1])
+_UNIT = _CHROMA / _LENGTH[:, None]
+SMALLEST_AREA = 14.0  # px^2: half the smallest object of the odd-radius split; less is a smear
+FAINT = 0.06  # chroma share below this is noise of a codec
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object through the clip, found by its colour.
+
+    position [time, 2] px (x right, y down), NaN unless status is "seen"; area [time] px^2; radius [time] px = sqrt(area / pi);
+    rgb [time, 3] mean colour of the fully covered pixels, NaN where there are none.
+    `shape` and `size` are None where the seen frames do not agree on one.
+    """
+
+    colour: str
+    shape: str | None
+    size: str | None
+    position: np.ndarray
+    area: np.ndarray
+    radius: np.ndarray
+    rgb: np.ndarray
+    status: tuple[Status, ...]
+
+    @property
+    def seen(self) -> np.ndarray:
+        """bool [time]"""
+        return np.array([state == "seen" for state in self.status])
+
+
+@dataclass(frozen=True)
+class Props:
+    """What stands in the scene: the floor, and the wall's (left, right) edge in px."""
+
+    floor: bool
+    wall: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that was read. `residual` is the mean distance of pixels from ground + props + objects, in [0, 1]."""
+
+    tracks: tuple[Track, ...]
+    props: Props
+    residual: float
+
+
+def read(frames: np.ndarray) -> Observation:
+    """Read a clip, float32 [time, 3, 64, 64] in [0, 1]."""
+    frames = np.asarray(frames, dtype=np.float32)
+    pixels = frames.transpose(0, 2, 3, 1)
+    chroma = pixels @ _AXES.T
+    length = np.hypot(chroma[..., 0], chroma[..., 1])
+    label = np.where(length > 0.04, np.argmax(chroma @ _UNIT.T, axis=-1), -1)
+    props = _props(pixels, length)
+    tracks, explained = [], np.zeros(length.shape, dtype=np.float32)
+    for index in range(len(_NAMES)):
+        mine = label == index
+        if mine.sum() < SMALLEST_AREA:
+            continue
+        along = chroma[mine] @ _UNIT[index] / _LENGTH[index]
+        share = np.zeros(length.shape, dtype=np.float32)
+        share[mine] = np.where(along < FAINT, 0.0, np.minimum(along, 1.15))
+        area = share.sum(axis=(1, 2))
+        if (area > SMALLEST_AREA).sum() < 2:
+            continue
+        explained += share
+        tracks.append(_track(index, share, area, pixels, props))
+    tracks = _merge_fringes(tracks)
+    return Observation(tuple(tracks), props, _residual(pixels, explained, props))
+
+
+def _props(pixels: np.ndarray, length: np.ndarray) -> Props:
+    grey = np.where(length < 0.08, pixels.mean(axis=-1), np.nan)
+    with np.errstate(invalid="ignore"):
+        below = grey[:, int(FLOOR) + 1 :]
+        floor = bool((np.abs(below - FLOOR_GREY) < 0.09).mean() > 0.7)
+        tall = (np.abs(grey[:, : int(FLOOR) - 2] - WALL_GREY) < 0.09).mean(axis=(0, 1))
+    columns = np.flatnonzero(tall > 0.6)
+    wall = None
+    if 6 <= len(columns) and columns[-1] - columns[0] + 1 == len(columns):
+        wall = (float(columns[0]), float(columns[-1] + 1))
+    return Props(floor, wall)
+
+
+def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, props: Props) -> Track:
+    num_frames = len(area)
+    x, y = np.arange(share.shape[2], dtype=np.float64) + 0.5, np.arange(share.shape[1], dtype=np.float64) + 0.5
+    safe = np.maximum(area, 1e-6)
+    by_column, by_row = share.sum(axis=1), share.sum(axis=2)
+    cx, cy = by_column @ x / safe, by_row @ y / safe
+    spread = (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2  # second moment about the centroid; a disc has area / 2 pi
+    present = area > SMALLEST_AREA
+    typical = float(np.median(area[present]))
+    status: list[Status] = []
+    for t in range(num_frames):
+        reach = 1.25 * math.sqrt(max(area[t], typical) / math.pi) * 1.3
+        at_wall = props.wall is not None and props.wall[0] - reach < cx[t] < props.wall[1] + reach
+        filled = np.flatnonzero(by_column[t] > 0.5), np.flatnonzero(by_row[t] > 0.5)
+        at_border = any(len(f) and (f[0] <= 0 or f[-1] >= n - 1) for f, n in zip(filled, (len(x), len(y)), strict=True))
+        if area[t] < max(SMALLEST_AREA, 0.25 * typical):
+            status.append("hidden" if _was_near_wall(cx, present, t, props, typical) else "absent")
+        elif (at_wall and _touches(filled[0], props)) or (at_border and area[t] < 0.93 * typical):
+            status.append("hidden")
+        elif spread[t] > 0.30 * area[t]:  # ball .159, square .167, triangle .192 of its area
+            status.append("torn")
+        else:
+            status.append("seen")
+    seen = np.array([s == "seen" for s in status])
+    position = np.where(seen[:, None], np.stack([cx, cy], axis=1), np.nan)
+    rgb = np.full((num_frames, 3), np.nan)
+    for t in np.flatnonzero(area > SMALLEST_AREA):
+        inside = share[t] > 0.85
+        if inside.any():
+            rgb[t] = pixels[t][inside].mean(axis=0)
+    size, shape = None, None
+    if seen.any():
+        shape = _shape(share[seen], cx[seen], cy[seen], x, y)
+        radius = float(np.median(np.sqrt(area[seen] / math.pi)))
+        size = min(SIZES, key=lambda name: abs(sum(SIZES[name]) / 2 - radius))
+    return Track(_NAMES[index], shape, size, position, area, np.sqrt(area / math.pi), rgb, tuple(status))
+
+
+def _touches(columns: np.ndarray, props: Props) -> bool:
+    return props.wall is not None and len(columns) > 0 and columns[0] <= props.wall[1] + 0.5 and columns[-1] >= props.wall[0] - 1.5
+
+
+def _was_near_wall(cx: np.ndarray, present: np.ndarray, t: int, props: Props, typical: float) -> bool:
+    """Could an object that cannot be seen at t stand behind the wall? Only if it was last or is next seen beside it."""
+    if props.wall is None:
+        return False
+    reach = math.sqrt(typical / math.pi) + 5.0  # a frame's travel at the family's speed
+    before, after = np.flatnonzero(present[:t]), np.flatnonzero(present[t + 1 :])
+    near = [cx[before[-1]]] if len(before) else []
+    near += [cx[t + 1 + after[0]]] if len(after) else []
+    return bool(near) and all(props.wall[0] - reach < c < props.wall[1] + reach for c in near)
+
+
+def _shape(share: np.ndarray, cx: np.ndarray, cy: np.ndarray, x: np.ndarray, y: np.ndarray) -> str | None:
+    """Shape from angular harmonics about the centroid: a triangle has a third, an upright square a fourth, a disc neither."""
+    z = (x[None, None, :] - cx[:, None, None]) + 1j * (y[None, :, None] - cy[:, None, None])
+    r2 = np.abs(z) ** 2
+    third = (share * z**3).sum(axis=(1, 2)) / (share * r2**1.5).sum(axis=(1, 2))
+    fourth = (share * z**4).sum(axis=(1, 2)) / (share * r2**2).sum(axis=(1, 2))
+    point_up = float(np.median(third.imag))  # exact upright triangle: -.51... with y downwards the sign tells up from down
+    corners = float(np.median(fourth.real))  # exact square: -.43
+    if abs(point_up) > 0.22:
+        return "triangle"
+    if corners < -0.21:
+        return "square"
+    return "ball" if corners < 0.21 else None
+
+
+def _merge_fringes(tracks: list[Track]) -> list[Track]:
+    """Drop a track that is only the mixed-colour edge of two touching or one moving object: small and beside another in every frame."""
+    kept = []
+    for track in tracks:
+        largest = max(float(other.area.max()) for other in tracks)
+        if track.area.max() < 0.2 * largest and track.area.max() < 2.0 * SMALLEST_AREA:
+            continue
+        kept.append(track)
+    return kept
+
+
+def _residual(pixels: np.ndarray, explained: np.ndarray, props: Props) -> float:
+    """Mean grey departure of the pixels that no object, floor, wall or rod explains."""
+    free = explained < 0.02
+    if props.floor:
+        free[:, int(FLOOR) - 1 :] = False
+    if props.wall is not None:
+        free[:, :, max(0, int(props.wall[0]) - 1) : int(props.wall[1]) + 1] = False
+    return float(np.abs(pixels[free] - np.asarray(GROUND, dtype=np.float32)).mean()) if free.any() else 0.0
+
+
+def read_family(observation: Observation) -> str | None:
+    """The family of motion the tracks show, from motion and props; None where they show none of them.
+
+    With several objects all must agree, except in a collision, which two make together.
+    """
+    least = 6 if observation.props.wall is None else 2  # a large object is hidden or cut most of the way past a wall
+    tracks = [t for t in observation.tracks if t.seen.sum() >= least]
+    if not tracks or len(tracks) < len(observation.tracks):
+        return None
+    if len(tracks) == 2 and observation.props.wall is None and not observation.props.floor and _collided(*tracks):
+        return "collision"
+    kinds = {_motion(track, observation.props) for track in tracks}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _pieces(track: Track) -> tuple[np.ndarray, np.ndarray]:
+    """Frames seen and positions there."""
+    frames = np.flatnonzero(track.seen)
+    return frames, track.position[frames]
+
+
+def _motion(track: Track, props: Props) -> str | None:
+    frames, p = _pieces(track)
+    span = np.ptp(p, axis=0)
+    if span.max() < 1.6:
+        return "static"
+    line = [np.polyfit(frames, p[:, axis], 1) for axis in (0, 1)]
+    off = np.stack([p[:, axis] - np.polyval(line[axis], frames) for axis in (0, 1)], axis=1)
+    straight = float(np.sqrt((off**2).sum(axis=1).mean()))
+    if props.wall is not None:
+        hidden = [t for t, s in enumerate(track.status) if s == "hidden"]
+        crosses = (p[0, 0] < props.wall[0]) != (p[-1, 0] < props.wall[0])
+        return "occluder" if hidden and crosses and span[1] < 3.0 and straight < 1.6 else None
+    steps = np.diff(p, axis=0) / np.diff(frames)[:, None]
+    near = np.diff(frames) <= 2
+    speed = np.abs(steps[near])
+    if len(speed) < 4:
+        return None
+    third = max(2, len(speed) // 4)
+    if props.floor:
+        if span[1] < 2.2 and span[0] > 4:
+            slows = speed[-third:, 0].mean() < 0.6 * speed[:third, 0].mean()
+            return "slide" if slows else None
+        bend = _vertical_acceleration(frames, p[:, 1])
+        if not bend > 0.35 * GRAVITY:
+            return None
+        if span[0] < 4.0 and span[1] > 8:
+            return "bounce"
+        if span[0] >= 8.0 and abs(off[:, 0]).max() < 4.0:
+            return "projectile"
+        return None
+    bend = np.polyfit(frames, p[:, 1], 2)[0] * 2
+    if span[0] > 5.0 and bend < -0.012 and abs(off[:, 1]).max() > 0.5:
+        return "pendulum"
+    if straight < 1.2 and min(span) < 3.0 and max(span) > 8.0:
+        return "uniform"
+    return None
+
+
+def _vertical_acceleration(frames: np.ndarray, y: np.ndarray) -> float:
+    """Median second difference of y over three consecutive frames, px / frame^2; contacts are outliers the median ignores."""
+    bends = [y[i + 1] - 2 * y[i] + y[i - 1] for i in range(1, len(y) - 1) if frames[i + 1] - frames[i - 1] == 2]
+    return float(np.median(bends)) if len(bends) >= 4 else math.nan
+
+
+def _collided(first: Track, second: Track) -> bool:
+    """Did two objects meet and change speed along the line between them, at the moment of the meeting?"""
+    both = np.flatnonzero(first.seen & second.seen)
+    if len(both) < 8:
+        return False
+    a, b = first.position[both], second.position[both]
+    distance = np.hypot(*(a - b).T)
+    touch = int(np.argmin(distance))
+    reach = float(np.median(first.radius[both]) + np.median(second.radius[both]))
+    if distance[touch] > 1.45 * reach + 1.0 or not 2 <= touch <= len(both) - 3:
+        return False
+
+    def change(p: np.ndarray) -> float:
+        before = (p[touch - 1] - p[0]) / max(both[touch - 1] - both[0], 1)
+        after = (p[-1] - p[touch + 1]) / max(both[-1] - both[touch + 1], 1)
+        return float(np.hypot(*(after - before)))
+
+    return min(change(a), change(b)) > 0.35
+
+
+def match(observation: Observation, spec: SceneSpec) -> dict[str, bool]:
+    """Is what was read what the spec says? Keys: colour, shape, size, count, family, direction; an attribute not stated counts as right.
+
+    Colours are compared as sets; shape and size need every stated object found with it.
+    """
+    by_colour = {track.colour: track for track in observation.tracks}
+    found = [by_colour.get(item.colour) for item in spec.objects]
+    return {
+        "colour": {item.colour for item in spec.objects} == set(by_colour),
+        "shape": all(t is not None and t.shape == item.shape for t, item in zip(found, spec.objects, strict=True)),
+        "size": all(t is not None and item.size in (None, t.size) for t, item in zip(found, spec.objects, strict=True)),
+        "count": len(observation.tracks) == len(spec.objects),
+        "family": read_family(observation) == spec.family,
+        "direction": _direction_right(found[0], spec) if found else False,
+    }
+
+
+def _direction_right(track: Track | None, spec: SceneSpec) -> bool:
+    if spec.direction is None:
+        return True
+    if track is None or track.seen.sum() < 2:
+        return False
+    _, p = _pieces(track)
+    turns = {"pendulum": len(p) // 2, "collision": 3}  # the way is that before it comes back or is thrown back
+    way = p[min(len(p) - 1, turns.get(spec.family, len(p)))] - p[0]
+    sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[spec.direction]
+    return bool(way[sign[0]] * sign[1] > 1.0)
+
+
+def footprint(track: Track) -> np.ndarray:
+    """Where the track would be drawn, [time, height, width] in [0, 1]; frames where it is not seen are empty."""
+    drawn = np.zeros((len(track.status), HEIGHT, WIDTH), dtype=np.float32)
+    seen = track.seen
+    if seen.any() and track.shape is not None:
+        drawn[seen] = coverage(track.shape, float(np.median(track.radius[seen])), track.position[seen])
+    return drawn

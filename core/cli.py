@@ -7,7 +7,6 @@ read by TRL's TrlParser: `--config recipe.yaml`, then overrides. The parser is i
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import importlib.metadata
 import math

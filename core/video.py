@@ -1,7 +1,7 @@
 """A video as numbers and as a file; the only place where pixel ranges and layouts are converted.
 
-Frames are float32 [time, 3, height, width] in [0, 1]. What is written is H.264 in yuv420p, visually lossless and playable
-by every browser; what is read is whatever PyAV decodes. Audio is not kept. No torch here.
+Frames are float32 [time, 3, height, width] in [0, 1]. What is written is H.264 in yuv420p, visually lossless and
+playable by every browser; what is read is whatever PyAV decodes. Audio is not kept. No torch here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,259 @@
+"""Preferences in and out of a store: raw votes, the Hugging Face preference form, VideoAlign's CSV.
+
+Rows are plain dictionaries; the file format (JSONL, parquet, CSV) is a second, separate choice. Paths in a file are
+relative to its folder. An import is one transaction: a bad row on line 900 leaves the store as it was. Raw votes come
+back exactly; the two aggregated forms come back as the same aggregates, their annotators are gone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from core import files
+from core.errors import UserError
+from core.preferences import Pair, Store, Vote
+from core.registry import unknown
+
+Row = dict[str, Any]
+VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
+VIDEOALIGN_CHOICES = {"A": "a", "B": "b", "same": "tie", "invalid": None}
+
+
+def export_(store: Store, path: Path | str, form: str | None = None) -> int:
+    """Write the votes that count to a .jsonl, .parquet or .csv file, whole or not at all.
+
+    Args:
+        form: "votes" (raw, one row a vote), "preference" (Hugging Face: one row per pair and aspect) or "videoalign";
+            None: "videoalign" for .csv, else "votes".
+    Returns: the number of rows.
+    """
+    path = Path(path)
+    form = form or ("videoalign" if path.suffix == ".csv" else "votes")
+    if form not in FORMS:
+        raise unknown(form, FORMS, "export form")
+    with store.transaction():  # one snapshot: labeling may go on meanwhile
+        rows = FORMS[form](store, path.parent)
+    if not rows:
+        raise UserError(f"{store.path}: no votes to export yet")
+    if path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        files.atomic_write(path, buffer.getvalue())
+    elif path.suffix == ".jsonl":
+        files.atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        with files.replacing(path) as temporary:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
+    else:
+        raise UserError(f"{path}: the suffix names the format; known: .csv, .jsonl, .parquet")
+    return len(rows)
+
+
+def import_(store: Store, path: Path | str, annotator: str = "imported") -> int:
+    """Add the votes of a file; its form is told from its columns. Importing a file twice adds nothing.
+
+    Args:
+        annotator: who the votes are from where the file does not say (aggregated forms).
+    Returns: the number of votes in the file.
+    Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
+    """
+    path = Path(path)
+    rows = _read(path)
+    if not rows:
+        raise UserError(f"{path}: no rows")
+    columns = set(rows[0])
+    importers: dict[frozenset[str], Callable[[Store, Path, Row, str], int]] = {
+        frozenset(("prompt", "video_a", "video_b", "annotator", "aspect", "choice")): _import_vote,
+        frozenset(("prompt", "chosen", "rejected", "aspect", "n_votes", "p_chosen")): _import_preference,
+        frozenset(("path_A", "path_B", "prompt", *VIDEOALIGN)): _import_videoalign,
+    }
+    matching = [importer for needed, importer in importers.items() if needed <= columns]
+    if not matching:
+        known = "; or ".join(", ".join(sorted(needed)) for needed in importers)
+        raise UserError(f"{path}: columns {', '.join(sorted(columns))} are of no known form; needed: {known}")
+    count = 0
+    with store.transaction():
+        for number, row in enumerate(rows, start=1):
+            try:
+                count += matching[0](store, path.parent, row, annotator)
+            except UserError as error:
+                raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
+    return count
+
+
+def vote_rows(store: Store, base: Path) -> list[Row]:
+    """One row a vote, with all that is needed to rebuild the store elsewhere. Paths relative to `base`."""
+    pairs = {pair.id: pair for pair in store.pairs()}
+    origin = store.origins()
+    rows = []
+    for vote in store.votes():
+        pair = pairs[vote.pair_id]
+        (model_a, seed_a), (model_b, seed_b) = origin[pair.video_a], origin[pair.video_b]
+        rows.append(
+            {
+                "prompt": vote.prompt,
+                "video_a": _relative(vote.video_a, base),
+                "video_b": _relative(vote.video_b, base),
+                "annotator": vote.annotator,
+                "aspect": vote.aspect,
+                "choice": vote.choice,
+                "left_is": vote.left_is,
+                "time": vote.time,
+                "source": pair.source,
+                "sampling_probability": pair.sampling_probability,
+                "target_votes": pair.target_votes,
+                "model_a": model_a,
+                "model_b": model_b,
+                "seed_a": seed_a,
+                "seed_b": seed_b,
+            }
+        )
+    return rows
+
+
+def preference_rows(store: Store, base: Path) -> list[Row]:
+    """One row per pair and aspect in the Hugging Face preference form.
+
+    p_chosen is the share of votes for `chosen`, ties and "both bad" counted half; margin = 2 p_chosen - 1; skips do not
+    count. An even split has p_chosen 0.5 and the first path by name as `chosen`.
+    """
+    rows = []
+    for pair, aspect, counts in _tallies(store):
+        wins_a, wins_b = counts["a"], counts["b"]
+        n = wins_a + wins_b + counts["tie"] + counts["both_bad"]
+        if n == 0:
+            continue
+        # By name when even, so that the row does not depend on which video the store happens to call a.
+        a_is_chosen = wins_a > wins_b or (wins_a == wins_b and pair.video_a < pair.video_b)
+        chosen, rejected = (pair.video_a, pair.video_b) if a_is_chosen else (pair.video_b, pair.video_a)
+        margin = abs(wins_a - wins_b) / n
+        row: Row = {"prompt": pair.prompt, "chosen": _relative(chosen, base), "rejected": _relative(rejected, base)}
+        rows.append(row | {"aspect": aspect, "margin": margin, "n_votes": n, "p_chosen": (1 + margin) / 2})
+    return rows
+
+
+def videoalign_rows(store: Store, base: Path) -> list[Row]:
+    """One row a pair as VideoAlign has it: the majority per aspect, "same" without one, "invalid" where nobody voted.
+    Aspects VideoAlign does not know ("overall") are left out."""
+    rows: dict[int, Row] = {}
+    columns = {aspect: column for column, aspect in VIDEOALIGN.items()}
+    for pair, aspect, counts in _tallies(store):
+        empty: Row = {"path_A": _relative(pair.video_a, base), "path_B": _relative(pair.video_b, base)}
+        empty |= {"prompt": pair.prompt} | dict.fromkeys(VIDEOALIGN, "invalid")
+        row = rows.setdefault(pair.id, empty)
+        counts["tie"] += counts.pop("both_bad", 0)
+        counts.pop("skip", 0)
+        if aspect in columns and (ranked := counts.most_common(2))[0][1] > 0:
+            is_even = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+            row[columns[aspect]] = "same" if is_even else {"a": "A", "b": "B", "tie": "same"}[ranked[0][0]]
+    return list(rows.values())
+
+
+FORMS: dict[str, Callable[[Store, Path], list[Row]]] = {
+    "votes": vote_rows,
+    "preference": preference_rows,
+    "videoalign": videoalign_rows,
+}
+
+
+def _import_vote(store: Store, base: Path, row: Row, annotator: str) -> int:
+    video_a = store.add_video(base / row["video_a"], model=row.get("model_a"), seed=row.get("seed_a"))
+    video_b = store.add_video(base / row["video_b"], model=row.get("model_b"), seed=row.get("seed_b"))
+    pair = store.add_pair(
+        row["prompt"],
+        video_a,
+        video_b,
+        source=row.get("source") or "imported",
+        sampling_probability=row.get("sampling_probability") or 1.0,
+        target_votes=row.get("target_votes") or 1,
+    )
+    _make_room(store, pair)
+    left_is, given = row.get("left_is"), row.get("time")
+    store.record_vote(pair, row["annotator"], row["aspect"], row["choice"], left_is=left_is, time_given=given)
+    return 1
+
+
+def _import_preference(store: Store, base: Path, row: Row, annotator: str) -> int:
+    """Votes that add up to the row: the fewest ties that its margin allows, each vote by an annotator of its own."""
+    chosen, rejected = store.add_video(base / row["chosen"]), store.add_video(base / row["rejected"])
+    pair, is_swapped = store.find_pair(row["prompt"], rejected, chosen), True
+    if pair is None:
+        pair, is_swapped = store.add_pair(row["prompt"], chosen, rejected, source="imported"), False
+    n = int(row["n_votes"])
+    lead = round((2 * float(row["p_chosen"]) - 1) * n)
+    if not 0 <= lead <= n:
+        raise UserError(f"p_chosen {row['p_chosen']} with n_votes {n} is impossible; p_chosen lies in [0.5, 1]")
+    split, ties = divmod(n - lead, 2)
+    choices = ["a"] * (lead + split) + ["b"] * split + ["tie"] * ties
+    for number, choice in enumerate(choices, start=1):
+        turned = {"a": "b", "b": "a"}.get(choice, choice) if is_swapped else choice
+        _make_room(store, pair)
+        store.record_vote(pair, f"{annotator}-{number}", row["aspect"], turned)
+    return n
+
+
+def _import_videoalign(store: Store, base: Path, row: Row, annotator: str) -> int:
+    pair = store.add_pair(
+        row["prompt"], store.add_video(base / row["path_A"]), store.add_video(base / row["path_B"]), source="imported"
+    )
+    count = 0
+    for column, aspect in VIDEOALIGN.items():
+        if row[column] not in VIDEOALIGN_CHOICES:
+            raise UserError(f"{column} is {row[column]!r}; known: {', '.join(VIDEOALIGN_CHOICES)}")
+        choice = VIDEOALIGN_CHOICES[row[column]]
+        if choice is not None:
+            store.record_vote(pair, annotator, aspect, choice)
+            count += 1
+    return count
+
+
+def _make_room(store: Store, pair: int) -> None:
+    """What was labelled elsewhere is kept, even where it is more than was asked for here."""
+    store.raise_target(pair, store.num_labels(pair) + 1)
+
+
+def _tallies(store: Store) -> Iterable[tuple[Pair, str, Counter[str]]]:
+    counts: dict[tuple[int, str], Counter[str]] = {}
+    votes: list[Vote] = store.votes()
+    for vote in votes:
+        counts.setdefault((vote.pair_id, vote.aspect), Counter())[vote.choice] += 1
+    pairs = {pair.id: pair for pair in store.pairs()}
+    for pair_id, aspect in sorted(counts, key=lambda key: (key[0], store.aspects.index(key[1]))):
+        yield pairs[pair_id], aspect, counts[pair_id, aspect]
+
+
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path, os.path.abspath(base))).as_posix()
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix == ".jsonl":
+        return files.read_lines(path)
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not readable as parquet ({error})") from None
+    raise UserError(f"{path}: the suffix names the format; known: .csv, .jsonl, .parquet")

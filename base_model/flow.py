@@ -86,6 +86,10 @@ def coefficients(
     `eta` is the amount of fresh noise, in each kind's own unit: "flow" about .7, "dance" about .3 (a constant diffusion),
     "cps" in [0, 1] (.8), "ddim" in [0, 1]; "ode" ignores it. "ddim" is the variance-preserving family, the others flow.
 
+    The noise of "flow", "dance" and "ddim" shrinks with the step, so their marginals tend to the ODE's. That of "cps" does
+    not: it keeps the noise level exactly at any step size, but with many noisy steps at high eta the spread of the data is
+    lost (on a Gaussian, 150 steps, eta .8: variance -36 %).
+
     Raises: ValueError for an unknown kind or an eta outside its range.
     Source: Flow-GRPO (Liu et al. 2025) eq. 9 and DanceGRPO (Xue et al. 2025), one mean with two diffusions; Flow-CPS (Wang
     et al. 2025); DDIM (Song et al. 2021) eq. 16.

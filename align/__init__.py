@@ -1,0 +1,5 @@
+"""Moves a generator toward a reward: one loop, algorithms as small plug-ins, exact resume."""
+
+ALGORITHMS = {
+    "ddpo": "align.ddpo:DDPO",
+}

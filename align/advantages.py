@@ -1,0 +1,81 @@
+"""From rewards to advantages: how much better is a clip than what its prompt usually gives?
+
+Always computed on the samples of every process together, in global order, so that one process and eight agree. A reward
+that is not finite is left out, of the statistics as well as of the loss. Samples with nothing to compare to (a group without
+spread) get weight 0 instead of an advantage of noise divided by almost nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-4
+"""Added to the standard deviation; 1e-8 lets groups of near-equal rewards explode."""
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """value [n]: the advantage; weight [n]: its share in the loss, mean 1 (0 where left out); dead: share of dead groups."""
+
+    value: Tensor
+    weight: Tensor
+    dead: float
+
+
+def group_advantages(reward: Tensor, valid: Tensor, group_size: int, limit: float) -> Advantages:
+    """Reward against its own group: (r - mean) / (std + eps), clipped to +-`limit`.
+
+    Args: reward [n] and valid [n] (bool), groups of `group_size` neighbours.
+    Source: GRPO (Shao et al. 2024).
+    """
+    groups, kept = reward.double().reshape(-1, group_size), valid.reshape(-1, group_size)
+    count = kept.sum(1, keepdim=True)
+    groups = torch.where(kept, groups, 0.0)
+    mean = groups.sum(1, keepdim=True) / count.clamp(min=1)
+    deviation = torch.where(kept, groups - mean, 0.0)
+    std = (deviation.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt()
+    alive = _has_spread(std, mean) & (count >= 2)
+    value = (deviation / (std + EPSILON)).clamp(-limit, limit)
+    return _advantages(value.flatten(), (kept & alive).flatten(), float((~alive).float().mean()))
+
+
+def prompt_advantages(
+    reward: Tensor,
+    valid: Tensor,
+    prompts: Sequence[str],
+    history: dict[str, list[float]],
+    size: int,
+    enough: int,
+    limit: float,
+) -> Advantages:
+    """Reward against the last `size` rewards of its prompt (these included), or against the batch below `enough` of them.
+
+    Updates `history` in place: it is the running state and belongs into the checkpoint.
+
+    Source: DDPO (Black et al. 2023, section 4.3), per-prompt normalisation.
+    """
+    good = [index for index in range(len(prompts)) if valid[index]]
+    for index in good:
+        history[prompts[index]] = [*history.get(prompts[index], []), float(reward[index])][-size:]
+    batch = reward[valid].double()
+    value = torch.zeros(len(prompts), dtype=torch.float64)
+    alive = torch.zeros(len(prompts), dtype=torch.bool)
+    for index in good:
+        seen = history[prompts[index]]
+        sample = torch.tensor(seen, dtype=torch.float64) if len(seen) >= enough else batch
+        std, mean = sample.std(correction=0), sample.mean()
+        alive[index] = _has_spread(std, mean)
+        value[index] = (reward[index] - mean) / (std + EPSILON)
+    return _advantages(value.clamp(-limit, limit), alive, float((~alive).float().mean()))
+
+
+def _has_spread(std: Tensor, mean: Tensor) -> Tensor:
+    """Whether rewards differ by more than the rounding of fp32."""
+    return std > 1e-6 * (1.0 + mean.abs())
+
+
+def _advantages(value: Tensor, alive: Tensor, dead: float) -> Advantages:
+    weight = alive.float() / alive.float().mean().clamp(min=1e-12)
+    return Advantages(torch.where(alive, value, 0.0).float(), weight, dead)

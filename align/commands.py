@@ -1,0 +1,94 @@
+"""`soralign align ALGORITHM --config RECIPE --out DIR ...`: options of the command, the loop and the algorithm in one row.
+
+Every field of `TrainConfig` and of the algorithm's own dataclass is an option under its own name, so a recipe is a flat
+list of names that are found again, unchanged, in the code.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
+
+from align import ALGORITHMS, prompts
+from core import registry
+from core.cli import parse
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from align.protocol import Algorithm
+    from reward.protocol import Reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is aligned, to what, on which prompts."""
+
+    out: str = dataclasses.field(metadata={"help": "run folder; the same command again continues it"})
+    prompts: str = dataclasses.field(metadata={"help": "text file of training prompts, one per line"})
+    reward: list[str] = dataclasses.field(
+        metadata={"help": "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`"}
+    )
+    model: str = dataclasses.field(default="sandbox", metadata={"help": "generator name or folder"})
+
+
+def align(argv: list[str]) -> None:
+    """Move a generator toward a reward with the algorithm that the first word names."""
+    if not argv or argv[0].startswith("-"):
+        usage = f"usage: soralign align ALGORITHM [--config RECIPE] [options]; algorithms: {', '.join(ALGORITHMS)}"
+        if argv[:1] in (["-h"], ["--help"]):
+            print(f"{usage}\n`soralign align ALGORITHM --help` explains the options.")
+            return
+        raise UserError(f"an algorithm is missing; {usage}")
+    kind = cast(type[Any], registry.resolve(ALGORITHMS, argv[0], "algorithm"))
+
+    from align.train import TrainConfig, train  # torch and accelerate load only when there is something to do
+
+    options = parse(_merged(argv[0], (Subject, TrainConfig, kind)), argv[1:], prog=f"soralign align {argv[0]}")
+    config, algorithm = _part(TrainConfig, options), cast("Algorithm", _part(kind, options))
+    lines = prompts.read(options.prompts)
+    config.check()
+
+    import base_model
+
+    reward = load_reward(options.reward)
+    run = train(base_model.load(options.model), reward, algorithm, lines, config, options.out)
+    print(f"aligned: {run.latest()}/lora  (curves: {run.folder}/metrics.jsonl, clips: {run.samples})")
+
+
+def load_reward(words: Sequence[str]) -> "Reward":
+    """One reward by name or folder, or a mixture of `NAME=WEIGHT` words.
+
+    Raises: UserError for an unknown name or a weight that is not a number.
+    """
+    import reward
+    from reward.mixture import Mixture
+
+    weights: dict[str, float] = {}
+    for word in words:
+        name, equals, weight = word.rpartition("=")
+        try:
+            weights[name if equals else word] = float(weight) if equals else 1.0
+        except ValueError as error:
+            raise UserError(
+                f"reward '{word}': the weight '{weight}' is not a number; write NAME or NAME=1.0"
+            ) from error
+    if len(words) == 1 and "=" not in words[0]:
+        return reward.load(words[0])
+    return Mixture(weights)
+
+
+def _merged(name: str, kinds: Sequence[type]) -> type[Any]:
+    """A dataclass with the fields of all `kinds`, required ones first."""
+    fields: list[tuple[str, Any, Any]] = []
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for one in dataclasses.fields(kind):
+            copy = dataclasses.field(default=one.default, default_factory=one.default_factory, metadata=one.metadata)  # type: ignore[call-overload]
+            fields.append((one.name, hints[one.name], copy))
+    merged = dataclasses.make_dataclass(f"align_{name}", fields, frozen=True)
+    merged.__doc__ = (kinds[-1].__doc__ or "").strip()
+    return merged
+
+
+def _part(kind: type[Any], options: Any) -> Any:
+    """The fields of `kind` taken out of the merged options."""
+    return kind(**{one.name: getattr(options, one.name) for one in dataclasses.fields(kind)})

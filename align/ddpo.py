@@ -1,0 +1,141 @@
+"""DDPO: policy gradient on denoising steps, with importance sampling and clipping.
+
+Sampling is read as a decision process in which every noisy denoising step is an action with a Gaussian density and the
+reward comes at the end. Advantages compare a clip with others of its prompt: its own group of this step, or a running
+history of the prompt. Noise falls, and gradients flow, only in a short window of steps that slides with the training step:
+what the other steps would teach is not worth their backward passes on a small machine.
+
+Left out: a critic (see PPO) and any group trick beyond normalisation (see GRPO).
+Source: Black et al. 2023 (DDPO-IS); KL per step as DPOK (Fan et al. 2023); window as MixGRPO (Li et al. 2025).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from align import objectives
+from align.advantages import Advantages, group_advantages, prompt_advantages
+from align.experience import Experience, Part, Rollout, experience, roll_out
+from align.policy import Policy
+from align.protocol import option
+from base_model import flow
+from base_model.sampler import check_noise
+from core.errors import UserError
+from core.randomness import numpy_generator
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
+
+
+@dataclass(frozen=True)
+class DDPO:
+    """Settings of DDPO; ratios and KL are means over latent elements."""
+
+    group_size: int = option(8, "clips per prompt and step")
+    noise: Literal["flow", "dance", "cps", "ddim"] = option(
+        "flow", "kind of noisy step; ddim is for models of family vp"
+    )
+    eta: float = option(0.7, "amount of fresh noise, in the unit of its kind: flow .7, dance .3, cps .8, ddim 1")
+    window: int = option(2, "denoising steps with noise and gradient; 0 = all but the last")
+    window_stop: int = option(0, "the window stays before this denoising step; 0 = the first half of the steps")
+    same_noise: bool = option(
+        False, "start all clips of a group from the same noise, so that they differ by the window only"
+    )
+    advantage: Literal["group", "prompt"] = option(
+        "group", "compare a clip with its group, or with its prompt's history"
+    )
+    advantage_limit: float = option(5.0, "advantages are clipped to this many standard deviations")
+    history_size: int = option(32, "rewards remembered per prompt (advantage: prompt)")
+    history_enough: int = option(16, "with fewer remembered rewards, compare with the batch (advantage: prompt)")
+    clip_range: float = option(1e-4, "half-width of the free band around ratio 1")
+    kl_weight: float = option(
+        0.0, "weight of the KL to the reference (adapters off); costs one more forward if above 0"
+    )
+    kl_form: Literal["latent", "velocity"] = option(
+        "velocity", "KL of the step's Gaussians, or squared velocity difference"
+    )
+
+    def check(self, policy: Policy) -> None:
+        if self.group_size < 2 and self.advantage == "group":
+            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        if self.clip_range <= 0:
+            raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
+        stop = self._stop(policy.num_steps)
+        if self.window < 0 or self.window > stop:
+            raise UserError(f"a window of {self.window} steps does not fit before step {stop} of {policy.num_steps}")
+        check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
+
+    def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
+        rollout = roll_out(
+            policy,
+            reward,
+            prompts,
+            group_size=self.group_size,
+            kind=self.noise,
+            eta=self.eta,
+            window=self.window_at(policy.num_steps, seed, step),
+            same_noise=self.same_noise,
+            seed=seed,
+            step=step,
+        )
+        return experience(rollout, self._advantages(policy, rollout))
+
+    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        schedule = policy.schedule
+        levels = schedule.at(part.step)
+
+        def gaussian(velocity: Tensor) -> tuple[Tensor, Tensor]:
+            return flow.transition(self.noise, part.before, velocity, *levels, self.eta, sigma_max=schedule.sigma_max)
+
+        reference = None
+        if self.kl_weight > 0:
+            with torch.no_grad(), policy.reference():
+                reference = policy.velocity(part.before, part.step, part.condition)
+        velocity = policy.velocity(part.before, part.step, part.condition)
+        mean, std = gaussian(velocity)
+        log_ratio = flow.log_prob(part.after, mean, std) - part.log_prob
+        per_sample = objectives.clipped_surrogate(log_ratio, part.advantage, self.clip_range)
+        moved = log_ratio.detach()
+        metrics = {
+            "ratio_error": moved.expm1().abs().max(),
+            "approx_kl": objectives.approximate_kl(moved).mean(),
+            "clip_fraction": objectives.clipped_share(moved, part.advantage, self.clip_range).mean(),
+        }
+        if reference is not None:
+            if self.kl_form == "latent":
+                kl = objectives.latent_kl(mean, gaussian(reference)[0], std)
+            else:
+                kl = objectives.velocity_distance(velocity, reference)
+            per_sample = per_sample + self.kl_weight * kl
+            metrics["kl_reference"] = kl.detach().mean()
+        return (part.weight * per_sample).mean(), metrics
+
+    def window_at(self, num_steps: int, seed: int, step: int) -> range:
+        """The noisy denoising steps of a training step: the same for all clips and processes, or their rewards would not
+        compare (verl-omni saw runs die of a window drawn per request)."""
+        stop = self._stop(num_steps)
+        width = self.window or stop
+        start = int(numpy_generator(seed, "window", step).integers(0, stop - width + 1))
+        return range(start, start + width)
+
+    def _stop(self, num_steps: int) -> int:
+        if self.window_stop:
+            return self.window_stop
+        return num_steps - 1 if self.window == 0 else max(num_steps // 2, self.window)
+
+    def _advantages(self, policy: Policy, rollout: Rollout) -> Advantages:
+        if self.advantage == "group":
+            return group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit)
+        history = policy.memory.setdefault("reward_history", {})
+        return prompt_advantages(
+            rollout.reward,
+            rollout.valid,
+            rollout.prompts,
+            history,
+            self.history_size,
+            self.history_enough,
+            self.advantage_limit,
+        )

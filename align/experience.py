@@ -1,0 +1,205 @@
+"""What one round of sampling leaves behind: sampled groups with rewards, and the pieces the loss is computed on.
+
+`roll_out` is shared by every algorithm that learns from its own samples: groups of clips per prompt, decoded and judged
+under no_grad. An algorithm adds advantages and gets an `Experience`, whose rows are cut into `Part`s.
+
+A part holds one denoising step of the very clips that were sampled in one forward. Several steps of fewer clips in one
+forward would cost the same, but on a CPU the shape of a batch decides the order of additions in a matrix product: measured on
+the native model (fp32), replay in the sampled shape gives a ratio of exactly 1, any other shape moves it by up to 5e-7.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from align.advantages import Advantages
+from align.policy import Policy
+from base_model import flow, sampler
+from base_model.protocol import Condition, take
+from core.errors import UserError
+from core.randomness import seed_for, torch_generator
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward, Scores
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled and judged clips. `trajectory` and `condition` hold this process's rows, `reward` and `valid` [n] everybody's."""
+
+    trajectory: sampler.Trajectory
+    condition: Condition
+    prompts: list[str]
+    rows: range
+    reward: Tensor
+    valid: Tensor
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to compute one loss on; `share` is their part of the optimizer step."""
+
+    clean: Tensor
+    before: Tensor
+    after: Tensor
+    log_prob: Tensor
+    step: Tensor
+    condition: Condition
+    advantage: Tensor
+    weight: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class Experience:
+    """This process's samples, ready for the loss, and what to log about them."""
+
+    trajectory: sampler.Trajectory
+    condition: Condition
+    advantage: Tensor
+    weight: Tensor
+    metrics: dict[str, float]
+
+    def parts(self, batch: int, update: int, updates: int) -> Iterator[Part]:
+        """The parts of optimizer step `update` of `updates`: whole forwards of `batch` clips, one denoising step each.
+
+        Raises: UserError if there are fewer forwards than updates.
+        """
+        count = len(self.advantage)
+        starts = range(0, count, batch)
+        if updates > len(starts):
+            raise UserError(
+                f"{updates} updates need as many batches of samples, but {count} samples make {len(starts)}"
+            )
+        mine = starts[update * len(starts) // updates : (update + 1) * len(starts) // updates]
+        rows_in_update = sum(min(batch, count - start) for start in mine)
+        path = self.trajectory
+        for start in mine:
+            rows = slice(start, start + batch)
+            size = min(batch, count - start)
+            for index, step in enumerate(path.steps):
+                yield Part(
+                    clean=path.latents[rows],
+                    before=path.before[rows, index],
+                    after=path.after[rows, index],
+                    log_prob=path.log_prob[rows, index],
+                    step=step.expand(size),
+                    condition=take(self.condition, rows),
+                    advantage=self.advantage[rows],
+                    weight=self.weight[rows],
+                    share=size / (rows_in_update * len(path.steps)),
+                )
+
+
+def experience(rollout: Rollout, advantages: Advantages) -> Experience:
+    """This process's rows of `rollout` with their advantages."""
+    device = rollout.trajectory.latents.device
+    rows = slice(rollout.rows.start, rollout.rows.stop)
+    return Experience(
+        trajectory=rollout.trajectory,
+        condition=rollout.condition,
+        advantage=advantages.value[rows].to(device),
+        weight=advantages.weight[rows].to(device),
+        metrics=rollout.metrics | {"align/dead_groups": advantages.dead},
+    )
+
+
+def roll_out(
+    policy: Policy,
+    reward: "Reward",
+    prompts: Sequence[str],
+    *,
+    group_size: int,
+    kind: flow.Kind,
+    eta: float,
+    window: range | None,
+    same_noise: bool,
+    seed: int,
+    step: int,
+) -> Rollout:
+    """Sample `group_size` clips per prompt with the policy and judge them.
+
+    The clips are numbered over all processes and every number has its own random generator, so the samples do not depend
+    on how many processes share the work; a group may span processes.
+
+    Raises: UserError if the samples do not divide over the processes, or if no reward at all is finite.
+    """
+    everyone = [prompt for prompt in prompts for _ in range(group_size)]
+    rank, world = policy.accelerator.process_index, policy.accelerator.num_processes
+    if len(everyone) % world:
+        raise UserError(
+            f"{len(prompts)} prompts x group_size {group_size} = {len(everyone)} samples do not divide over {world} processes"
+        )
+    share = len(everyone) // world
+    rows = range(rank * share, (rank + 1) * share)
+    mine = [everyone[row] for row in rows]
+
+    begin = time.perf_counter()
+    noise_index = [row // group_size if same_noise else row for row in rows]
+    noise = sampler.initial_noise(
+        policy.generator, [seed_for(seed, "training clip", step, index) for index in noise_index]
+    )
+    rng = [torch_generator(seed, "exploration", step, row) for row in rows]
+    condition = policy.condition(mine)
+    trajectory = policy.sample(condition, noise, kind=kind, eta=eta, window=window, rng=rng)
+    total, components, judging = _judge(policy, reward, trajectory.latents, mine)
+    sampling = time.perf_counter() - begin - judging
+
+    names = list(components)
+    table = torch.stack([total, *(components[name] for name in names)], 1).to(policy.accelerator.device)
+    table = policy.accelerator.gather(table).double().cpu()
+    scores, valid = table[:, 0], table[:, 0].isfinite()
+    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
+        logging.getLogger(__name__).warning(
+            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
+            reward.name, float(scores[row]), row, step + 1, everyone[row],
+        )  # fmt: skip
+    if not valid.any():
+        raise UserError(
+            f"reward '{reward.name}' gave no finite value for any of the {len(everyone)} samples of step {step + 1} "
+            f"(first prompt: '{everyone[0]}'); check the reward on a few clips with `soralign reward score`"
+        )
+    metrics = {
+        "reward/total": float(scores[valid].mean()),
+        "reward/std": float(scores[valid].std(correction=0)),
+        "reward/masked": float((~valid).sum()),
+        "time/sample_seconds": sampling,
+        "time/reward_seconds": judging,
+    }
+    for column, name in enumerate(names, start=1):
+        values = table[:, column]
+        if (good := values[values.isfinite()]).numel():
+            metrics[f"reward/{name}"] = float(good.mean())
+    return Rollout(trajectory, condition, everyone, rows, scores, valid, metrics)
+
+
+@torch.no_grad()
+def _judge(
+    policy: Policy, reward: "Reward", latents: Tensor, prompts: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor], float]:
+    """(total [n], components, seconds the reward took), decoding and judging `policy.batch` clips at a time."""
+    scores: list["Scores"] = []
+    seconds = 0.0
+    for start in range(0, len(latents), policy.batch):
+        rows = slice(start, start + policy.batch)
+        frames = policy.generator.decode(latents[rows])
+        begin = time.perf_counter()
+        try:
+            scores.append(reward(frames, list(prompts[rows])))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first prompt "
+                f"'{prompts[rows][0]}': {type(error).__name__}: {error} (--debug shows where)"
+            ) from error
+        seconds += time.perf_counter() - begin
+    total = torch.cat([score.total.float().cpu() for score in scores])
+    names = [name for name in scores[0].parts if name != "total"]
+    return total, {name: torch.cat([score.parts[name].float().cpu() for score in scores]) for name in names}, seconds

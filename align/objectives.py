@@ -1,0 +1,47 @@
+"""The losses, as pure functions of tensors: one value per sample, so that the caller can leave samples out.
+
+Log-probabilities are means over latent elements here as everywhere in the suite; ratios and clip ranges follow that unit.
+"""
+
+from torch import Tensor
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """Loss [batch] that stops paying once the policy has moved `clip_range` away from the one that sampled.
+
+    Args:
+        log_ratio: log p_new - log p_old of one denoising step [batch], each a mean over latent elements.
+        advantage: reward relative to its group [batch], dimensionless.
+        clip_range: half-width of the free band around ratio 1. Around 1e-4 for mean log-probs; .2 belongs to summed ones.
+    Source: PPO (Schulman et al. 2017, eq. 7), per denoising step as in DDPO (Black et al. 2023).
+    """
+    ratio = log_ratio.exp()
+    return -(advantage * ratio).minimum(advantage * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
+
+
+def clipped_share(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """1 where `clipped_surrogate` no longer passes a gradient, else 0 [batch]."""
+    move = log_ratio.expm1()
+    outside = (move > clip_range) & (advantage > 0) | (move < -clip_range) & (advantage < 0)
+    return outside.to(log_ratio.dtype)
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """Estimate [batch] of KL(old || new) from samples of old, never negative: (r - 1) - log r.
+
+    Source: Schulman, "Approximating KL divergence" (2020), estimator k3.
+    """
+    return log_ratio.expm1() - log_ratio
+
+
+def latent_kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
+    """KL [batch] between two Gaussians of one denoising step, mean over latent elements: |mean - ref|^2 / (2 std^2).
+
+    `std` includes the step size; leaving that out changes the weight by an order of magnitude (flow_grpo issue 22).
+    """
+    return ((mean - reference_mean).square() / (2.0 * std.square())).flatten(1).mean(1)
+
+
+def velocity_distance(velocity: Tensor, reference_velocity: Tensor) -> Tensor:
+    """Mean squared difference [batch] of two velocities: a KL that weighs all noise levels alike."""
+    return (velocity - reference_velocity).square().flatten(1).mean(1)

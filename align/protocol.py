@@ -1,0 +1,38 @@
+"""What an alignment algorithm is: a frozen dataclass that is its own configuration, with two verbs.
+
+`collect` makes experience with the policy, `loss` judges a part of it; the loop in `train.py` does everything else and is
+the same for all. To add an algorithm: one file here and one line in `ALGORITHMS` of `align/__init__.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from align.experience import Experience, Part
+from align.policy import Policy
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
+
+
+class Algorithm(Protocol):
+    """One way to move a policy toward a reward."""
+
+    def check(self, policy: Policy) -> None:
+        """Refuse settings that do not fit the policy, before any time is spent (UserError)."""
+        ...
+
+    def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
+        """Sample with the policy and say what was good. Everything random derives from (seed, step)."""
+        ...
+
+    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) of one part; metrics are means over samples, but `ratio_error`, which is a maximum."""
+        ...
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with its help text, as the command line shows it."""
+    return field(default=default, metadata={"help": text})

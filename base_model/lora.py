@@ -1,0 +1,133 @@
+"""LoRA on any network: attach, switch off, save and load.
+
+One path through peft for the native model and every diffusers transformer (some of those have no `add_adapter` of their
+own). Switching the adapters off gives the reference policy for free: the KL term needs no second copy of the model. Files
+are diffusers' own (`pytorch_lora_weights.safetensors`) and always carry the adapter metadata: without it a reader assumes
+alpha = rank and silently scales the update wrongly.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from core.errors import UserError
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+PREFIX = "transformer"  # what diffusers calls the denoiser inside a pipeline
+
+
+def attach(
+    module: nn.Module, rank: int, alpha: float, targets: Sequence[str] = (), seed: int = 0
+) -> list[nn.Parameter]:
+    """Freeze `module` and add trainable low-rank updates, which start as an exact no-op.
+
+    Args:
+        rank: width of the update; alpha: the update is scaled by alpha / rank.
+        targets: endings of the module names to adapt, as in peft; empty = every linear layer of the numbered blocks.
+        seed: of the random half of the update (the other half is zero), so that two runs start alike.
+
+    Returns: the trainable parameters, fp32.
+    Raises: UserError if no layer matches, or if adapters are attached already.
+    """
+    if _layers(module):
+        raise UserError("this model already carries a LoRA; load the model afresh before attaching another one")
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    chosen = [
+        name
+        for name in linear
+        if (any(name == ending or name.endswith("." + ending) for ending in targets) if targets else _in_block(name))
+    ]
+    if not chosen:
+        near = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        raise UserError(
+            f"no linear layer of the model is named {', '.join(targets) or 'inside a block'}; endings: {near}"
+        )
+    module.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen), module)
+    return parameters(module)
+
+
+def parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The adapters' weights in a fixed order, made fp32: updates of 1e-5 vanish in a bf16 weight."""
+    found = [value for name, value in module.named_parameters() if ".lora_" in name]
+    for value in found:
+        value.data = value.data.float()
+    return found
+
+
+@contextmanager
+def reference(module: nn.Module) -> Iterator[None]:
+    """Inside, the adapters are off and the module is the model it started as; put back even after an exception."""
+    active = [layer for layer in _layers(module) if not layer.disable_adapters]
+    for layer in active:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in active:
+            layer.enable_adapters(True)
+
+
+def save(module: nn.Module, folder: Path) -> None:
+    """Write the adapters to `folder` in diffusers' format, rank and alpha included."""
+    from diffusers.loaders import CogVideoXLoraLoaderMixin  # the plainest of diffusers' writers: transformer only
+
+    CogVideoXLoraLoaderMixin.save_lora_weights(
+        folder,
+        transformer_lora_layers=get_peft_model_state_dict(module),
+        transformer_lora_adapter_metadata=module.peft_config["default"].to_dict(),  # type: ignore[index, union-attr]
+    )
+
+
+def load(module: nn.Module, folder: Path) -> None:
+    """Put the adapters in `folder` on `module`, attaching them first where there are none.
+
+    Raises: UserError if the file is missing, broken, or belongs to another model.
+    """
+    weights, metadata = _read(Path(folder) / FILE_NAME)
+    layers = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
+    known = {name.replace(".base_layer", "") for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    if missing := sorted(set(layers) - known):
+        raise UserError(f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'")
+    rank = len(weights[f"{layers[0]}.lora_A.weight"])
+    if not _layers(module):
+        attach(module, int(metadata.get("r", rank)), float(metadata.get("lora_alpha", rank)), layers)
+    own = get_peft_model_state_dict(module)
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise UserError(
+                f"the LoRA in '{folder}' does not fit the adapters of this model at '{name}' (rank, targets)"
+            )
+    set_peft_model_state_dict(module, weights)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """(weights, adapter metadata) with diffusers' prefix taken off."""
+    if not path.is_file():
+        raise UserError(f"no LoRA at '{path.parent}': it should hold a file {path.name}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name.removeprefix(PREFIX + "."): file.get_tensor(name) for name in file.keys()}
+            stored = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"the LoRA file '{path}' cannot be read ({error}); save it again") from error
+    if not any(name.endswith(".lora_A.weight") for name in weights):
+        raise UserError(f"'{path}' holds no LoRA weights (names ending in .lora_A.weight)")
+    return weights, {name.removeprefix(PREFIX + "."): value for name, value in stored.items()}
+
+
+def _layers(module: nn.Module) -> list[BaseTunerLayer]:
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def _in_block(name: str) -> bool:
+    return any(part.isdigit() for part in name.split(".")[:-1])

@@ -1,0 +1,160 @@
+"""DDPO on the toy generator: it learns, its ratio starts at one, and what cannot teach is left out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_generator import Brightness, ToyGenerator
+
+from align.ddpo import DDPO
+from align.policy import Policy, Velocity
+from align.train import TrainConfig, launch, train
+from base_model import lora
+from core.errors import UserError
+from core.run import read_metrics
+
+PROMPTS = ["a", "b", "c", "d"]
+QUICK = TrainConfig(
+    steps=3, prompts_per_step=4, batch=16, denoising_steps=6, learning_rate=1e-2, sample_every=0, save_every=100
+)
+TOY = DDPO(group_size=8, window=3, clip_range=1e-2)
+
+
+def _policy(**changes: object) -> tuple[Policy, list[torch.nn.Parameter]]:
+    generator = ToyGenerator()
+    parameters = lora.attach(generator.network, rank=4, alpha=8.0)
+    accelerator = launch()
+    policy = Policy(
+        generator, accelerator.prepare(Velocity(generator)), accelerator, num_steps=6, guidance=1.0, batch=16
+    )
+    return replace(policy, **changes), parameters  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        TOY,
+        replace(TOY, noise="dance", eta=0.9),
+        replace(TOY, noise="cps", eta=0.5, clip_range=1e-1),
+        replace(TOY, advantage="prompt", history_enough=8),
+        replace(TOY, kl_weight=1e-3),
+        replace(TOY, same_noise=True),
+    ],
+    ids=["flow", "dance", "cps", "prompt-history", "kl", "same-noise"],
+)
+def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: DDPO) -> None:
+    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=16, updates=2), tmp_path / "run")
+    brightness = [row["reward/total"] for row in read_metrics(run.folder)]
+    assert abs(brightness[0] - 0.5) < 0.05
+    assert sum(brightness[-3:]) / 3 > 0.75
+
+
+def test_a_strong_kl_keeps_the_policy_at_the_reference(tmp_path: Path) -> None:
+    norms = {}
+    for weight in (0.0, 100.0):
+        run = train(
+            ToyGenerator(),
+            Brightness(),
+            replace(TOY, kl_weight=weight),
+            PROMPTS,
+            replace(QUICK, steps=12),
+            tmp_path / f"{weight}",
+        )
+        norms[weight] = read_metrics(run.folder)[-1]["reward/total"]
+    assert norms[100.0] < 0.6 < norms[0.0]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_ratio_is_exactly_one_before_the_first_update_of_every_step(tmp_path: Path, guidance: float) -> None:
+    config = replace(QUICK, updates=2, guidance=guidance)
+    run = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    rows = read_metrics(run.folder)
+    assert [row["align/first_pass_ratio_error"] for row in rows] == [0.0, 0.0, 0.0]
+    assert max(row["align/approx_kl"] for row in rows) > 0  # the second update sees a policy that has moved
+
+
+def test_a_model_that_does_not_reproduce_itself_stops_the_run(tmp_path: Path) -> None:
+    class Restless(ToyGenerator):
+        def predict(self, *inputs: object, **options: object) -> torch.Tensor:
+            velocity = super().predict(*inputs, **options)  # type: ignore[arg-type]
+            return velocity * (1 + 1e-3 * torch.is_grad_enabled())
+
+    with pytest.raises(UserError, match=r"does not reproduce its own samples: \|ratio - 1\| is"):
+        train(Restless(), Brightness(), TOY, PROMPTS, QUICK, tmp_path / "run")
+
+
+@pytest.mark.parametrize("form", ["latent", "velocity"])
+def test_kl_has_a_gradient_once_the_policy_has_moved(form: str) -> None:
+    policy, parameters = _policy()
+    algorithm = replace(TOY, kl_weight=1.0, kl_form=form)
+    for value in parameters:
+        value.data += 0.1
+    experience = algorithm.collect(policy, Brightness(constant=True), PROMPTS, seed=0, step=0)
+    part = next(iter(experience.parts(16, 0, 1)))
+    part = replace(part, weight=torch.ones_like(part.weight))  # a constant reward leaves only the KL
+    loss, metrics = algorithm.loss(policy, part)
+    loss.backward()
+    assert float(metrics["kl_reference"]) > 1e-6
+    assert all(float(value.grad.abs().max()) > 0 for value in parameters)
+
+
+def test_groups_without_spread_are_counted_and_move_nothing(tmp_path: Path) -> None:
+    generator = ToyGenerator()
+    run = train(generator, Brightness(constant=True), TOY, PROMPTS, QUICK, tmp_path / "run")
+    rows = read_metrics(run.folder)
+    assert [row["align/dead_groups"] for row in rows] == [1.0, 1.0, 1.0]
+    assert rows[-1]["align/lora_norm"] == rows[0]["align/lora_norm"]
+
+
+def test_rewards_that_are_not_finite_are_masked_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train(ToyGenerator(), Brightness(broken=(0, 5)), TOY, PROMPTS, QUICK, tmp_path / "run")
+    row = read_metrics(run.folder)[0]
+    assert row["reward/masked"] == 4.0 and 0.3 < row["reward/total"] < 0.7  # 2 of each of 2 batches
+    assert "sample 5 of step 1 (prompt 'a')" in caplog.text
+
+
+def test_a_whole_batch_of_broken_rewards_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finite value for any of the 32 samples of step 1"):
+        train(ToyGenerator(), Brightness(broken=tuple(range(16))), TOY, PROMPTS, QUICK, tmp_path / "run")
+
+
+def test_a_reward_that_raises_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reward 'brightness' failed on 16 clips.*IndexError"):
+        train(ToyGenerator(), Brightness(broken=(99,)), TOY, PROMPTS, QUICK, tmp_path / "run")
+
+
+def test_every_prompt_is_encoded_once_for_the_run(tmp_path: Path) -> None:
+    generator = ToyGenerator()
+    train(generator, Brightness(), TOY, PROMPTS * 2, QUICK, tmp_path / "run")
+    assert sorted(generator.encoded) == PROMPTS
+
+
+def test_the_window_depends_on_seed_and_step_alone_and_visits_every_place() -> None:
+    algorithm = DDPO(window=2)
+    windows = [algorithm.window_at(10, seed=0, step=step) for step in range(50)]
+    assert windows == [algorithm.window_at(10, seed=0, step=step) for step in range(50)]
+    assert {window.start for window in windows} == {0, 1, 2, 3} and {len(window) for window in windows} == {2}
+    assert DDPO(window=0).window_at(10, 0, 0) == range(9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"eta": 0.0}, "eta 0.0"),
+        ({"group_size": 1}, "group_size 1"),
+        ({"clip_range": 0.0}, "clip_range 0.0"),
+        ({"window": 6}, "does not fit 6 denoising steps"),
+        ({"window_stop": 2}, "window of 3 steps"),
+        ({"window_stop": 6}, "does not fit 6 denoising steps"),
+        ({"noise": "ddim"}, "family 'flow'"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_file_is_written(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        train(ToyGenerator(), Brightness(), replace(TOY, **changes), PROMPTS, QUICK, tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()

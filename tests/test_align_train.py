@@ -1,0 +1,131 @@
+"""The loop: a run that was killed ends where an unbroken one does, and a run folder belongs to one configuration."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_generator import Brightness, Scores, ToyGenerator
+
+from align.ddpo import DDPO
+from align.prompts import PromptSet, read
+from align.train import TrainConfig, train
+from base_model import lora
+from core import videoset
+from core.errors import UserError
+from core.run import read_metrics
+
+PROMPTS = ["a", "b", "c", "d", "e"]
+CONFIG = TrainConfig(
+    steps=7, prompts_per_step=2, batch=8, denoising_steps=6, learning_rate=1e-2, updates=2, sample_every=0, save_every=2
+)
+TOY = DDPO(group_size=8, window=2, clip_range=1e-2, advantage="prompt", history_enough=4)
+
+
+@dataclass(frozen=True)
+class Killed(Brightness):
+    """Stops the process (as Ctrl-C does) at its `fatal` call."""
+
+    fatal: int = 11
+    calls: tuple[int, ...] = ()
+
+    def __call__(self, frames: torch.Tensor, prompts: list[str]) -> Scores:  # type: ignore[override]
+        object.__setattr__(self, "calls", (*self.calls, len(frames)))
+        if len(self.calls) == self.fatal:
+            raise KeyboardInterrupt
+        return super().__call__(frames, prompts)
+
+
+def _adapters(generator: ToyGenerator) -> list[torch.Tensor]:
+    return [value.detach() for value in lora.parameters(generator.network)]
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["killed", "killed-and-newest-checkpoint-cut"])
+def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, torn: bool) -> None:
+    whole, first, second = ToyGenerator(), ToyGenerator(), ToyGenerator()
+    unbroken = train(whole, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(first, Killed(), TOY, PROMPTS, CONFIG, tmp_path / "broken")
+    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] != []
+    assert len(read_metrics(tmp_path / "broken")) == 5
+    if torn:
+        state = tmp_path / "broken" / "checkpoints" / "step-000004" / "state.pt"
+        state.write_bytes(state.read_bytes()[:-7])
+    resumed = train(second, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "broken")
+
+    assert all(torch.equal(a, b) for a, b in zip(_adapters(whole), _adapters(second), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(_adapters(whole), _adapters(first), strict=True))
+    timeless = [
+        [{name: row[name] for name in row if not name.startswith("time")} for row in read_metrics(run.folder)]
+        for run in (unbroken, resumed)
+    ]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == CONFIG.steps
+
+
+def test_a_finished_run_is_loaded_and_not_trained_further(tmp_path: Path) -> None:
+    first, second = ToyGenerator(), ToyGenerator()
+    train(first, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "run")
+    train(second, Killed(fatal=1), TOY, PROMPTS, CONFIG, tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(_adapters(first), _adapters(second), strict=True))
+
+
+def test_the_saved_adapters_are_the_aligned_model(tmp_path: Path) -> None:
+    trained, fresh = ToyGenerator(), ToyGenerator()
+    run = train(trained, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "run")
+    folder = run.latest()
+    assert folder is not None
+    lora.load(fresh.network, folder / "lora")
+    inputs = torch.randn(3, 2, 1, 2, 2), torch.ones(3, 1), torch.ones(3, 4)
+    assert torch.equal(trained.network(*inputs), fresh.network(*inputs))
+
+
+def test_a_run_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=1)
+    train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    with pytest.raises(UserError, match="learning_rate"):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, learning_rate=1.0), tmp_path / "run")
+    with pytest.raises(UserError, match="eta"):
+        train(ToyGenerator(), Brightness(), replace(TOY, eta=0.5), PROMPTS, config, tmp_path / "run")
+    with pytest.raises(UserError, match="prompts_sha256"):
+        train(ToyGenerator(), Brightness(), TOY, ["x", *PROMPTS[1:]], config, tmp_path / "run")
+
+
+def test_more_updates_than_batches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 updates"):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(CONFIG, updates=3), tmp_path / "run")
+
+
+def test_sample_clips_are_video_sets_of_the_same_prompts_and_seeds(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=2, sample_every=2, num_samples=2)
+    run = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    assert sorted(path.name for path in run.samples.iterdir()) == ["step-000000", "step-000002"]
+    before, after = (videoset.read(run.samples / name) for name in ("step-000000", "step-000002"))
+    assert [(item.prompt, item.seed) for item in before] == [(item.prompt, item.seed) for item in after]
+    assert [item.prompt for item in before] == PROMPTS[:2]
+
+
+def test_two_seeds_differ_and_one_seed_repeats(tmp_path: Path) -> None:
+    ends = []
+    for index, seed in enumerate((0, 0, 1)):
+        generator = ToyGenerator()
+        train(generator, Brightness(), TOY, PROMPTS, replace(CONFIG, steps=2, seed=seed), tmp_path / str(index))
+        ends.append(_adapters(generator)[-1])
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_every_prompt_comes_once_before_any_comes_again() -> None:
+    prompts = PromptSet(tuple(PROMPTS), seed=3)
+    drawn = [prompt for step in range(5) for prompt in prompts.at(step, 2)]
+    assert sorted(drawn[:5]) == PROMPTS and sorted(drawn[5:]) == PROMPTS and drawn[:5] != drawn[5:]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "is empty"), (b" \n\n", "is empty"), (b"caf\xe9\n", "not UTF-8"), (None, "cannot be read")],
+)
+def test_bad_prompt_files_are_one_clear_line(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read(path)

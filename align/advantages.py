@@ -1,8 +1,8 @@
 """From rewards to advantages: how much better is a clip than what its prompt usually gives?
 
 Always computed on the samples of every process together, in global order, so that one process and eight agree. A reward
-that is not finite is left out, of the statistics as well as of the loss. Samples with nothing to compare to (a group without
-spread) get weight 0 instead of an advantage of noise divided by almost nothing.
+that is not finite is left out, of the statistics as well as of the loss. Samples with nothing to compare to (a group
+without spread) get weight 0 instead of an advantage of noise divided by almost nothing.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ EPSILON = 1e-4
 
 @dataclass(frozen=True)
 class Advantages:
-    """value [n]: the advantage; weight [n]: its share in the loss, mean 1 (0 where left out); dead: share of dead groups."""
+    """value [n]; weight [n]: part in the loss, mean 1 and 0 where left out; dead: share of groups without spread."""
 
     value: Tensor
     weight: Tensor
@@ -50,7 +50,7 @@ def prompt_advantages(
     enough: int,
     limit: float,
 ) -> Advantages:
-    """Reward against the last `size` rewards of its prompt (these included), or against the batch below `enough` of them.
+    """Reward against the last `size` of its prompt (these included); below `enough` of them, against the batch.
 
     Updates `history` in place: it is the running state and belongs into the checkpoint.
 

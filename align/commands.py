@@ -1,4 +1,4 @@
-"""`soralign align ALGORITHM --config RECIPE --out DIR ...`: options of the command, the loop and the algorithm in one row.
+"""`soralign align ALGORITHM --config RECIPE --out DIR`: options of the command, the loop and the algorithm in a row.
 
 Every field of `TrainConfig` and of the algorithm's own dataclass is an option under its own name, so a recipe is a flat
 list of names that are found again, unchanged, in the code.
@@ -82,7 +82,7 @@ def _merged(name: str, kinds: Sequence[type]) -> type[Any]:
     for kind in kinds:
         hints = get_type_hints(kind)
         for one in dataclasses.fields(kind):
-            copy = dataclasses.field(default=one.default, default_factory=one.default_factory, metadata=one.metadata)  # type: ignore[call-overload]
+            copy = dataclasses.field(default=one.default, default_factory=one.default_factory, metadata=one.metadata)
             fields.append((one.name, hints[one.name], copy))
     merged = dataclasses.make_dataclass(f"align_{name}", fields, frozen=True)
     merged.__doc__ = (kinds[-1].__doc__ or "").strip()

@@ -2,8 +2,8 @@
 
 Sampling is read as a decision process in which every noisy denoising step is an action with a Gaussian density and the
 reward comes at the end. Advantages compare a clip with others of its prompt: its own group of this step, or a running
-history of the prompt. Noise falls, and gradients flow, only in a short window of steps that slides with the training step:
-what the other steps would teach is not worth their backward passes on a small machine.
+history of the prompt. Noise falls, and gradients flow, only in a short window of steps that slides with the training
+step: what the other steps would teach is not worth their backward passes on a small machine.
 
 Left out: a critic (see PPO) and any group trick beyond normalisation (see GRPO).
 Source: Black et al. 2023 (DDPO-IS); KL per step as DPOK (Fan et al. 2023); window as MixGRPO (Li et al. 2025).
@@ -114,8 +114,8 @@ class DDPO:
         return (part.weight * per_sample).mean(), metrics
 
     def window_at(self, num_steps: int, seed: int, step: int) -> range:
-        """The noisy denoising steps of a training step: the same for all clips and processes, or their rewards would not
-        compare (verl-omni saw runs die of a window drawn per request)."""
+        """The noisy denoising steps of a training step: the same for all clips and processes, or their rewards would
+        not compare (verl-omni saw runs die of a window drawn per request)."""
         stop = self._stop(num_steps)
         width = self.window or stop
         start = int(numpy_generator(seed, "window", step).integers(0, stop - width + 1))

@@ -4,8 +4,9 @@
 under no_grad. An algorithm adds advantages and gets an `Experience`, whose rows are cut into `Part`s.
 
 A part holds one denoising step of the very clips that were sampled in one forward. Several steps of fewer clips in one
-forward would cost the same, but on a CPU the shape of a batch decides the order of additions in a matrix product: measured on
-the native model (fp32), replay in the sampled shape gives a ratio of exactly 1, any other shape moves it by up to 5e-7.
+forward would cost the same, but on a CPU the shape of a batch decides the order of additions in a matrix product:
+measured on the native model (fp32), replay in the sampled shape gives a ratio of exactly 1, any other shape moves it
+by up to 5e-7.
 """
 
 import logging
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled and judged clips. `trajectory` and `condition` hold this process's rows, `reward` and `valid` [n] everybody's."""
+    """Sampled and judged clips: `trajectory` and `condition` of this process's `rows`, the rest of everybody's."""
 
     trajectory: sampler.Trajectory
     condition: Condition
@@ -125,8 +126,8 @@ def roll_out(
 ) -> Rollout:
     """Sample `group_size` clips per prompt with the policy and judge them.
 
-    The clips are numbered over all processes and every number has its own random generator, so the samples do not depend
-    on how many processes share the work; a group may span processes.
+    The clips are numbered over all processes and every number has its own random generator, so the samples do not
+    depend on how many processes share the work; a group may span processes.
 
     Raises: UserError if the samples do not divide over the processes, or if no reward at all is finite.
     """
@@ -134,7 +135,8 @@ def roll_out(
     rank, world = policy.accelerator.process_index, policy.accelerator.num_processes
     if len(everyone) % world:
         raise UserError(
-            f"{len(prompts)} prompts x group_size {group_size} = {len(everyone)} samples do not divide over {world} processes"
+            f"{len(prompts)} prompts x group_size {group_size} = {len(everyone)} samples do not divide over "
+            f"{world} processes; choose a number of prompts_per_step that does"
         )
     share = len(everyone) // world
     rows = range(rank * share, (rank + 1) * share)
@@ -184,7 +186,7 @@ def _judge(
     policy: Policy, reward: "Reward", latents: Tensor, prompts: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], float]:
     """(total [n], components, seconds the reward took), decoding and judging `policy.batch` clips at a time."""
-    scores: list["Scores"] = []
+    scores: list[Scores] = []
     seconds = 0.0
     for start in range(0, len(latents), policy.batch):
         rows = slice(start, start + policy.batch)

@@ -17,8 +17,8 @@ def check_first_pass(ratio_error: float, step: int) -> None:
     """
     if not ratio_error <= RATIO_TOLERANCE:
         raise UserError(
-            f"the policy does not reproduce its own samples: |ratio - 1| is {ratio_error:.2g} before the first update of "
-            f"step {step}, accepted is {RATIO_TOLERANCE:g}; look for dropout, train mode, or a model that mixes batch rows"
+            f"the policy does not reproduce its own samples: |ratio - 1| is {ratio_error:.2g} before the first update "
+            f"of step {step}, accepted is {RATIO_TOLERANCE:g}; look for dropout, train mode, or rows that mix"
         )
 
 
@@ -28,9 +28,7 @@ def check_gradient(norm: float, step: int) -> None:
     Raises: UserError.
     """
     if not norm < float("inf"):
-        raise UserError(
-            f"the gradient of step {step} is {norm}; lower learning_rate or eta, then run the same command in a new folder"
-        )
+        raise UserError(f"the gradient of step {step} is {norm}; lower learning_rate or eta and run in a new folder")
 
 
 def norm(parameters: Sequence[nn.Parameter]) -> float:

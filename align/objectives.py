@@ -1,6 +1,6 @@
 """The losses, as pure functions of tensors: one value per sample, so that the caller can leave samples out.
 
-Log-probabilities are means over latent elements here as everywhere in the suite; ratios and clip ranges follow that unit.
+Log-probabilities are means over latent elements here as everywhere in the suite; ratios and clip ranges follow.
 """
 
 from torch import Tensor
@@ -12,7 +12,7 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -
     Args:
         log_ratio: log p_new - log p_old of one denoising step [batch], each a mean over latent elements.
         advantage: reward relative to its group [batch], dimensionless.
-        clip_range: half-width of the free band around ratio 1. Around 1e-4 for mean log-probs; .2 belongs to summed ones.
+        clip_range: half-width of the free band around ratio 1. Around 1e-4 for mean log-probs; .2 is for sums.
     Source: PPO (Schulman et al. 2017, eq. 7), per denoising step as in DDPO (Black et al. 2023).
     """
     ratio = log_ratio.exp()

@@ -1,8 +1,8 @@
 """The generator as something to train: one velocity, used alike for sampling and for learning.
 
-A clipped-ratio method compares what the network said while sampling with what it says now. Anything that differs between
-the two for another reason (guidance, batch shape, precision, train mode) reads as a policy change, so all of it is fixed
-here, once, and both sides go through the same function.
+A clipped-ratio method compares what the network said while sampling with what it says now. Anything that differs
+between the two for another reason (guidance, batch shape, precision, train mode) reads as a policy change, so all of
+it is fixed here, once, and both sides go through the same function.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Velocity(nn.Module):
 class Policy:
     """A generator with trainable adapters, under accelerate.
 
-    num_steps, guidance, batch: denoising steps, guidance scale and clips per forward, the same in sampling and training.
+    num_steps, guidance, batch (clips per forward) are the same in sampling and training.
     memory: what an algorithm must remember between steps (plain containers and tensors); saved in every checkpoint.
     """
 

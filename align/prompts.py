@@ -1,4 +1,4 @@
-"""The training prompts and which of them a step uses: a function of (seed, step) alone, so that resuming needs no cursor."""
+"""The training prompts, and which of them a step uses: a function of seed and step, so resuming needs no cursor."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,7 @@
 """What an alignment algorithm is: a frozen dataclass that is its own configuration, with two verbs.
 
-`collect` makes experience with the policy, `loss` judges a part of it; the loop in `train.py` does everything else and is
-the same for all. To add an algorithm: one file here and one line in `ALGORITHMS` of `align/__init__.py`.
+`collect` makes experience with the policy, `loss` judges a part of it; the loop in `train.py` does everything else
+and is the same for all. To add an algorithm: one file here and one line in `ALGORITHMS` of `align/__init__.py`.
 """
 
 from collections.abc import Sequence

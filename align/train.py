@@ -1,8 +1,8 @@
 """THE loop: collect experience, take optimizer steps, log, save. Nothing subclasses it and no algorithm copies it.
 
 Everything runs through accelerate, so the same code serves one CPU, `torchrun` and `accelerate launch`. All randomness
-derives from (seed, purpose, step), so a checkpoint needs no random state: adapters, optimizer, the algorithm's memory and a
-sample count are the whole truth, and a run that was killed goes on to the same adapters, bit for bit on a CPU.
+derives from (seed, purpose, step), so a checkpoint needs no random state: adapters, optimizer, the algorithm's memory
+and a sample count are the whole truth, and a run that was killed goes on to the same adapters, bit for bit on a CPU.
 """
 
 import os
@@ -84,8 +84,8 @@ def train(
 
     Afterwards `generator` is the aligned model; `lora.reference(generator.policy_module())` gives the original.
 
-    Raises: UserError for settings that do not fit together, a run folder of another configuration, or rewards that are all
-    broken.
+    Raises: UserError for settings that do not fit together, a run folder of another configuration, or rewards that
+        are all broken.
     """
     config.check()
     if not prompts:
@@ -131,8 +131,8 @@ def launch(precision: str = "no") -> Accelerator:
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:
         raise UserError(
-            f"the launcher started {promised} processes but accelerate sees {accelerator.num_processes}; on CPUs start with "
-            "`torchrun --nproc-per-node N -m align ...`"
+            f"the launcher started {promised} processes but accelerate sees {accelerator.num_processes}; on CPUs "
+            "start with `torchrun --nproc-per-node N -m align ...`"
         )
     return accelerator
 

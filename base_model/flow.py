@@ -22,7 +22,7 @@ from torch import Tensor
 Kind = Literal["ode", "flow", "dance", "cps", "ddim"]
 KINDS: tuple[Kind, ...] = ("ode", "flow", "dance", "cps", "ddim")
 NEAR_PURE_NOISE = 1.0 - 1e-3
-"""From this sigma on, sigma / (1 - sigma) of Flow-GRPO is replaced; UniPC schedules start at .9999, so `== 1` is not enough."""
+"""From this sigma on Flow-GRPO's sigma / (1 - sigma) is replaced; UniPC starts at .9999, so `== 1` is not enough."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ def coefficients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(a, b, std) of one denoising step, float64, shape of `sigma`.
 
-    `eta` is the amount of fresh noise, in each kind's own unit: "flow" about .7, "dance" about .3 (a constant diffusion),
-    "cps" in [0, 1] (.8), "ddim" in [0, 1]; "ode" ignores it. "ddim" is the variance-preserving family, the others flow.
+    `eta` is the amount of fresh noise, in each kind's own unit: "flow" about .7, "dance" about .3 (a constant
+    diffusion), "cps" in [0, 1] (.8), "ddim" in [0, 1]; "ode" ignores it. "ddim" is the variance-preserving family,
+    the others flow.
 
-    The noise of "flow", "dance" and "ddim" shrinks with the step, so their marginals tend to the ODE's. That of "cps" does
-    not: it keeps the noise level exactly at any step size, but with many noisy steps at high eta the spread of the data is
-    lost (on a Gaussian, 150 steps, eta .8: variance -36 %).
+    The noise of "flow", "dance" and "ddim" shrinks with the step, so their marginals tend to the ODE's. That of "cps"
+    does not: it keeps the noise level exactly at any step size, but with many noisy steps at high eta the spread of
+    the data is lost (on a Gaussian, 150 steps, eta .8: variance -36 %).
 
     Raises: ValueError for an unknown kind or an eta outside its range.
-    Source: Flow-GRPO (Liu et al. 2025) eq. 9 and DanceGRPO (Xue et al. 2025), one mean with two diffusions; Flow-CPS (Wang
-    et al. 2025); DDIM (Song et al. 2021) eq. 16.
+    Source: Flow-GRPO (Liu et al. 2025) eq. 9 and DanceGRPO (Xue et al. 2025), one mean with two diffusions; Flow-CPS
+        (Wang et al. 2025); DDIM (Song et al. 2021) eq. 16.
     """
     s, s1 = sigma.double(), sigma_next.double()
     dt = s1 - s

@@ -1,9 +1,9 @@
 """LoRA on any network: attach, switch off, save and load.
 
 One path through peft for the native model and every diffusers transformer (some of those have no `add_adapter` of their
-own). Switching the adapters off gives the reference policy for free: the KL term needs no second copy of the model. Files
-are diffusers' own (`pytorch_lora_weights.safetensors`) and always carry the adapter metadata: without it a reader assumes
-alpha = rank and silently scales the update wrongly.
+own). Switching the adapters off gives the reference policy for free: the KL term needs no second copy of the model.
+Files are diffusers' own (`pytorch_lora_weights.safetensors`) and always carry the adapter metadata: without it a
+reader assumes alpha = rank and silently scales the update wrongly.
 """
 
 import json

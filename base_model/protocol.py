@@ -1,8 +1,8 @@
 """What the other rooms may ask of any video generator, native or from diffusers.
 
-A generator turns prompts into conditions, latents into a velocity, and latents into frames. It owns no sampling loop, no
-randomness and no transition: those live in `sampler.py` and `flow.py`, once, so that a log-probability means the same for
-every model. Finished generators are never subclassed; to alter one, wrap it.
+A generator turns prompts into conditions, latents into a velocity, and latents into frames. It owns no sampling loop,
+no randomness and no transition: those live in `sampler.py` and `flow.py`, once, so that a log-probability means the
+same for every model. Finished generators are never subclassed; to alter one, wrap it.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Generator(Protocol):
         unconditional: Condition | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Velocity (fp32, shape of `latents`) at denoising step `step` (long [batch], so rows may stand at different steps).
+        """Velocity (fp32, shape of `latents`) at denoising step `step` (long [batch]: rows may be at different steps).
 
         For family "flow" velocity is noise - clean; for "vp" it is alpha * noise - sigma * clean (v-prediction).
         With `unconditional` given and `guidance` != 1 it is the guided velocity.

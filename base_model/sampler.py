@@ -1,8 +1,9 @@
 """The denoising loop, as a generator that shows every step, and the conveniences built on it.
 
-Noise is an argument: each clip has a random generator of its own, so a clip is the same whatever batch it is drawn in, and
-base and aligned models can be compared seed by seed. Fresh noise falls only in a `window` of steps, elsewhere the step is
-deterministic; only window steps have a log-probability and only they are kept, so memory does not grow with `num_steps`.
+Noise is an argument: each clip has a random generator of its own, so a clip is the same whatever batch it is drawn
+in, and base and aligned models can be compared seed by seed. Fresh noise falls only in a `window` of steps, elsewhere
+the step is deterministic; only window steps have a log-probability and only they are kept, so memory does not grow
+with `num_steps`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ class DenoisingState:
 class Trajectory:
     """What sampling leaves behind for learning; S = number of window steps.
 
-    latents: the clean result [batch, ...]; steps: long [S]; before, after: fp32 [batch, S, ...]; log_prob: fp32 [batch, S].
+    latents: the clean result [batch, ...]; steps: long [S]; before, after: [batch, S, ...]; log_prob: [batch, S].
     """
 
     latents: Tensor

@@ -156,5 +156,5 @@ def test_impossible_settings_are_refused_before_any_file_is_written(
     tmp_path: Path, changes: dict[str, object], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        train(ToyGenerator(), Brightness(), replace(TOY, **changes), PROMPTS, QUICK, tmp_path / "run")  # type: ignore[arg-type]
+        train(ToyGenerator(), Brightness(), replace(TOY, **changes), PROMPTS, QUICK, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ def _network() -> nn.Module:
     network = nn.Module()
     network.blocks = nn.ModuleList([nn.ModuleDict({"to_q": nn.Linear(6, 6), "ff": nn.Linear(6, 6)}) for _ in range(2)])
     network.head = nn.Linear(6, 6)
-    network.forward = lambda x: network.head(sum(b["ff"](b["to_q"](x)) for b in network.blocks))  # type: ignore[method-assign]
+    network.forward = lambda x: network.head(sum(block["ff"](block["to_q"](x)) for block in network.blocks))
     return network
 
 

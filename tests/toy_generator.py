@@ -1,5 +1,5 @@
-"""A generator of a few hundred numbers with a known answer: without adapters it samples N(0, 1) latents exactly (up to the
-step size), and its frames get brighter with the latents. `Brightness` is best at 1."""
+"""A generator of a few hundred numbers with a known answer: without adapters it samples N(0, 1) latents exactly (up
+to the step size), and its frames get brighter with the latents. `Brightness` is best at 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -174,7 +174,7 @@ def _parser(config: type[Any], prog: str, positional: Sequence[str]) -> TrlParse
     described = (config.__doc__ or "").strip()
     is_generated = described.startswith(f"{config.__name__}(")  # dataclass writes its signature when there is none
     usage = " ".join([prog, *(name.upper() for name in positional), "[--config RECIPE] [options]"])
-    parser = TrlParser([config], prog=prog, usage=usage, description=None if is_generated else described)
+    parser = TrlParser(cast(Any, [config]), prog=prog, usage=usage, description=None if is_generated else described)
     parser.allow_abbrev = False
 
     def refuse(message: str) -> NoReturn:

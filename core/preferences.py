@@ -2,7 +2,7 @@
 
 One SQLite file in WAL mode is the only truth. Every write is one `BEGIN IMMEDIATE` transaction (a deferred one that
 reads first is refused when another writer came between) and is on disk before the call returns. Votes are append-only:
-undo adds a row that supersedes. A pair is lent to an annotator by a lease, so it never gets more labels than its target.
+undo adds a row that supersedes. A pair is lent to an annotator by a lease, so it never gets more labels than asked for.
 Not for network file systems, where WAL cannot work. Other formats are read and written by `preferences_io.py`.
 """
 

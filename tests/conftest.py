@@ -1,0 +1,37 @@
+"""One thread for every test, and the fixtures that several rooms share."""
+
+import os
+import shutil
+
+# Before torch is imported anywhere: spinning OpenMP threads make tiny models a hundred times slower on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the system's Chromium; the test is skipped where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    pytest.skip("no chromium on PATH; `make test` installs it where it may")
+
+
+@pytest.fixture
+def clip() -> NDArray[np.float32]:
+    """A red disc moving right on a light ground: float32 [9, 3, 32, 48] in [0, 1]."""
+    rows, columns = np.mgrid[:32, :48]
+    frames = np.full((9, 3, 32, 48), 0.9, dtype=np.float32)
+    for time in range(9):
+        disc = np.hypot(columns - 8 - 4 * time, rows - 16) < 6
+        for channel, value in enumerate((0.8, 0.2, 0.1)):
+            frames[time, channel][disc] = value
+    return frames

@@ -1,7 +1,7 @@
 """The video transformer: noisy latents, noise level and prompt in, velocity out.
 
 Spacetime patches of 1 x p x p latent cells become tokens; all tokens attend to each other. Any grid whose sides are multiples of p is
-accepted. Letters: B batch, C channels, T H W latent time, rows, columns.
+accepted. This file lies outside `dit/` because diffusers takes a class from a folder of that name for one of its own. Letters: B batch, C channels, T H W latent time, rows, columns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
 from base_model.dit.blocks import Block, modulate
@@ -25,7 +26,7 @@ def sigma_embedding(sigma: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-class VideoTransformer(ModelMixin, ConfigMixin):
+class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """adaLN-Zero diffusion transformer with cross-attention to text tokens.
 
     Args:

@@ -1,0 +1,155 @@
+"""The native generator: codec, transformer and CLIP of the sandbox behind the `Generator` protocol.
+
+Base weights are held in the precision of the computation (bf16 where the processor has it, several times faster there); latents, velocities
+and adapters stay fp32. Predictions depend on nothing but their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
+from torch import Tensor, nn
+
+from base_model import flow
+from base_model.codec.vae import CausalVideoVAE
+from base_model.transformer import VideoTransformer
+from base_model.protocol import Condition, VideoSize
+from base_model.text import SandboxClip
+from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
+from core.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def fast_dtype() -> torch.dtype:
+    """bf16 where matrix products in it are done by the hardware, else fp32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+@dataclass
+class NativeGenerator:
+    """See `base_model.protocol.Generator`. `shift` bends the schedule towards high noise, where layout and motion are decided."""
+
+    vae: CausalVideoVAE
+    transformer: VideoTransformer
+    clip: SandboxClip
+    shift: float = 3.0
+    name: str = "sandbox"
+    fps: float = FPS
+    family: Literal["flow", "vp"] = "flow"
+    size: VideoSize = VideoSize(NUM_FRAMES, HEIGHT, WIDTH)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        with torch.no_grad():
+            text, mask, pooled = self.clip.text_tokens(prompts)
+        return {"text": text, "mask": mask, "pooled": pooled}
+
+    def unconditional(self, batch: int) -> Condition:
+        return {name: value.expand(batch, *value.shape[1:]) for name, value in self.encode_prompts([""]).items()}
+
+    def latent_shape(self, size: VideoSize) -> tuple[int, ...]:
+        try:
+            shape = self.vae.latent_shape(size.num_frames, size.height, size.width)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        side = self.transformer.patch_size
+        if shape[2] % side or shape[3] % side:
+            grid = self.vae.s * side
+            raise UserError(f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}")
+        return shape
+
+    def schedule(self, num_steps: int) -> flow.Schedule:
+        return flow.linear_schedule(num_steps, self.shift)
+
+    def predict(
+        self,
+        latents: Tensor,
+        step: Tensor,
+        schedule: flow.Schedule,
+        condition: Condition,
+        unconditional: Condition | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        sigma = schedule.at(step)[0].float()
+        velocity = self._velocity(latents, sigma, condition)
+        if unconditional is None or guidance == 1.0:
+            return velocity
+        without = self._velocity(latents, sigma, unconditional)
+        return without + guidance * (velocity - without)
+
+    def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        dtype = self.transformer.patch_in.weight.dtype
+        text, pooled = condition["text"].to(dtype), condition["pooled"].to(dtype)
+        return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents.to(self.vae.first_in.weight.dtype)).float()
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return self.vae.encode(frames.to(self.vae.first_in.weight.dtype)).float()
+
+    def policy_module(self) -> nn.Module:
+        return self.transformer
+
+
+def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> NativeGenerator:
+    """The generator of a pipeline saved with `save_pretrained`, frozen.
+
+    Args:
+        dtype: of codec and transformer: "float32", "bfloat16", or "auto" for bf16 where it is fast. CLIP stays fp32.
+    Raises: UserError if the folder is not a saved native pipeline, or for an unknown dtype.
+    """
+    from base_model.pipeline import SoralignPipeline
+
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"dtype {dtype!r} is unknown; known: auto, {', '.join(DTYPES)}")
+    precision = fast_dtype() if dtype == "auto" else DTYPES[dtype]
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"no model at '{folder}': a saved pipeline has a model_index.json")
+    disable_progress_bar()
+    try:
+        pipeline = SoralignPipeline.from_pretrained(
+            str(folder),
+            dtype={"default": precision, "clip": torch.float32},
+            low_cpu_mem_usage=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise UserError(f"the model at '{folder}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    finally:
+        enable_progress_bar()
+    for part in (pipeline.vae, pipeline.transformer, pipeline.clip):
+        part.eval().requires_grad_(False)
+    shift = float(pipeline.scheduler.config.shift)
+    return NativeGenerator(pipeline.vae, pipeline.transformer, pipeline.clip, shift, name or str(folder))
+
+
+def sandbox(dtype: str = "auto") -> NativeGenerator:
+    """The model that ships."""
+    from base_model.pipeline import WEIGHTS
+
+    return load(WEIGHTS, dtype, "sandbox")
+
+
+def nano(dtype: str = "float32") -> NativeGenerator:
+    """A tiny model with random weights, for tests: milliseconds a step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = CausalVideoVAE(latent_channels=4, width=16, encoder_blocks="m", decoder_blocks="m")
+        transformer = VideoTransformer(in_channels=4, width=32, num_layers=2, num_heads=2, text_width=16, pooled_width=16)
+        for layer in (transformer.patch_out, transformer.modulation_out, *(block.modulation for block in transformer.blocks)):
+            nn.init.normal_(layer.weight, std=0.2)  # an untrained adaLN-Zero model would predict zero whatever it is given
+        clip = SandboxClip(dim=16, vision_width=48, vision_layers=1, text_width=16, text_layers=1)
+    for part in (vae, transformer, clip):
+        part.eval().requires_grad_(False)
+    precision = DTYPES["float32" if dtype == "auto" else dtype]
+    size = VideoSize(5, 32, 32)
+    return NativeGenerator(vae.to(precision), transformer.to(precision), clip, name="nano", size=size)

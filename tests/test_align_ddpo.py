@@ -1,11 +1,12 @@
 """DDPO on the toy generator: it learns, its ratio starts at one, and what cannot teach is left out."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy_generator import Brightness, ToyGenerator
+from toy_generator import Brightness, Scores, ToyGenerator
 
 from align.ddpo import DDPO
 from align.policy import Policy, Velocity
@@ -105,6 +106,20 @@ def test_groups_without_spread_are_counted_and_move_nothing(tmp_path: Path) -> N
     rows = read_metrics(run.folder)
     assert [row["align/dead_groups"] for row in rows] == [1.0, 1.0, 1.0]
     assert rows[-1]["align/lora_norm"] == rows[0]["align/lora_norm"]
+
+
+def test_a_policy_that_learned_stands_still_once_nothing_teaches(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Fading(Brightness):
+        calls: list[int] = field(default_factory=list)
+
+        def __call__(self, frames: torch.Tensor, prompts: Sequence[str]) -> Scores:
+            self.calls.append(len(frames))
+            return replace(Brightness(), constant=len(self.calls) > 4)(frames, prompts)  # 2 batches a step
+
+    run = train(ToyGenerator(), Fading(), TOY, PROMPTS, replace(QUICK, steps=5), tmp_path / "run")
+    norms = [row["align/lora_norm"] for row in read_metrics(run.folder)]
+    assert norms[0] != norms[1] == norms[2] == norms[3] == norms[4]  # AdamW's momentum alone would go on
 
 
 def test_rewards_that_are_not_finite_are_masked_counted_and_named(

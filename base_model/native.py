@@ -30,7 +30,9 @@ def fast_dtype() -> torch.dtype:
     """bf16 where matrix products in it are done by the hardware, else fp32."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+    return (
+        torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+    )
 
 
 @dataclass
@@ -62,7 +64,9 @@ class NativeGenerator:
         side = self.transformer.patch_size
         if shape[2] % side or shape[3] % side:
             grid = self.vae.s * side
-            raise UserError(f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}")
+            raise UserError(
+                f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}"
+            )
         return shape
 
     def schedule(self, num_steps: int) -> flow.Schedule:
@@ -139,17 +143,25 @@ def sandbox(dtype: str = "auto") -> NativeGenerator:
     return load(WEIGHTS, dtype, "sandbox")
 
 
-def nano(dtype: str = "float32") -> NativeGenerator:
-    """A tiny model with random weights, for tests: milliseconds a step."""
+def nano(dtype: str = "auto") -> NativeGenerator:
+    """A tiny model with random weights, for tests: milliseconds a step. fp32 unless asked otherwise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = CausalVideoVAE(latent_channels=4, width=16, encoder_blocks="m", decoder_blocks="m")
-        transformer = VideoTransformer(in_channels=4, width=32, num_layers=2, num_heads=2, text_width=16, pooled_width=16)
-        for layer in (transformer.patch_out, transformer.modulation_out, *(block.modulation for block in transformer.blocks)):
-            nn.init.normal_(layer.weight, std=0.2)  # an untrained adaLN-Zero model would predict zero whatever it is given
+        transformer = VideoTransformer(
+            in_channels=4, width=32, num_layers=2, num_heads=2, text_width=16, pooled_width=16
+        )
+        for layer in (
+            transformer.patch_out,
+            transformer.modulation_out,
+            *(block.modulation for block in transformer.blocks),
+        ):
+            nn.init.normal_(
+                layer.weight, std=0.2
+            )  # an untrained adaLN-Zero model would predict zero whatever it is given
         clip = SandboxClip(dim=16, vision_width=48, vision_layers=1, text_width=16, text_layers=1)
     for part in (vae, transformer, clip):
         part.eval().requires_grad_(False)
-    precision = DTYPES["float32" if dtype == "auto" else dtype]
-    size = VideoSize(5, 32, 32)
-    return NativeGenerator(vae.to(precision), transformer.to(precision), clip, name="nano", size=size)
+    if dtype == "bfloat16":
+        vae, transformer = vae.bfloat16(), transformer.bfloat16()
+    return NativeGenerator(vae, transformer, clip, name="nano", size=VideoSize(5, 32, 32))

@@ -21,7 +21,11 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
     """Text to video with the native model. The scheduler component only carries the schedule's shift."""
 
     def __init__(
-        self, vae: CausalVideoVAE, transformer: VideoTransformer, clip: SandboxClip, scheduler: FlowMatchEulerDiscreteScheduler
+        self,
+        vae: CausalVideoVAE,
+        transformer: VideoTransformer,
+        clip: SandboxClip,
+        scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, transformer=transformer, clip=clip, scheduler=scheduler)

@@ -37,7 +37,9 @@ class SandboxClip(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.dim, self.text_width, self.image_size, self.context_length = dim, text_width, image_size, context_length
-        vision = CLIPVisionCfg(layers=vision_layers, width=vision_width, head_width=48, patch_size=patch_size, image_size=image_size)
+        vision = CLIPVisionCfg(
+            layers=vision_layers, width=vision_width, head_width=48, patch_size=patch_size, image_size=image_size
+        )
         text = CLIPTextCfg(context_length=context_length, width=text_width, heads=4, layers=text_layers)
         self.clip = CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text)
         self.tokenizer = SimpleTokenizer(context_length=context_length)
@@ -67,7 +69,9 @@ class SandboxClip(ModelMixin, ConfigMixin):
         batch, time = frames.shape[:2]
         images = to_signed(frames.flatten(0, 1))
         if images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, (self.image_size, self.image_size), mode="bilinear", antialias=True, align_corners=False)
+            images = F.interpolate(
+                images, (self.image_size, self.image_size), mode="bilinear", antialias=True, align_corners=False
+            )
         if tokens:
             inner = self.clip.visual.forward_intermediates(images, indices=1, output_fmt="NLC", intermediates_only=True)
             return inner["image_intermediates"][-1].unflatten(0, (batch, time))

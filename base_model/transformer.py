@@ -67,9 +67,15 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         b, c, t, h, w = latents.shape
         p = self.patch_size
-        x = latents.reshape(b, c, t, h // p, p, w // p, p).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, t * h * w // p**2, c * p * p)
+        x = (
+            latents.reshape(b, c, t, h // p, p, w // p, p)
+            .permute(0, 2, 3, 5, 1, 4, 6)
+            .reshape(b, t * h * w // p**2, c * p * p)
+        )
         x = self.patch_in(x)
-        condition = self.time_out(F.silu(self.time_in(sigma_embedding(sigma, self.time_in.in_features).to(latents.dtype))))
+        condition = self.time_out(
+            F.silu(self.time_in(sigma_embedding(sigma, self.time_in.in_features).to(latents.dtype)))
+        )
         condition = condition + self.pooled_in(pooled)
         text = self.text_norm(text)
         cos, sin = rotary_table((t, h // p, w // p), self.head_dim)

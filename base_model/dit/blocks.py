@@ -44,8 +44,13 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(width, width)
         self.norm_q, self.norm_k = nn.RMSNorm(width // num_heads), nn.RMSNorm(width // num_heads)
 
-    def forward(self, x: Tensor, context: Tensor, table: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    def forward(
+        self, x: Tensor, context: Tensor, table: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
         if table is not None:
             q, k = rotate(q, *table), rotate(k, *table)

@@ -26,7 +26,13 @@ UNSEEN_PAIRS = frozenset({("purple", "triangle"), ("orange", "square"), ("cyan",
 NUM_OBJECTS = {1: 0.70, 2: 0.24, 3: 0.06}
 MOST_OBJECTS = {"uniform": 3, "bounce": 3, "static": 3, "projectile": 2, "pendulum": 2, "slide": 2, "occluder": 2}
 # Outside the training ranges (about 1.2-3.4 px/frame, 4.2-8.2 px), as far as the frame allows.
-FAST = {"uniform": (2.9, 3.2), "projectile": (2.7, 3.0), "slide": (4.6, 5.0), "collision": (3.8, 4.4), "occluder": (3.3, 3.4)}
+FAST = {
+    "uniform": (2.9, 3.2),
+    "projectile": (2.7, 3.0),
+    "slide": (4.6, 5.0),
+    "collision": (3.8, 4.4),
+    "occluder": (3.3, 3.4),
+}
 ODD_RADII = ((3.0, 3.6), (9.2, 10.2))
 
 
@@ -73,9 +79,13 @@ def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int 
             continue
         colours = rng.choice(list(COLOURS), size=count, replace=False)
         sizes = list(SIZES) if count < 3 else ["small", "medium"]
-        objects = tuple(ObjectSpec(str(c), SHAPES[int(rng.integers(3))], sizes[int(rng.integers(len(sizes)))]) for c in colours)
+        objects = tuple(
+            ObjectSpec(str(c), SHAPES[int(rng.integers(3))], sizes[int(rng.integers(len(sizes)))]) for c in colours
+        )
         directions = get_args(Direction) if family == "uniform" else ("left", "right")
-        direction = None if family in ("static", "bounce") else cast(Direction, directions[int(rng.integers(len(directions)))])
+        direction = (
+            None if family in ("static", "bounce") else cast(Direction, directions[int(rng.integers(len(directions)))])
+        )
         spec = SceneSpec(family, objects, direction)
         if _belongs(spec, split):
             return spec
@@ -98,21 +108,29 @@ def draw_motion(spec: SceneSpec, rng: np.random.Generator, split: str = "train")
     return None
 
 
-def draw(spec: SceneSpec, motion: Motion, defect: str | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    spec: SceneSpec, motion: Motion, defect: str | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a run [time, 3, height, width], spoilt by `defect` if given, and the share of each object seen [time, object]."""
     setup = motion.setup
     num_frames, count = motion.position.shape[:2]
     rgb = np.array([COLOURS[item.colour] for item in spec.objects], dtype=np.float32)
-    drawn = Drawn(motion.position.copy(), np.repeat(rgb[None], num_frames, 0), np.ones((num_frames, count), dtype=np.float32))
+    drawn = Drawn(
+        motion.position.copy(), np.repeat(rgb[None], num_frames, 0), np.ones((num_frames, count), dtype=np.float32)
+    )
     shapes, radii = [b.shape for b in setup.bodies], [b.radius for b in setup.bodies]
     if defect is not None:
         spoil_state(defect, drawn, [reach(s, r) for s, r in zip(shapes, radii, strict=True)], rng)
     pivots = [b.pivot for b in setup.bodies]
-    frames = render(drawn.position, drawn.rgb, drawn.alpha, shapes, radii, floor=setup.floor, wall=setup.wall, pivots=pivots)
+    frames = render(
+        drawn.position, drawn.rgb, drawn.alpha, shapes, radii, floor=setup.floor, wall=setup.wall, pivots=pivots
+    )
     visible = drawn.alpha.copy()
     if setup.wall is not None:
         for i, radius in enumerate(radii):
-            hidden = np.minimum(motion.position[:, i, 0] + radius, setup.wall[1]) - np.maximum(motion.position[:, i, 0] - radius, setup.wall[0])
+            hidden = np.minimum(motion.position[:, i, 0] + radius, setup.wall[1]) - np.maximum(
+                motion.position[:, i, 0] - radius, setup.wall[0]
+            )
             visible[:, i] *= 1 - np.clip(hidden / (2 * radius), 0, 1)
     if defect in ("freeze", "reverse"):
         frames = frames[spoil_time(defect, frames, rng)]
@@ -160,7 +178,9 @@ def _wrong_gravity(motion: Motion, rng: np.random.Generator) -> Motion:
     return simulate(Setup(setup.bodies, wrong, setup.floor, setup.wall))
 
 
-def prompts(seed: int, count: int, split: str = "train", *, style: str | None = None, most_objects: int = 2) -> list[str]:
+def prompts(
+    seed: int, count: int, split: str = "train", *, style: str | None = None, most_objects: int = 2
+) -> list[str]:
     """Distinct prompts of a split. Every prompt's scene is one that the world can stage.
 
     Raises: UserError on an unknown split.

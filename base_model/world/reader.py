@@ -15,7 +15,18 @@ from typing import Literal
 import numpy as np
 
 from base_model.world.render import coverage
-from base_model.world.spec import COLOURS, FLOOR, FLOOR_GREY, GRAVITY, GROUND, HEIGHT, SIZES, WALL_GREY, WIDTH, SceneSpec
+from base_model.world.spec import (
+    COLOURS,
+    FLOOR,
+    FLOOR_GREY,
+    GRAVITY,
+    GROUND,
+    HEIGHT,
+    SIZES,
+    WALL_GREY,
+    WIDTH,
+    SceneSpec,
+)
 
 Status = Literal["seen", "hidden", "absent", "torn"]
 
@@ -114,7 +125,9 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
     safe = np.maximum(area, 1e-6)
     by_column, by_row = share.sum(axis=1), share.sum(axis=2)
     cx, cy = by_column @ x / safe, by_row @ y / safe
-    spread = (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2  # second moment about the centroid; a disc has area / 2 pi
+    spread = (
+        (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2
+    )  # second moment about the centroid; a disc has area / 2 pi
     present = area > SMALLEST_AREA
     typical = float(np.median(area[present]))
     status: list[Status] = []
@@ -147,7 +160,12 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
 
 
 def _touches(columns: np.ndarray, props: Props) -> bool:
-    return props.wall is not None and len(columns) > 0 and columns[0] <= props.wall[1] + 0.5 and columns[-1] >= props.wall[0] - 1.5
+    return (
+        props.wall is not None
+        and len(columns) > 0
+        and columns[0] <= props.wall[1] + 0.5
+        and columns[-1] >= props.wall[0] - 1.5
+    )
 
 
 def _was_near_wall(cx: np.ndarray, present: np.ndarray, t: int, props: Props, typical: float) -> bool:
@@ -167,7 +185,9 @@ def _shape(share: np.ndarray, cx: np.ndarray, cy: np.ndarray, x: np.ndarray, y: 
     r2 = np.abs(z) ** 2
     third = (share * z**3).sum(axis=(1, 2)) / (share * r2**1.5).sum(axis=(1, 2))
     fourth = (share * z**4).sum(axis=(1, 2)) / (share * r2**2).sum(axis=(1, 2))
-    point_up = float(np.median(third.imag))  # exact upright triangle: -.51... with y downwards the sign tells up from down
+    point_up = float(
+        np.median(third.imag)
+    )  # exact upright triangle: -.51... with y downwards the sign tells up from down
     corners = float(np.median(fourth.real))  # exact square: -.43
     if abs(point_up) > 0.22:
         return "triangle"

@@ -55,7 +55,11 @@ def _outline(shape: str, radius: float) -> list[tuple[float, float]]:
         half = 0.8862 * radius
         return [(-half, -half), (half, -half), (half, half), (-half, half)]
     corner = 1.5551 * radius
-    return [(0.0, -corner), (corner * math.sin(2 * math.pi / 3), corner / 2), (-corner * math.sin(2 * math.pi / 3), corner / 2)]
+    return [
+        (0.0, -corner),
+        (corner * math.sin(2 * math.pi / 3), corner / 2),
+        (-corner * math.sin(2 * math.pi / 3), corner / 2),
+    ]
 
 
 def simulate(setup: Setup, num_frames: int = NUM_FRAMES) -> Motion:
@@ -68,15 +72,24 @@ def simulate(setup: Setup, num_frames: int = NUM_FRAMES) -> Motion:
     for item in setup.bodies:
         body = pymunk.Body(math.pi * item.radius**2, float("inf"))
         body.position, body.velocity = item.position, item.velocity
-        shape = pymunk.Circle(body, item.radius) if item.shape == "ball" else pymunk.Poly(body, _outline(item.shape, item.radius))
-        shape.elasticity, shape.friction = 1.0, 1.0 if setup.floor and item.velocity[1] == 0.0 and item.velocity[0] else 0.0
+        shape = (
+            pymunk.Circle(body, item.radius)
+            if item.shape == "ball"
+            else pymunk.Poly(body, _outline(item.shape, item.radius))
+        )
+        shape.elasticity, shape.friction = (
+            1.0,
+            1.0 if setup.floor and item.velocity[1] == 0.0 and item.velocity[0] else 0.0,
+        )
         space.add(body, shape)
         if item.pivot is not None:
             space.add(pymunk.PinJoint(space.static_body, body, item.pivot, (0.0, 0.0)))
         bodies.append(body)
         shapes.append(shape)
     if setup.floor:
-        ground = pymunk.Poly(space.static_body, [(-99, FLOOR), (WIDTH + 99, FLOOR), (WIDTH + 99, FLOOR + 60), (-99, FLOOR + 60)])
+        ground = pymunk.Poly(
+            space.static_body, [(-99, FLOOR), (WIDTH + 99, FLOOR), (WIDTH + 99, FLOOR + 60), (-99, FLOOR + 60)]
+        )
         ground.elasticity, ground.friction = RESTITUTION, SLIDE_FRICTION
         space.add(ground)
 
@@ -222,13 +235,17 @@ def draw_setup(
             positions.append((x + rod * math.sin(angle), pivot[1] + rod * math.cos(angle)))
             velocities.append((0.0, 0.0))
             pivots.append(pivot)
-        items = [Body(s, r, p, v, c) for s, r, p, v, c in zip(shapes, radii, positions, velocities, pivots, strict=True)]
+        items = [
+            Body(s, r, p, v, c) for s, r, p, v, c in zip(shapes, radii, positions, velocities, pivots, strict=True)
+        ]
         return Setup(tuple(items), GRAVITY, False)
 
     if spec.family == "collision":
         a, b = reaches
         y = rng.uniform(max(a, b) + 2, HEIGHT - max(a, b) - 2)
-        share = 2 * radii[0] ** 2 / (radii[0] ** 2 + radii[1] ** 2)  # elastic: the second leaves with share x closing speed
+        share = (
+            2 * radii[0] ** 2 / (radii[0] ** 2 + radii[1] ** 2)
+        )  # elastic: the second leaves with share x closing speed
         for _ in range(12):
             speed = rng.uniform(*(speed_range or (1.5, 2.8)))
             other = 0.0 if rng.random() < 0.6 else -rng.uniform(0.4, 0.9)
@@ -291,5 +308,7 @@ def acceptable(spec: SceneSpec, motion: Motion) -> bool:
         left, right = setup.wall
         touching = (x + margins > left - 0.5) & (x - margins < right + 0.5)
         inside = (x > left) & (x < right)
-        return bool(not touching[[0, -1]].any() and inside.any(axis=0).all() and ((x[0] < left) != (x[-1] < left)).all())
+        return bool(
+            not touching[[0, -1]].any() and inside.any(axis=0).all() and ((x[0] < left) != (x[-1] < left)).all()
+        )
     return True

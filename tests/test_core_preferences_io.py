@@ -1,0 +1,133 @@
+import csv
+import json
+
+import pytest
+from numpy.random import default_rng
+
+from core import preferences_io, video
+from core.errors import UserError
+from core.preferences import CHOICES, Store
+
+
+@pytest.fixture
+def labelled(clip, tmp_path) -> Store:
+    """Three pairs, five annotators, every aspect, every choice."""
+    store = Store(tmp_path / "preferences.db")
+    videos = []
+    for index in range(4):
+        video.write(tmp_path / f"set/v{index}.mp4", clip * (1 - index / 8), 8.0)
+        videos.append(store.add_video(tmp_path / f"set/v{index}.mp4", model=f"m{index % 2}", seed=index))
+    rng = default_rng(0)
+    for index in range(3):
+        prompt = f'a "ball", {index}'
+        pair = store.add_pair(
+            prompt, videos[index + 1], videos[index], sampling_probability=0.25, source="s", target_votes=5
+        )
+        for annotator in range(5):
+            for aspect in store.aspects:
+                choice = str(rng.choice(CHOICES))
+                store.record_vote(
+                    pair, f"n{annotator}", aspect, choice, left_is="ab"[annotator % 2], time_given=annotator
+                )
+    return store
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form"),
+    [("jsonl", "votes"), ("parquet", "votes"), ("jsonl", "preference"), ("parquet", "preference"), ("csv", None)],
+)
+def test_every_form_comes_back_the_same(labelled, tmp_path, suffix, form):
+    exported = tmp_path / f"one.{suffix}"
+    num_rows = preferences_io.export_(labelled, exported, form)
+    copy = Store(tmp_path / "copy.db")
+    preferences_io.import_(copy, exported)
+    again = tmp_path / f"two.{suffix}"
+    assert preferences_io.export_(copy, again, form) == num_rows
+    assert preferences_io._read(again) == preferences_io._read(exported)
+    before = copy.votes()
+    preferences_io.import_(copy, exported)
+    assert copy.votes() == before
+
+
+def test_raw_votes_come_back_as_the_same_votes(labelled, tmp_path):
+    preferences_io.export_(labelled, tmp_path / "votes.jsonl")
+    copy = Store(tmp_path / "copy.db")
+    preferences_io.import_(copy, tmp_path / "votes.jsonl")
+    assert copy.votes() == labelled.votes()
+    assert copy.pairs() == labelled.pairs()
+    assert copy.origins() == labelled.origins()
+
+
+def test_the_preference_form_counts_ties_half_and_skips_not(labelled, tmp_path):
+    store = Store(tmp_path / "small.db")
+    a, b = (store.add_video(tmp_path / f"set/v{index}.mp4") for index in range(2))
+    pair = store.add_pair("p", a, b, target_votes=9)
+    for annotator, choice in enumerate(["b", "b", "b", "a", "tie", "both_bad", "skip"]):
+        store.record_vote(pair, f"n{annotator}", "overall", choice)
+    preferences_io.export_(store, tmp_path / "out.jsonl", "preference")
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row == {
+        "prompt": "p",
+        "chosen": "set/v1.mp4",
+        "rejected": "set/v0.mp4",
+        "aspect": "overall",
+        "margin": pytest.approx(2 / 6),
+        "n_votes": 6,
+        "p_chosen": pytest.approx(4 / 6),
+    }
+
+
+def test_videoalign_rows_are_majorities(labelled, tmp_path):
+    store = Store(tmp_path / "small.db")
+    a, b = (store.add_video(tmp_path / f"set/v{index}.mp4") for index in range(2))
+    pair = store.add_pair("p", a, b, target_votes=9)
+    for annotator, choices in enumerate([("a", "a"), ("a", "b"), ("b", "skip")]):
+        for aspect, choice in zip(("visual_quality", "motion_quality"), choices, strict=True):
+            store.record_vote(pair, f"n{annotator}", aspect, choice)
+    preferences_io.export_(store, tmp_path / "out.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert rows == [
+        {"path_A": "set/v0.mp4", "path_B": "set/v1.mp4", "prompt": "p", "VQ": "A", "MQ": "same", "TA": "invalid"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("path_A,path_B,prompt,VQ,MQ\nset/v0.mp4,set/v1.mp4,p,A,B\n", "columns"),
+        (
+            "path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v1.mp4,p,A,B,same\nset/v0.mp4,set/v2.mp4,p,A,B,C\n",
+            "row 2: TA",
+        ),
+        ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v1.mp4,p,A,B,same\nset/gone.mp4,set/v1.mp4,p,A,B,A\n", "gone"),
+        ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v0.mp4,p,A,B,same\n", "row 1"),
+        ("path_A,path_B,prompt,VQ,MQ,TA\n", "no rows"),
+    ],
+)
+def test_a_bad_csv_imports_nothing_and_is_told(labelled, tmp_path, text, word):
+    (tmp_path / "bad.csv").write_text(text)
+    store = Store(tmp_path / "empty.db")
+    with pytest.raises(UserError, match=word):
+        preferences_io.import_(store, tmp_path / "bad.csv")
+    assert store.votes() == [] and store.pairs() == []
+
+
+@pytest.mark.parametrize("broken", [{"prompt": 3, "chosen": None}, {"n_votes": "many"}, {"p_chosen": 0.1}])
+def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
+    row = {"prompt": "p", "chosen": "set/v0.mp4", "rejected": "set/v1.mp4"}
+    row |= {"aspect": "overall", "n_votes": 1, "p_chosen": 1.0} | broken
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="row 1"):
+        preferences_io.import_(Store(tmp_path / "empty.db"), tmp_path / "bad.jsonl")
+
+
+def test_unknown_forms_suffixes_and_empty_stores_are_told(labelled, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'preference'"):
+        preferences_io.export_(labelled, tmp_path / "a.jsonl", "preferences")
+    with pytest.raises(UserError, match="suffix"):
+        preferences_io.export_(labelled, tmp_path / "a.xlsx")
+    with pytest.raises(UserError, match="no votes"):
+        preferences_io.export_(Store(tmp_path / "empty.db"), tmp_path / "a.jsonl")
+    (tmp_path / "a.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="parquet"):
+        preferences_io.import_(labelled, tmp_path / "a.parquet")

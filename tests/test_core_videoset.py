@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+
+from core import video, videoset
+from core.errors import UserError
+
+
+def test_what_the_writer_appends_is_read_back(clip, tmp_path):
+    writer = videoset.Writer(tmp_path / "set")
+    written = [
+        writer.append(clip, 'a "red" ball — größer', id="v0", seed=3, model="sandbox", lora="run/lora", fps=8.0),
+        writer.append(clip, "", id="v1", state={"position": np.ones((9, 1, 2)), "colour": np.array(["red"])}),
+    ]
+    items = videoset.read(tmp_path / "set")
+    assert items == written
+    assert items[0].prompt == 'a "red" ball — größer' and items[0].seed == 3 and items[0].state is None
+    state = videoset.load_state(items[1])
+    assert state["position"].shape == (9, 1, 2) and state["colour"].tolist() == ["red"]
+    assert videoset.load_state(items[0]) == {}
+
+
+def test_a_killed_writer_is_reopened_where_it_stopped(clip, tmp_path):
+    videoset.Writer(tmp_path).append(clip, "p", id="v0")
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write('{"id": "v1", "video": "vid')  # killed in the middle of a line
+    assert [item.id for item in videoset.read(tmp_path)] == ["v0"]
+    again = videoset.Writer(tmp_path)
+    assert [item.id for item in again.items] == ["v0"]
+    again.append(clip, "p", id="v1")
+    assert [item.id for item in videoset.read(tmp_path)] == ["v0", "v1"]
+
+
+def test_a_failing_append_writes_no_line(clip, tmp_path):
+    writer = videoset.Writer(tmp_path)
+    with pytest.raises(UserError, match="even"):
+        writer.append(clip[:, :, :31], "p", id="v0")
+    assert writer.items == [] and not (tmp_path / "manifest.jsonl").exists()
+
+
+@pytest.mark.parametrize("id", ["../v", "", "a b", ".hidden", "a/b"])
+def test_ids_that_cannot_name_a_file_are_refused(clip, tmp_path, id):
+    with pytest.raises(UserError, match="id"):
+        videoset.Writer(tmp_path).append(clip, "p", id=id)
+
+
+def test_an_id_is_used_once(clip, tmp_path):
+    writer = videoset.Writer(tmp_path)
+    writer.append(clip, "p", id="v0")
+    with pytest.raises(UserError, match="already"):
+        writer.append(clip, "p", id="v0")
+
+
+def test_a_folder_without_manifest_takes_prompts_from_text_files(clip, tmp_path):
+    for name in ("b", "a"):
+        video.write(tmp_path / f"{name}.mp4", clip, 8.0)
+    (tmp_path / "a.txt").write_text("a red ball\n")
+    (tmp_path / "notes.md").write_text("not a video")
+    assert [(item.id, item.prompt) for item in videoset.read(tmp_path)] == [("a", "a red ball"), ("b", "")]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ({"video": "videos/v0.mp4"}, "prompt"),
+        ({"prompt": "p"}, "video"),
+        ({"video": "gone.mp4", "prompt": "p"}, "missing"),
+        ({"video": "../outside.mp4", "prompt": "p"}, "outside"),
+        ({"video": "/etc/passwd", "prompt": "p"}, "outside"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "seed": "x"}, "seed"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "fps": 0}, "fps"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "id": "v0"}, "twice"),
+        (["list"], "object"),
+    ],
+)
+def test_a_bad_manifest_line_is_named(clip, tmp_path, line, word):
+    (tmp_path / "outside.mp4").touch()
+    videoset.Writer(tmp_path / "set").append(clip, "p", id="v0")
+    with (tmp_path / "set/manifest.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=word):
+        videoset.read(tmp_path / "set")
+
+
+def test_broken_json_before_the_last_line_is_an_error_not_a_gap(clip, tmp_path):
+    videoset.Writer(tmp_path).append(clip, "p", id="v0")
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("{broken\n" + manifest.read_text())
+    with pytest.raises(UserError, match="manifest.jsonl:1"):
+        videoset.read(tmp_path)
+
+
+def test_empty_and_missing_folders_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="no video"):
+        videoset.read(tmp_path)
+    with pytest.raises(UserError, match="not a folder"):
+        videoset.read(tmp_path / "missing")

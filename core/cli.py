@@ -134,7 +134,7 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"soralign {importlib.metadata.version('soralign')}")
         return 0
-    command = cast(Callable[[list[str]], None], resolve(COMMANDS, words[0], "command"))
+    command: Callable[[list[str]], None] = resolve(COMMANDS, words[0], "command")
     try:
         command(words[1:])
     except SystemExit as stop:  # argparse leaves this way after --help

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
+from typing import Any
 
 from core.errors import UserError
 
@@ -21,8 +22,8 @@ def unknown(name: str, known: Iterable[str], kind: str) -> UserError:
     return UserError(f"{kind} {name!r} is unknown;{hint} Known: {', '.join(names) or '(none)'}")
 
 
-def resolve(table: dict[str, str], name: str, kind: str) -> object:
-    """The object that `table` gives for `name`.
+def resolve(table: dict[str, str], name: str, kind: str) -> Any:
+    """The object that `table` gives for `name`; what it is, the caller knows.
 
     Args:
         table: name -> "module:object".

@@ -3,9 +3,9 @@
 `roll_out` is shared by every algorithm that learns from its own samples: groups of clips per prompt, decoded and judged
 under no_grad. An algorithm adds advantages and gets an `Experience`, whose rows are cut into `Part`s.
 
-A part holds one denoising step of the very clips that were sampled in one forward. Several steps in one forward would
-cost as much, and the shape of a batch can decide the order of additions in a matrix product: measured on the native model
-(CPU), replay in the sampled shape gives a ratio of exactly 1 in fp32 and in bf16; other shapes mostly do as well, but
+A part holds one denoising step of the very clips that were sampled in one forward. Several steps in one forward cost
+as much, and the shape of a batch can decide the order of additions in a matrix product. Measured on the native model
+(CPU): replay in the sampled shape gives a ratio of exactly 1 in fp32 and in bf16; other shapes mostly do as well, but
 replaying clip by clip moved it by 1e-7 (fp32) and 3e-6 (bf16).
 """
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled and judged clips: `trajectory` and `condition` of this process's `rows`, the rest of everybody's."""
+    """Sampled and judged clips: `trajectory` and `condition` of this process's `rows`, the rest of everybody's.
+
+    reward [n]: higher is better, whatever the reward itself says; valid [n]: whether it is finite.
+    """
 
     trajectory: sampler.Trajectory
     condition: Condition
@@ -172,7 +175,8 @@ def roll_out(
         values = table[:, column]
         if (good := values[values.isfinite()]).numel():
             metrics[f"reward/{name}"] = float(good.mean())
-    return Rollout(trajectory, condition, everyone, rows, scores, valid, metrics)
+    sign = 1.0 if reward.higher_is_better else -1.0
+    return Rollout(trajectory, condition, everyone, rows, sign * scores, valid, metrics)
 
 
 def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:

@@ -49,7 +49,7 @@ class TrainConfig:
     learning_rate: float = option(3e-4, "of AdamW, constant")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     lora_rank: int = option(16, "width of the LoRA updates")
-    lora_alpha: float = option(32.0, "LoRA updates are scaled by lora_alpha / lora_rank")
+    lora_alpha: int = option(32, "LoRA updates are scaled by lora_alpha / lora_rank")
     lora_targets: list[str] = field(
         default_factory=list,
         metadata={"help": "endings of layer names to adapt; empty = every linear layer in the blocks"},
@@ -112,7 +112,7 @@ def train(
         samples += len(experience.advantage) * accelerator.num_processes
         metrics = experience.metrics | _learn(policy, algorithm, experience, prepared, parameters, config, step + 1)
         if accelerator.is_main_process:
-            run.log(step + 1, metrics, samples)
+            run.log(step + 1, {**metrics}, samples)
         if config.sample_every and (step + 1) % config.sample_every == 0:
             _show(run, policy, prompts, config, step + 1)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:

@@ -143,9 +143,8 @@ def transition(
         sigma_max: `Schedule.sigma_max`.
     """
     on_latents, on_velocity, std = coefficients(kind, sigma, sigma_next, eta, sigma_max)
-    to = {"dtype": latents.dtype, "device": latents.device}
-    mean = _rows(on_latents.to(**to), latents) * latents + _rows(on_velocity.to(**to), latents) * velocity
-    return mean, _rows(std.to(**to), latents)
+    mean = _rows(on_latents.to(latents), latents) * latents + _rows(on_velocity.to(latents), latents) * velocity
+    return mean, _rows(std.to(latents), latents)
 
 
 def log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:

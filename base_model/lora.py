@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -23,9 +24,7 @@ FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer"  # what diffusers calls the denoiser inside a pipeline
 
 
-def attach(
-    module: nn.Module, rank: int, alpha: float, targets: Sequence[str] = (), seed: int = 0
-) -> list[nn.Parameter]:
+def attach(module: nn.Module, rank: int, alpha: int, targets: Sequence[str] = (), seed: int = 0) -> list[nn.Parameter]:
     """Freeze `module` and add trainable low-rank updates, which start as an exact no-op.
 
     Args:
@@ -100,7 +99,7 @@ def load(module: nn.Module, folder: Path) -> None:
         raise UserError(f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'")
     rank = len(weights[f"{layers[0]}.lora_A.weight"])
     if not _layers(module):
-        attach(module, int(metadata.get("r", rank)), float(metadata.get("lora_alpha", rank)), layers)
+        attach(module, metadata.get("r", rank), metadata.get("lora_alpha", rank), layers)
     own = get_peft_model_state_dict(module)
     for name in sorted(own.keys() | weights.keys()):
         if name not in own or name not in weights or own[name].shape != weights[name].shape:
@@ -110,7 +109,7 @@ def load(module: nn.Module, folder: Path) -> None:
     set_peft_model_state_dict(module, weights)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(weights, adapter metadata) with diffusers' prefix taken off."""
     if not path.is_file():
         raise UserError(f"no LoRA at '{path.parent}': it should hold a file {path.name}")

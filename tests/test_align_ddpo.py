@@ -24,7 +24,7 @@ TOY = DDPO(group_size=8, window=3, clip_range=1e-2)
 
 def _policy(**changes: object) -> tuple[Policy, list[torch.nn.Parameter]]:
     generator = ToyGenerator()
-    parameters = lora.attach(generator.network, rank=4, alpha=8.0)
+    parameters = lora.attach(generator.network, rank=4, alpha=8)
     accelerator = launch()
     policy = Policy(
         generator, accelerator.prepare(Velocity(generator)), accelerator, num_steps=6, guidance=1.0, batch=16

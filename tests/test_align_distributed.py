@@ -1,4 +1,4 @@
-"""Two processes on CPU (gloo) against one on the same global batch. Three groups of eight on two processes: one spans both."""
+"""Two processes on CPU (gloo) against one on the same global batch; of three groups of eight, one spans both."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ def _network() -> nn.Module:
     return network
 
 
-def _trained(alpha: float = 16.0) -> nn.Module:
+def _trained(alpha: int = 16) -> nn.Module:
     network = _network()
     for value in lora.attach(network, rank=4, alpha=alpha):
         value.data = torch.randn(value.shape, generator=torch.Generator().manual_seed(len(value)))
@@ -32,7 +32,7 @@ X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 def test_attached_adapters_change_nothing_and_only_they_train() -> None:
     network = _network()
     before = network(X)
-    parameters = lora.attach(network, rank=4, alpha=16.0)
+    parameters = lora.attach(network, rank=4, alpha=16)
     assert torch.equal(network(X), before)
     trained = [value for value in network.parameters() if value.requires_grad]
     assert len(parameters) == 8 and {id(v) for v in parameters} == {
@@ -42,19 +42,19 @@ def test_attached_adapters_change_nothing_and_only_they_train() -> None:
 
 def test_targets_choose_layers_by_ending() -> None:
     network = _network()
-    assert len(lora.attach(network, rank=2, alpha=2.0, targets=["to_q"])) == 4
+    assert len(lora.attach(network, rank=2, alpha=2, targets=["to_q"])) == 4
     with pytest.raises(UserError, match="to_k.*endings: ff, head, to_q"):
-        lora.attach(_network(), rank=2, alpha=2.0, targets=["to_k"])
+        lora.attach(_network(), rank=2, alpha=2, targets=["to_k"])
 
 
 def test_the_same_seed_starts_alike_and_leaves_global_randomness_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first, second = lora.attach(_as_is(), 4, 4.0, seed=7), lora.attach(_as_is(), 4, 4.0, seed=7)
+    first, second = lora.attach(_as_is(), 4, 4, seed=7), lora.attach(_as_is(), 4, 4, seed=7)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first[0], lora.attach(_as_is(), 4, 4.0, seed=8)[0])
+    assert not torch.equal(first[0], lora.attach(_as_is(), 4, 4, seed=8)[0])
 
 
 def _as_is() -> nn.Module:
@@ -77,7 +77,7 @@ def test_reference_is_the_base_model_and_is_left_even_after_an_exception() -> No
 
 
 def test_saved_adapters_load_with_their_alpha(tmp_path: Path) -> None:
-    network, fresh = _trained(alpha=16.0), _network()
+    network, fresh = _trained(alpha=16), _network()
     lora.save(network, tmp_path)
     lora.load(fresh, tmp_path)
     assert torch.equal(fresh(X), network(X))
@@ -88,7 +88,7 @@ def test_loading_into_another_model_or_from_a_broken_file_says_so(tmp_path: Path
     with pytest.raises(UserError, match="of another model"):
         lora.load(nn.Sequential(nn.Linear(6, 6)), tmp_path)
     wide = _network()
-    lora.attach(wide, rank=8, alpha=8.0)
+    lora.attach(wide, rank=8, alpha=8)
     with pytest.raises(UserError, match="does not fit"):
         lora.load(wide, tmp_path)
     with pytest.raises(UserError, match="no LoRA at"):
@@ -102,7 +102,7 @@ def test_loading_into_another_model_or_from_a_broken_file_says_so(tmp_path: Path
 def test_diffusers_reads_the_file_as_its_own(tmp_path: Path) -> None:
     from diffusers.loaders import CogVideoXLoraLoaderMixin
 
-    lora.save(_trained(alpha=16.0), tmp_path)
+    lora.save(_trained(alpha=16), tmp_path)
     weights, metadata = CogVideoXLoraLoaderMixin.lora_state_dict(tmp_path, return_lora_metadata=True)
     assert "transformer.blocks.0.to_q.lora_A.weight" in weights
     assert metadata["transformer.r"] == 4 and metadata["transformer.lora_alpha"] == 16.0

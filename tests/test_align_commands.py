@@ -1,0 +1,91 @@
+"""`soralign align` on the nano model: recipe and options end up where they say, bad input is one line and exit 2."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from align.commands import load_reward
+from core.cli import main
+from core.errors import UserError
+from core.run import read_metrics
+
+QUICK = "--model nano --reward brightness --steps 1 --prompts-per-step 2 --group-size 2 --batch 4 --denoising-steps 4"
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red ball falls\na blue square slides\n")
+    return path
+
+
+def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("clip_range: 3.0e-4\nwindow: 1\nlearning_rate: 1.0e-3\n")
+    words = ["align", "ddpo", "--config", str(recipe), "--prompts", str(prompts), "--out", str(tmp_path / "run")]
+    assert main([*words, *QUICK.split(), "--learning-rate", "2e-3"]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["algorithm"], config["clip_range"], config["window"]) == ("DDPO", 3e-4, 1)
+    assert config["learning_rate"] == 2e-3
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["samples"] == 4 and row["align/first_pass_ratio_error"] == 0.0
+    assert "checkpoints/step-000001/lora" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "an algorithm is missing"),
+        ("dppo", "did you mean 'ddpo'"),
+        ("ddpo --clip-rnage 1", "--clip-range"),
+        ("ddpo --reward brightness --prompts absent.txt --out run", "absent.txt"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --reward brigthness", "did you mean 'brightness'"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --model nanno", "did you mean 'nano'"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --steps 0", "steps is 0"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --eta 0", "eta 0.0"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --lora-targets to_z", "endings:"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["align", *words.replace("PROMPTS", str(prompts)).split()]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.strip().count("\n") == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[1] / "align" / "recipes").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_shipped_recipes_hold_only_known_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    algorithm = recipe.stem.rsplit("_", 1)[-1]
+    words = ["--reward", "brightness", "--prompts", "absent.txt", "--out", "run"]
+    assert main(["align", algorithm, "--config", str(recipe), *words]) == 2
+    assert "absent.txt" in capsys.readouterr().err  # everything before the prompts was accepted
+
+
+def test_help_lists_the_options_of_loop_and_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["align", "ddpo", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        name in shown for name in ("--clip_range", "--learning_rate", "--prompts", "half-width of the free band")
+    )
+
+
+def test_reward_words_make_a_weighted_mixture() -> None:
+    mixture = load_reward(["brightness=.5", "motion"])
+    assert mixture.aspects == ("brightness", "motion") and mixture.name == "mixture"
+    assert load_reward(["brightness"]).name == "brightness"
+    with pytest.raises(UserError, match="weight 'much'"):
+        load_reward(["brightness=much"])

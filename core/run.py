@@ -67,17 +67,18 @@ class Run:
             _require_same(path, wanted)
         elif folder.exists() and not folder.is_dir():
             raise UserError(f"run folder {str(folder)!r} is a file; give the path of a folder")
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
             raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
+        else:  # the config first: a process killed right after it leaves a run, not a folder we would refuse
+            atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         run = cls(folder)
-        run.samples.mkdir(parents=True, exist_ok=True)
+        if not (folder / "environment.json").exists():
+            atomic_write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        run.samples.mkdir(exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
         for leftover in (folder / "checkpoints").glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         files.drop_partial_line(folder / "metrics.jsonl")
-        if not path.exists():
-            atomic_write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         return run
 
     @property

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from core import files
+from core import run as core_run
 from core.errors import UserError
 from core.run import Run, read_metrics
 
@@ -35,6 +36,16 @@ def test_the_same_config_reopens_and_another_is_refused_naming_the_keys(tmp_path
         UserError, match=r"optimizer\.rate: 0\.0001 there, 0\.0003 now; steps: '\(absent\)' there, 5 now"
     ):
         Run.open(tmp_path, {"seed": 1, "steps": 5, "optimizer": {"rate": 3e-4, "betas": (0.9, 0.99)}})
+
+
+def test_a_run_killed_while_it_was_made_is_a_run(tmp_path, monkeypatch):
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(core_run, "environment", killed)
+        Run.open(tmp_path, {"seed": 1})
+    assert (Run.open(tmp_path, {"seed": 1}).folder / "environment.json").exists()
 
 
 def test_a_folder_with_other_things_is_not_taken(tmp_path):

@@ -1,7 +1,7 @@
 """The native generator: codec, transformer and CLIP of the sandbox behind the `Generator` protocol.
 
-Base weights are held in the precision of the computation (bf16 where the processor has it, several times faster there); latents, velocities
-and adapters stay fp32. Predictions depend on nothing but their arguments.
+Base weights are held in the precision of the computation (bf16 where the processor has it, several times faster there);
+latents, velocities and adapters stay fp32. Predictions depend on nothing but their arguments.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
-from base_model.transformer import VideoTransformer
 from base_model.protocol import Condition, VideoSize
 from base_model.text import SandboxClip
+from base_model.transformer import VideoTransformer
 from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
 
@@ -37,7 +37,10 @@ def fast_dtype() -> torch.dtype:
 
 @dataclass
 class NativeGenerator:
-    """See `base_model.protocol.Generator`. `shift` bends the schedule towards high noise, where layout and motion are decided."""
+    """See `base_model.protocol.Generator`.
+
+    `shift` bends the schedule towards high noise, where layout and motion are decided.
+    """
 
     vae: CausalVideoVAE
     transformer: VideoTransformer
@@ -151,14 +154,10 @@ def nano(dtype: str = "auto") -> NativeGenerator:
         transformer = VideoTransformer(
             in_channels=4, width=32, num_layers=2, num_heads=2, text_width=16, pooled_width=16
         )
-        for layer in (
-            transformer.patch_out,
-            transformer.modulation_out,
-            *(block.modulation for block in transformer.blocks),
-        ):
-            nn.init.normal_(
-                layer.weight, std=0.2
-            )  # an untrained adaLN-Zero model would predict zero whatever it is given
+        # An untrained adaLN-Zero model would predict zero whatever it is given.
+        opened = [block.modulation for block in transformer.blocks]
+        for layer in (transformer.patch_out, transformer.modulation_out, *opened):
+            nn.init.normal_(layer.weight, std=0.2)
         clip = SandboxClip(dim=16, vision_width=48, vision_layers=1, text_width=16, text_layers=1)
     for part in (vae, transformer, clip):
         part.eval().requires_grad_(False)

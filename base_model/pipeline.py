@@ -1,4 +1,7 @@
-"""The native model as a diffusers pipeline: `save_pretrained`, `from_pretrained`, `load_lora_weights` and a call, as users know them."""
+"""The native model as a diffusers pipeline.
+
+`save_pretrained`, `from_pretrained`, `load_lora_weights` and a call, as users know them.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from diffusers.loaders import CogVideoXLoraLoaderMixin
 from torch import Tensor
 
 from base_model.codec.vae import CausalVideoVAE
-from base_model.transformer import VideoTransformer
 from base_model.protocol import VideoSize
 from base_model.text import SandboxClip
+from base_model.transformer import VideoTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -1,18 +1,18 @@
-"""Trains the three parts of the native model, each from nothing but a seed: codec, CLIP, then the transformer on top of both.
+"""Trains the three parts of the native model, each from nothing but a seed: codec, CLIP, the transformer on both.
 
-One loop for all: draw a batch that depends on (seed, step) alone, one loss, one optimizer step, a moving average. Half of the last part
-of training the rate falls to zero. The same command run again goes on from its newest checkpoint and gives the same weights as an
-unbroken run. Data are drawn from the sandbox world; nothing is read from outside.
+One loop for all: draw a batch that depends on (seed, step) alone, one loss, one optimizer step, a moving average. Over
+the last share of the steps the rate falls to zero. The same command run again goes on from its newest checkpoint and
+gives the same weights as an unbroken run. Data are drawn from the sandbox world; nothing is read from outside.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ from base_model.native import fast_dtype
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.caption import caption
-from base_model.world.dataset import make_clip
+from base_model.world.dataset import Clip, make_clip
 from core.progress import track
 from core.randomness import numpy_generator, seed_for, torch_generator
 from core.run import Run, step_of
 from core.video import to_signed
 
 
-def _option(default: object, text: str) -> object:
+def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -40,22 +40,22 @@ def _option(default: object, text: str) -> object:
 class PretrainConfig:
     """One recipe; `part` says which network is trained."""
 
-    part: Literal["codec", "clip", "transformer"] = _option("codec", "codec, clip or transformer")  # type: ignore[assignment]
-    steps: int = _option(4600, "optimizer steps")  # type: ignore[assignment]
-    batch: int = _option(8, "clips per step")  # type: ignore[assignment]
-    learning_rate: float = _option(2e-3, "peak rate")  # type: ignore[assignment]
-    warmup: int = _option(50, "steps of linear warm-up")  # type: ignore[assignment]
-    decay: float = _option(0.5, "last share of the steps over which the rate falls to zero")  # type: ignore[assignment]
-    ema: float = _option(0.0, "decay of the moving average of the weights; 0 = none")  # type: ignore[assignment]
-    num_clips: int = _option(3000, "different clips in the training pool")  # type: ignore[assignment]
-    noise: float = _option(0.25, "share of clips spoilt with web noise")  # type: ignore[assignment]
-    kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")  # type: ignore[assignment]
-    shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")  # type: ignore[assignment]
-    caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")  # type: ignore[assignment]
-    codec: str = _option("", "transformer: folder of the trained codec")  # type: ignore[assignment]
-    clip: str = _option("", "transformer: folder of the trained CLIP")  # type: ignore[assignment]
-    save_every: int = _option(500, "steps between checkpoints")  # type: ignore[assignment]
-    seed: int = _option(0, "everything random derives from it")  # type: ignore[assignment]
+    part: Literal["codec", "clip", "transformer"] = _option("codec", "codec, clip or transformer")
+    steps: int = _option(4600, "optimizer steps")
+    batch: int = _option(8, "clips per step")
+    learning_rate: float = _option(2e-3, "peak rate")
+    warmup: int = _option(50, "steps of linear warm-up")
+    decay: float = _option(0.5, "last share of the steps over which the rate falls to zero")
+    ema: float = _option(0.0, "decay of the moving average of the weights; 0 = none")
+    num_clips: int = _option(3000, "different clips in the training pool")
+    noise: float = _option(0.25, "share of clips spoilt with web noise")
+    kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
+    shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
+    caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
+    codec: str = _option("", "transformer: folder of the trained codec")
+    clip: str = _option("", "transformer: folder of the trained CLIP")
+    save_every: int = _option(500, "steps between checkpoints")
+    seed: int = _option(0, "everything random derives from it")
 
 
 class Part(Protocol):
@@ -68,7 +68,7 @@ class Part(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-def pool(config: PretrainConfig, count: int, stride: int = 1) -> Iterator[tuple[np.ndarray, object]]:
+def pool(config: PretrainConfig, count: int, stride: int = 1) -> Iterator[tuple[np.ndarray, Clip]]:
     """(frames as bytes [time, 3, 64, 64], clip) of the training pool, with a progress bar."""
     for index in track(range(count), "drawing clips"):
         clip = make_clip(seed_for(config.seed, f"pretrain/{config.part}"), index, noise=config.noise)
@@ -85,7 +85,7 @@ class CodecPart:
         frames, centres = [], []
         for pixels, clip in pool(config, config.num_clips):
             frames.append(pixels)
-            centres.append(clip.state["position"][:, 0])  # type: ignore[attr-defined]
+            centres.append(clip.state["position"][:, 0])
         self.frames, self.centres = np.stack(frames), np.stack(centres)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "codec weights"))
@@ -104,7 +104,7 @@ class CodecPart:
 
     @torch.no_grad()
     def _start_from_principal_components(self) -> None:
-        """The first channels of the patch layers read the patches' principal components, worth about 1 dB at this length."""
+        """The patch layers' first channels read the patches' principal components: about 1 dB more at this length."""
         net, channels = self.network, self.network.channels
         sample = self.crops(600, numpy_generator(self.config.seed, "codec start"))
         for layer, part, t in ((net.first_in, sample[:, :1], 1), (net.rest_in, sample[:, 1:], net.t)):
@@ -154,7 +154,7 @@ class ClipPart:
         frames, captions = [], []
         for pixels, clip in pool(config, config.num_clips, stride=2):
             frames.append(pixels)
-            captions.append([caption(clip.spec, style) for style in ("short", "descriptive")])  # type: ignore[attr-defined]
+            captions.append([caption(clip.spec, style) for style in ("short", "descriptive")])
         self.frames, self.captions = np.stack(frames), captions
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "clip weights"))
@@ -181,7 +181,10 @@ class ClipPart:
 
 
 class TransformerPart:
-    """Rectified flow on the codec's latents: squared error of the velocity, noise levels logit-normal and shifted (SD3, Esser et al. 2024)."""
+    """Rectified flow on the codec's latents: squared error of the velocity.
+
+    Noise levels are logit-normal and shifted (SD3, Esser et al. 2024).
+    """
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -190,7 +193,7 @@ class TransformerPart:
         latents, rows, known, chunk = [], [], {"": 0}, []
         with torch.no_grad():
             for index, (pixels, item) in enumerate(pool(config, config.num_clips), start=1):
-                rows.append(known.setdefault(item.prompt, len(known)))  # type: ignore[attr-defined]
+                rows.append(known.setdefault(item.prompt, len(known)))
                 chunk.append(pixels)
                 if len(chunk) == 16 or index == config.num_clips:
                     latents.append(vae.encode(torch.from_numpy(np.stack(chunk)).float() / 255.0).half())
@@ -222,7 +225,11 @@ class TransformerPart:
         self.network.half().save_pretrained(folder)
 
 
-PARTS = {"codec": CodecPart, "clip": ClipPart, "transformer": TransformerPart}
+PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
+    "codec": CodecPart,
+    "clip": ClipPart,
+    "transformer": TransformerPart,
+}
 
 
 def rate(config: PretrainConfig, step: int) -> float:
@@ -256,7 +263,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     The transformer computes in bf16 where that is fast, from fp32 master weights.
     """
     run = Run.open(Path(out), asdict(config))
-    part: Part = PARTS[config.part](config)
+    part = PARTS[config.part](config)
     low_precision = config.part == "transformer" and fast_dtype() == torch.bfloat16
     network = (part.network.bfloat16() if low_precision else part.network).train()
     live = dict(network.named_parameters())
@@ -293,9 +300,9 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             optimizer.step()
         with torch.no_grad():
             keep = min(config.ema, (1 + step) / (10 + step))
-            for name, value in master.items():
-                live[name].copy_(value)
-                average[name].lerp_(value, 1.0 - keep)
+            for name, weight in master.items():
+                live[name].copy_(weight)
+                average[name].lerp_(weight, 1.0 - keep)
         total += float(loss.detach())
         if (step + 1) % 50 == 0:
             seconds = time.perf_counter() - begin

@@ -1,7 +1,8 @@
-"""The small CLIP of the sandbox: open_clip's own model class, the true BPE vocabulary, trained by us on sandbox captions.
+"""The small CLIP of the sandbox: open_clip's model class, the true BPE vocabulary, trained by us on sandbox captions.
 
-Its text tower conditions the transformer (one vector a token), its two towers together score. A video's embedding is the normalised mean
-of its frames' embeddings: blind to the order of frames on purpose, so scores that must see motion add their own pooling.
+Its text tower conditions the transformer (one vector a token), its two towers together score. A video's embedding is
+the normalised mean of its frames' embeddings: blind to the order of frames on purpose, so scores that must see motion
+add their own pooling.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class SandboxClip(ModelMixin, ConfigMixin):
         return self.tokenizer(list(prompts)).to(self.clip.token_embedding.weight.device)
 
     def text_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """One vector a token [n, context, text_width], mask of real tokens [n, context], joint embedding [n, dim] of length 1."""
+        """A vector per token [n, context, text_width], mask of real tokens [n, context], joint embedding [n, dim].
+
+        The joint embedding has length 1.
+        """
         ids = self.tokenize(prompts)
         clip = self.clip
         x = clip.token_embedding(ids) + clip.positional_embedding

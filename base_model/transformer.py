@@ -1,7 +1,8 @@
 """The video transformer: noisy latents, noise level and prompt in, velocity out.
 
-Spacetime patches of 1 x p x p latent cells become tokens; all tokens attend to each other. Any grid whose sides are multiples of p is
-accepted. This file lies outside `dit/` because diffusers takes a class from a folder of that name for one of its own. Letters: B batch, C channels, T H W latent time, rows, columns.
+Spacetime patches of 1 x p x p latent cells become tokens; all tokens attend to each other. Any grid whose sides are
+multiples of p is accepted. This file lies outside `dit/` because diffusers takes a class from a folder of that name for
+one of its own. Letters: B batch, C channels, T H W latent time, rows, columns.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from base_model.dit.position import rotary_table
 
 
 def sigma_embedding(sigma: Tensor, width: int) -> Tensor:
-    """Sines and cosines of the noise level [B] in [0, 1] -> [B, width]; frequencies as in DDPM (Ho et al. 2020) for 1000 x sigma."""
+    """Sines and cosines of the noise level [B] in [0, 1] -> [B, width].
+
+    Frequencies as in DDPM (Ho et al. 2020) for 1000 x sigma.
+    """
     rate = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=sigma.device) / (width // 2))
     angle = 1000.0 * sigma.float()[:, None] * rate[None]
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -30,7 +34,8 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """adaLN-Zero diffusion transformer with cross-attention to text tokens.
 
     Args:
-        in_channels: latent channels. patch_size: latent cells per token side. pooled_width: size of the prompt's single vector.
+        in_channels: latent channels. patch_size: latent cells per token side.
+        pooled_width: size of the prompt's single vector.
     """
 
     @register_to_config
@@ -63,7 +68,8 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             latents: [B, C, T, H, W]. sigma: [B] noise level, 1 = noise.
-            text: [B, word, text_width] token vectors. mask: [B, word], True where a token is real. pooled: [B, pooled_width].
+            text: [B, word, text_width] token vectors. mask: [B, word], True where a token is real.
+            pooled: [B, pooled_width].
         """
         b, c, t, h, w = latents.shape
         p = self.patch_size

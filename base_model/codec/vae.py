@@ -1,11 +1,13 @@
-"""Causal 3D KL-VAE: 4 x 8 x 8 pixels to one latent cell, the first frame alone, later frames never seen by earlier cells.
+"""Causal 3D KL-VAE: 4 x 8 x 8 pixels to one latent cell, the first frame alone; no cell sees a later frame.
 
-All blocks work at latent resolution; the ends are patch layers (frame 0 has its own 1 x 8 x 8 pair, so an image is a video of one frame).
-The decoder ends in a palette: each cell mixes a few colours per pixel by a softmax, which draws sharp anti-aliased edges from few numbers.
-Left out on purpose: adversarial and perceptual losses (flat synthetic edges do not need them).
+All blocks work at latent resolution; the ends are patch layers (frame 0 has its own 1 x 8 x 8 pair, so an image is a
+video of one frame). The decoder ends in a palette: each cell mixes a few colours per pixel by a softmax, which draws
+sharp anti-aliased edges from few numbers. Left out on purpose: adversarial and perceptual losses (flat synthetic edges
+do not need them).
 
-Latents outside this file are normalised per channel with the statistics kept in the config, frame 0 apart. Pixel values are in
-[-1, 1] inside and in [0, 1] at `encode` and `decode`. Letters: B batch, T latent time, H W latent rows and columns, D width, C channels.
+Latents outside this file are normalised per channel with the statistics kept in the config, frame 0 apart. Pixel values
+are in [-1, 1] inside and in [0, 1] at `encode` and `decode`. Letters: B batch, T latent time, H W latent rows and
+columns, D width, C channels.
 """
 
 from __future__ import annotations
@@ -34,6 +36,13 @@ class ChannelNorm(nn.Module):
         return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.scale.to(x.dtype)).movedim(-1, 1)
 
 
+def _zeroed(layer: nn.Conv3d) -> nn.Conv3d:
+    """The layer with zero weights: a residual block that ends in it starts as the identity."""
+    for value in layer.parameters():
+        nn.init.zeros_(value)
+    return layer
+
+
 class MixBlock(nn.Module):
     """Residual 3 x 3 x 3 convolution, causal in time by repeating the first cell in front."""
 
@@ -41,9 +50,7 @@ class MixBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.conv = nn.Conv3d(width, width, 3, padding=(0, 1, 1))
-        self.out = nn.Conv3d(width, width, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = _zeroed(nn.Conv3d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
@@ -58,9 +65,7 @@ class PointBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.up = nn.Conv3d(width, 4 * width, 1)
-        self.down = nn.Conv3d(4 * width, width, 1)
-        nn.init.zeros_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
+        self.down = _zeroed(nn.Conv3d(4 * width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.down(F.silu(self.up(self.norm(x))))
@@ -76,7 +81,8 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
 
     Args:
         temporal_factor, spatial_factor: pixels per latent cell along time and along each side.
-        latent_mean, latent_std: [2][C] statistics of raw latents, row 0 for frame 0, row 1 for the rest; set after training.
+        latent_mean, latent_std: [2][C] statistics of raw latents, row 0 for frame 0, row 1 for the rest; set after
+            training.
     """
 
     @register_to_config
@@ -108,10 +114,11 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
         self.register_buffer("std", torch.tensor(latent_std or ones), persistent=False)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(channels, time, height, width) of the latents of a video. Raises ValueError where the video does not fit the grid."""
+        """(channels, time, height, width) of a video's latents. Raises: ValueError where the video is off the grid."""
         if (num_frames - 1) % self.t or height % self.s or width % self.s or min(num_frames, height, width) < 1:
             raise ValueError(
-                f"{num_frames} frames of {height}x{width} do not fit the codec: frames must be {self.t}k+1, sides multiples of {self.s}"
+                f"{num_frames} frames of {height}x{width} do not fit the codec: "
+                f"frames must be {self.t}k+1, sides multiples of {self.s}"
             )
         return self.channels, 1 + (num_frames - 1) // self.t, height // self.s, width // self.s
 
@@ -122,7 +129,7 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
         return x.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(b, time // t, height // self.s, width // self.s, -1)
 
     def encode_moments(self, signed: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw posterior mean and log-variance, each [B, C, T, H, W], of pixels in [-1, 1] [B, time, 3, height, width]."""
+        """Raw posterior mean and log-variance [B, C, T, H, W] of pixels in [-1, 1] [B, time, 3, height, width]."""
         parts = [self.first_in(self._patch(signed[:, :1], 1))]
         if signed.shape[1] > 1:
             parts.append(self.rest_in(self._patch(signed[:, 1:], self.t)))

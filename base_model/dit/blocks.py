@@ -1,7 +1,7 @@
-"""The transformer block: adaLN-Zero around joint spacetime attention and an MLP, cross-attention to the prompt's tokens between them.
+"""The transformer block: adaLN-Zero around joint spacetime attention and an MLP, cross-attention to the prompt between.
 
-Every branch starts at zero, so a new block is the identity (DiT, Peebles & Xie 2022, section 3.2). Queries and keys are RMS-normed
-per head, which keeps low-precision training stable.
+Every branch starts at zero, so a new block is the identity (DiT, Peebles & Xie 2022, section 3.2). Queries and keys are
+RMS-normed per head, which keeps low-precision training stable.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention over [batch, head, token, head_dim]; `mask` is True where a key may be seen.
 
-    On a CPU the matrices are written out: at 80 tokens the fused kernel's backward took 53 ms against 11 ms, and forward 6.4 against 4.2
-    (bf16, batch 64, one thread, torch 2.15). Elsewhere and for long sequences the fused kernel is used.
+    On a CPU the matrices are written out: at 80 tokens the fused kernel's backward took 53 ms against 11 ms, and
+    forward 6.4 against 4.2 (bf16, batch 64, one thread, torch 2.15). Elsewhere and for long sequences the fused kernel
+    is used.
     """
     if q.device.type != "cpu" or k.shape[2] > 1024:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -59,7 +60,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One block; x [batch, token, width], pooled [batch, width], text [batch, word, text_width], mask [batch, 1, 1, word]."""
+    """One block.
+
+    x [batch, token, width], pooled [batch, width], text [batch, word, text_width], mask [batch, 1, 1, word],
+    True where a word may be seen.
+    """
 
     def __init__(self, width: int, num_heads: int, text_width: int) -> None:
         super().__init__()

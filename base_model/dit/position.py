@@ -12,7 +12,8 @@ from torch import Tensor
 def rotary_table(shape: tuple[int, int, int], head_dim: int, theta: float = 100.0) -> tuple[Tensor, Tensor]:
     """cos and sin [tokens, head_dim] of every token of a (time, rows, columns) grid, row-major.
 
-    Each axis takes an even share of the head's channels; what is left over is not turned. theta 100 suits axes of tens of places.
+    Each axis takes an even share of the head's channels; what is left over is not turned. theta 100 suits axes of tens
+    of places.
     """
     share = head_dim // 3 // 2 * 2
     rate = theta ** (-torch.arange(0, share, 2, dtype=torch.float32) / share)

@@ -1,7 +1,8 @@
 """Words for a scene, and the scene back from the words.
 
-Two styles are written from the same spec: short ("a red ball bounces") and descriptive (sizes, direction, event). `parse` inverts both, so
-the truth of a prompt is known wherever only its text is at hand; text outside this grammar gives None.
+Two styles are written from the same spec: short ("a red ball bounces") and descriptive (sizes, direction, event).
+`parse` inverts both, so the truth of a prompt is known wherever only its text is at hand; text outside this grammar
+gives None.
 """
 
 from __future__ import annotations

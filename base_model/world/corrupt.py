@@ -1,7 +1,8 @@
 """Web noise: the ways scraped video goes wrong, applied to a clip while it is made.
 
-A stated share of the pretraining clips is spoilt, so that the base model learns clean and broken motion side by side, as real base
-models do; undoing this is what preference alignment is for. State defects are applied before drawing, time defects after.
+A stated share of the pretraining clips is spoilt, so that the base model learns clean and broken motion side by side,
+as real base models do; undoing this is what preference alignment is for. State defects are applied before drawing, time
+defects after.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from base_model.world.spec import COLOURS, HEIGHT, WIDTH
 
-# Relative frequency of each defect among spoilt clips. Wrong captions teach wrong words for right videos, so they stay rare.
+# Relative frequency of each defect among spoilt clips. Wrong captions teach wrong words for right videos: rare.
 DEFECTS = {
     "vanish": 0.22,
     "teleport": 0.20,
@@ -67,7 +68,7 @@ def spoil_state(defect: str, drawn: Drawn, margins: list[float], rng: np.random.
 
 
 def spoil_time(defect: str, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Order of the frames to show instead: a frozen stretch, a frozen rest or the clip reversed; returns the index [time]."""
+    """Index [time] of the frames to show instead: a frozen stretch, a frozen rest, or the clip reversed."""
     num_frames = len(frames)
     order = np.arange(num_frames)
     if defect == "freeze":

@@ -1,8 +1,8 @@
 """Clips and prompts from seeds: the same (seed, split, index) gives the same bytes on any machine order.
 
-Splits: "train" leaves out one sixth of the (colour, shape, family) triples and three (colour, shape) pairs; "heldout" has an object from
-the left-out triples; "unseen" has an object from the left-out pairs; "velocity", "radius" and "both" leave the training ranges, as PhyWorld
-does (Kang et al. 2024, arXiv 2411.02385).
+Splits: "train" leaves out one sixth of the (colour, shape, family) triples and three (colour, shape) pairs; "heldout"
+has an object from the left-out triples; "unseen" has an object from the left-out pairs; "velocity", "radius" and "both"
+leave the training ranges, as PhyWorld does (Kang et al. 2024, arXiv 2411.02385).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ODD_RADII = ((3.0, 3.6), (9.2, 10.2))
 class Clip:
     """One clip: frames float32 [time, 3, height, width] in [0, 1], its prompt, spec and ground-truth state.
 
-    `state`: position [time, object, 2] px, velocity [time, object, 2] px/frame, radius [object] px, colour and shape [object],
-    visible [time, object] share of the area seen, contact [time, object, object + 1] (last column: floor).
+    `state`: position [time, object, 2] px, velocity [time, object, 2] px/frame, radius [object] px, colour and shape
+    [object], visible [time, object] share of the area seen, contact [time, object, object + 1] (last column: floor).
     `corruption` names the defect of a spoilt clip; its state is then that of the unspoilt run.
     """
 
@@ -111,7 +111,10 @@ def draw_motion(spec: SceneSpec, rng: np.random.Generator, split: str = "train")
 def draw(
     spec: SceneSpec, motion: Motion, defect: str | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a run [time, 3, height, width], spoilt by `defect` if given, and the share of each object seen [time, object]."""
+    """Frames of a run [time, 3, height, width], spoilt by `defect` if given, and the share of each object seen.
+
+    The share is [time, object] in [0, 1].
+    """
     setup = motion.setup
     num_frames, count = motion.position.shape[:2]
     rgb = np.array([COLOURS[item.colour] for item in spec.objects], dtype=np.float32)

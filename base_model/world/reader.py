@@ -1,9 +1,9 @@
 """State back from pixels: which objects are there, where they are in each frame, what they look like, how they move.
 
-Ground and props are grey and objects are not, so the chroma plane (colour minus its grey part) separates them: a pixel's hue names the
-object, its chroma the share of the pixel the object covers. Sums of that share give area and centroid to a few hundredths of a pixel.
-Nothing is guessed: a frame in which an object is absent, cut by the wall or the border, or torn into pieces has NaN for a position and says
-which of these it is.
+Ground and props are grey and objects are not, so the chroma plane (colour minus its grey part) separates them: a
+pixel's hue names the object, its chroma the share of the pixel the object covers. Sums of that share give area and
+centroid to a few hundredths of a pixel. Nothing is guessed: a frame in which an object is absent, cut by the wall or
+the border, or torn into pieces has NaN for a position and says which of these it is.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ FAINT = 0.06  # chroma share below this is noise of a codec
 class Track:
     """One object through the clip, found by its colour.
 
-    position [time, 2] px (x right, y down), NaN unless status is "seen"; area [time] px^2; radius [time] px = sqrt(area / pi);
-    rgb [time, 3] mean colour of the fully covered pixels, NaN where there are none.
-    `shape` and `size` are None where the seen frames do not agree on one.
+    position [time, 2] px (x right, y down), NaN unless status is "seen"; area [time] px^2; radius [time] px = sqrt(area
+    / pi); rgb [time, 3] mean colour of the fully covered pixels, NaN where there are none. `shape` and `size` are None
+    where the seen frames do not agree on one.
     """
 
     colour: str
@@ -125,9 +125,7 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
     safe = np.maximum(area, 1e-6)
     by_column, by_row = share.sum(axis=1), share.sum(axis=2)
     cx, cy = by_column @ x / safe, by_row @ y / safe
-    spread = (
-        (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2
-    )  # second moment about the centroid; a disc has area / 2 pi
+    spread = (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2  # second moment; a disc has area / 2 pi
     present = area > SMALLEST_AREA
     typical = float(np.median(area[present]))
     status: list[Status] = []
@@ -147,7 +145,7 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
     seen = np.array([s == "seen" for s in status])
     position = np.where(seen[:, None], np.stack([cx, cy], axis=1), np.nan)
     rgb = np.full((num_frames, 3), np.nan)
-    for t in np.flatnonzero(area > SMALLEST_AREA):
+    for t in np.flatnonzero(area > SMALLEST_AREA).tolist():
         inside = share[t] > 0.85
         if inside.any():
             rgb[t] = pixels[t][inside].mean(axis=0)
@@ -180,16 +178,14 @@ def _was_near_wall(cx: np.ndarray, present: np.ndarray, t: int, props: Props, ty
 
 
 def _shape(share: np.ndarray, cx: np.ndarray, cy: np.ndarray, x: np.ndarray, y: np.ndarray) -> str | None:
-    """Shape from angular harmonics about the centroid: a triangle has a third, an upright square a fourth, a disc neither."""
+    """Shape by angular harmonics about the centroid: a triangle has a third, an upright square a fourth."""
     z = (x[None, None, :] - cx[:, None, None]) + 1j * (y[None, :, None] - cy[:, None, None])
     r2 = np.abs(z) ** 2
     third = (share * z**3).sum(axis=(1, 2)) / (share * r2**1.5).sum(axis=(1, 2))
     fourth = (share * z**4).sum(axis=(1, 2)) / (share * r2**2).sum(axis=(1, 2))
-    point_up = float(
-        np.median(third.imag)
-    )  # exact upright triangle: -.51... with y downwards the sign tells up from down
+    pointed = float(np.median(third.imag))  # its size for an exact upright triangle: .51
     corners = float(np.median(fourth.real))  # exact square: -.43
-    if abs(point_up) > 0.22:
+    if abs(pointed) > 0.22:
         return "triangle"
     if corners < -0.21:
         return "square"
@@ -197,7 +193,7 @@ def _shape(share: np.ndarray, cx: np.ndarray, cy: np.ndarray, x: np.ndarray, y: 
 
 
 def _merge_fringes(tracks: list[Track]) -> list[Track]:
-    """Drop a track that is only the mixed-colour edge of two touching or one moving object: small and beside another in every frame."""
+    """Drop a track that is only the mixed-colour edge of other objects: never more than a sliver."""
     kept = []
     for track in tracks:
         largest = max(float(other.area.max()) for other in tracks)
@@ -277,7 +273,10 @@ def _motion(track: Track, props: Props) -> str | None:
 
 
 def _vertical_acceleration(frames: np.ndarray, y: np.ndarray) -> float:
-    """Median second difference of y over three consecutive frames, px / frame^2; contacts are outliers the median ignores."""
+    """Median second difference of y over three consecutive frames, px / frame^2.
+
+    Contacts are outliers that the median ignores; NaN with fewer than four triples.
+    """
     bends = [y[i + 1] - 2 * y[i] + y[i - 1] for i in range(1, len(y) - 1) if frames[i + 1] - frames[i - 1] == 2]
     return float(np.median(bends)) if len(bends) >= 4 else math.nan
 
@@ -303,9 +302,10 @@ def _collided(first: Track, second: Track) -> bool:
 
 
 def match(observation: Observation, spec: SceneSpec) -> dict[str, bool]:
-    """Is what was read what the spec says? Keys: colour, shape, size, count, family, direction; an attribute not stated counts as right.
+    """Is what was read what the spec says? Keys: colour, shape, size, count, family, direction.
 
-    Colours are compared as sets; shape and size need every stated object found with it.
+    An attribute that is not stated counts as right. Colours are compared as sets; shape and size need
+    every stated object found with it.
     """
     by_colour = {track.colour: track for track in observation.tracks}
     found = [by_colour.get(item.colour) for item in spec.objects]

@@ -1,4 +1,4 @@
-"""Draws a scene: anti-aliased coverage from signed distances, floor and rods below the objects, the occluding wall above them.
+"""Draws a scene: anti-aliased coverage from signed distances, floor and rods below the objects, the wall above them.
 
 Pixel (row i, column j) covers the square [j, j+1] x [i, i+1]; its centre is at (j + .5, i + .5).
 """

@@ -1,8 +1,8 @@
 """Moves a scene: pymunk does the mechanics, this file sets the scenes up.
 
-Objects do not rotate (infinite moment), so a shape stays readable and a square's collision stays a momentum exchange along the line of
-contact. Every family draws its start so that the objects stay inside the frame; a draw whose objects touch where the
-family does not want it is thrown away and drawn again by `dataset`.
+Objects do not rotate (infinite moment), so a shape stays readable and a square's collision stays a momentum exchange
+along the line of contact. Every family draws its start so that the objects stay inside the frame; a draw whose objects
+touch where the family does not want it is thrown away and drawn again by `dataset`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Setup:
 
 @dataclass
 class Motion:
-    """What happened: position and velocity [time, object, 2]; contact [time, object, object + 1], the last column being the floor."""
+    """What happened: position and velocity [time, object, 2]; contact [time, object, object + 1] (last: floor)."""
 
     position: np.ndarray
     velocity: np.ndarray
@@ -77,10 +77,8 @@ def simulate(setup: Setup, num_frames: int = NUM_FRAMES) -> Motion:
             if item.shape == "ball"
             else pymunk.Poly(body, _outline(item.shape, item.radius))
         )
-        shape.elasticity, shape.friction = (
-            1.0,
-            1.0 if setup.floor and item.velocity[1] == 0.0 and item.velocity[0] else 0.0,
-        )
+        slides = setup.floor and item.velocity[1] == 0.0 and item.velocity[0] != 0.0
+        shape.elasticity, shape.friction = 1.0, 1.0 if slides else 0.0
         space.add(body, shape)
         if item.pivot is not None:
             space.add(pymunk.PinJoint(space.static_body, body, item.pivot, (0.0, 0.0)))
@@ -243,9 +241,8 @@ def draw_setup(
     if spec.family == "collision":
         a, b = reaches
         y = rng.uniform(max(a, b) + 2, HEIGHT - max(a, b) - 2)
-        share = (
-            2 * radii[0] ** 2 / (radii[0] ** 2 + radii[1] ** 2)
-        )  # elastic: the second leaves with share x closing speed
+        # Elastic: the second leaves with share x closing speed.
+        share = 2 * radii[0] ** 2 / (radii[0] ** 2 + radii[1] ** 2)
         for _ in range(12):
             speed = rng.uniform(*(speed_range or (1.5, 2.8)))
             other = 0.0 if rng.random() < 0.6 else -rng.uniform(0.4, 0.9)
@@ -282,7 +279,10 @@ def draw_setup(
 
 
 def acceptable(spec: SceneSpec, motion: Motion) -> bool:
-    """Does the run show what its family says: inside the frame, contact where it belongs and nowhere else, a passage behind the wall?"""
+    """Does the run show what its family says?
+
+    Inside the frame, contact where it belongs and nowhere else, a whole passage behind the wall.
+    """
     setup = motion.setup
     margins = np.array([reach(b.shape, b.radius) for b in setup.bodies])
     x, y = motion.position[..., 0], motion.position[..., 1]

@@ -1,7 +1,8 @@
 """What a sandbox scene is: objects with attributes, a family of motion, a direction.
 
-The spec is the machine-readable truth of a clip and of a prompt; captions are written from it and parsed back into it. A field that is
-None was not stated (a short caption names no size), so it is not checked either. Lengths are pixels, times are frames.
+The spec is the machine-readable truth of a clip and of a prompt; captions are written from it and parsed back into it.
+A field that is None was not stated (a short caption names no size), so it is not checked either. Lengths are pixels,
+times are frames.
 """
 
 from __future__ import annotations

@@ -2,4 +2,5 @@
 
 ALGORITHMS = {
     "ddpo": "align.ddpo:DDPO",
+    "nft": "align.nft:NFT",
 }

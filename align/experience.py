@@ -120,12 +120,12 @@ def roll_out(
     prompts: Sequence[str],
     *,
     group_size: int,
-    kind: flow.Kind,
-    eta: float,
-    window: range | None,
-    same_noise: bool,
     seed: int,
     step: int,
+    kind: flow.Kind = "ode",
+    eta: float = 0.0,
+    window: range | None = None,
+    same_noise: bool = False,
 ) -> Rollout:
     """Sample `group_size` clips per prompt with the policy and judge them.
 

@@ -5,6 +5,8 @@ Log-probabilities are means over latent elements here as everywhere in the suite
 
 from torch import Tensor
 
+from base_model.flow import denoised
+
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """Loss [batch] that stops paying once the policy has moved `clip_range` away from the one that sampled.
@@ -45,3 +47,25 @@ def latent_kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
 def velocity_distance(velocity: Tensor, reference_velocity: Tensor) -> Tensor:
     """Mean squared difference [batch] of two velocities: a KL that weighs all noise levels alike."""
     return (velocity - reference_velocity).square().flatten(1).mean(1)
+
+
+def contrast(
+    clean: Tensor, latents: Tensor, sigma: Tensor, velocity: Tensor, old: Tensor, goodness: Tensor, strength: float
+) -> Tensor:
+    """Loss [batch] that pulls the policy toward good clips and its mirror image around `old` toward bad ones.
+
+    Args:
+        clean: the judged clips' latents; latents: the same, noised to level `sigma` [batch].
+        velocity, old: what the policy and the policy that sampled say at `latents`; only the first has a gradient.
+        goodness: in [0, 1] [batch], 1/2 = as good as the group.
+        strength: how far the two implicit policies stand from `old`, in steps of `velocity - old`.
+    Source: DiffusionNFT (Zheng et al. 2025), eq. 5, with its self-normalised regression.
+    """
+
+    def error(mixed: Tensor) -> Tensor:
+        miss = (denoised(latents, mixed, sigma) - clean).flatten(1)
+        return miss.square().mean(1) / miss.detach().abs().mean(1).clamp(min=1e-5)
+
+    better = error(old + strength * (velocity - old))
+    worse = error(old - strength * (velocity - old))
+    return (goodness * better + (1.0 - goodness) * worse) / strength

@@ -5,8 +5,8 @@ between the two for another reason (guidance, batch shape, precision, train mode
 it is fixed here, once, and both sides go through the same function.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Policy:
 
     generator: Generator
     model: nn.Module
+    parameters: list[nn.Parameter]
     accelerator: Accelerator
     num_steps: int
     guidance: float
@@ -59,6 +60,22 @@ class Policy:
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the model it started as."""
         return lora.reference(self.generator.policy_module())
+
+    def weights(self) -> list[Tensor]:
+        """A copy of the adapters' weights."""
+        return [value.detach().clone() for value in self.parameters]
+
+    @contextmanager
+    def with_weights(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, the adapters have these weights; the present ones are put back even after an exception."""
+        present = [value.data for value in self.parameters]
+        for value, other in zip(self.parameters, weights, strict=True):
+            value.data = other.to(value.device)
+        try:
+            yield
+        finally:
+            for value, data in zip(self.parameters, present, strict=True):
+                value.data = data
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; every distinct prompt is encoded once for the whole run."""

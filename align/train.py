@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from align import health
 from align.experience import Experience
@@ -98,7 +97,7 @@ def train(
     network.eval()  # for good: dropout would make replay differ from sampling
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     model, prepared = accelerator.prepare(Velocity(generator), optimizer)
-    policy = Policy(generator, model, accelerator, config.denoising_steps, config.guidance, config.batch)
+    policy = Policy(generator, model, parameters, accelerator, config.denoising_steps, config.guidance, config.batch)
     algorithm.check(policy)
     prompt_set = PromptSet(tuple(prompts), config.seed)
 
@@ -110,7 +109,7 @@ def train(
     for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
         experience = algorithm.collect(policy, reward, prompt_set.at(step, config.prompts_per_step), config.seed, step)
         samples += len(experience.advantage) * accelerator.num_processes
-        metrics = experience.metrics | _learn(policy, algorithm, experience, prepared, parameters, config, step + 1)
+        metrics = experience.metrics | _learn(policy, algorithm, experience, prepared, config, step + 1)
         if accelerator.is_main_process:
             run.log(step + 1, {**metrics}, samples)
         if config.sample_every and (step + 1) % config.sample_every == 0:
@@ -142,7 +141,6 @@ def _learn(
     algorithm: Algorithm,
     experience: Experience,
     optimizer: Any,
-    parameters: list[nn.Parameter],
     config: TrainConfig,
     step: int,
 ) -> dict[str, float]:
@@ -164,7 +162,7 @@ def _learn(
         if update == 0 and error is not None:
             logged["align/first_pass_ratio_error"] = float(accelerator.gather(error.reshape(1)).max())
             health.check_first_pass(logged["align/first_pass_ratio_error"], step)
-        norms.append(float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm)))
+        norms.append(float(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)))
         health.check_gradient(norms[-1], step)
         if norms[-1] > 0:  # with nothing to learn, AdamW would still drift on its momentum
             optimizer.step()
@@ -172,7 +170,7 @@ def _learn(
     for name, value in tally.means(config.updates).items():
         logged[f"align/{name}"] = float(accelerator.reduce(value, "mean"))
     logged["align/grad_norm"] = sum(norms) / len(norms)
-    logged["align/lora_norm"] = health.norm(parameters)
+    logged["align/lora_norm"] = health.norm(policy.parameters)
     logged["time/train_seconds"] = time.perf_counter() - begin
     return logged
 

@@ -22,14 +22,12 @@ QUICK = TrainConfig(
 TOY = DDPO(group_size=8, window=3, clip_range=1e-2)
 
 
-def _policy(**changes: object) -> tuple[Policy, list[torch.nn.Parameter]]:
+def _policy() -> Policy:
     generator = ToyGenerator()
     parameters = lora.attach(generator.network, rank=4, alpha=8)
     accelerator = launch()
-    policy = Policy(
-        generator, accelerator.prepare(Velocity(generator)), accelerator, num_steps=6, guidance=1.0, batch=16
-    )
-    return replace(policy, **changes), parameters  # type: ignore[arg-type]
+    model = accelerator.prepare(Velocity(generator))
+    return Policy(generator, model, parameters, accelerator, num_steps=6, guidance=1.0, batch=16)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +85,9 @@ def test_a_model_that_does_not_reproduce_itself_stops_the_run(tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", ["latent", "velocity"])
 def test_kl_has_a_gradient_once_the_policy_has_moved(form: str) -> None:
-    policy, parameters = _policy()
+    policy = _policy()
     algorithm = replace(TOY, kl_weight=1.0, kl_form=form)
-    for value in parameters:
+    for value in policy.parameters:
         value.data += 0.1
     experience = algorithm.collect(policy, Brightness(constant=True), PROMPTS, seed=0, step=0)
     part = next(iter(experience.parts(16, 0, 1)))
@@ -97,7 +95,7 @@ def test_kl_has_a_gradient_once_the_policy_has_moved(form: str) -> None:
     loss, metrics = algorithm.loss(policy, part)
     loss.backward()
     assert float(metrics["kl_reference"]) > 1e-6
-    assert all(float(value.grad.abs().max()) > 0 for value in parameters)
+    assert all(float(value.grad.abs().max()) > 0 for value in policy.parameters)
 
 
 def test_groups_without_spread_are_counted_and_move_nothing(tmp_path: Path) -> None:

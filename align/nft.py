@@ -1,0 +1,106 @@
+"""DiffusionNFT: supervised regression on own samples, toward the good and away from the bad.
+
+Clips come from the deterministic sampler: no noisy steps, no log-probability, no trajectory in memory. The judged clips
+are noised again at a few levels, and the policy learns to predict them where they were good while its mirror image
+around the sampling policy learns them where they were bad. The difference of the two is the policy gradient.
+
+Left out: the paper's schedule of the sampling policy; `old_decay` is constant.
+Source: Zheng et al. 2025, "DiffusionNFT: online diffusion reinforcement with forward process".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from align import objectives
+from align.advantages import group_advantages
+from align.experience import Experience, Part, experience, roll_out
+from align.policy import Policy
+from align.protocol import option
+from base_model import flow
+from base_model.sampler import Trajectory
+from core.errors import UserError
+from core.randomness import numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
+
+
+@dataclass(frozen=True)
+class NFT:
+    """Settings of DiffusionNFT."""
+
+    group_size: int = option(8, "clips per prompt and step")
+    levels: int = option(3, "noise levels per clip at which the policy is trained, spread over the schedule")
+    strength: float = option(
+        1.0, "distance of the implicit good and bad policy from the sampling one; the paper's beta"
+    )
+    advantage_limit: float = option(5.0, "advantages of +-this many standard deviations count as wholly good or bad")
+    old_decay: float = option(0.0, "share of the sampling policy kept at every step; 0 = sample with the newest policy")
+    kl_weight: float = option(0.0, "weight of the squared velocity difference to the reference (adapters off)")
+
+    def check(self, policy: Policy) -> None:
+        if self.group_size < 2:
+            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        if not 1 <= self.levels <= policy.num_steps:
+            raise UserError(f"levels {self.levels} must be in 1..{policy.num_steps}, the number of denoising steps")
+        if not 0 <= self.old_decay < 1 or not self.strength > 0 or not self.advantage_limit > 0:
+            raise UserError("old_decay must be in [0, 1), strength and advantage_limit above 0")
+        if policy.generator.family != "flow":
+            raise UserError(f"nft needs a model of family 'flow', this one is '{policy.generator.family}'; use ddpo")
+
+    def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
+        old = policy.weights()
+        if self.old_decay > 0:
+            kept = policy.memory.get("old_policy", old)
+            old = [self.old_decay * a.to(b) + (1.0 - self.old_decay) * b for a, b in zip(kept, old, strict=True)]
+        policy.memory["old_policy"] = old
+        with policy.with_weights(old):
+            rollout = roll_out(policy, reward, prompts, group_size=self.group_size, seed=seed, step=step)
+        advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit)
+        collected = experience(rollout, advantages)
+
+        clean = collected.trajectory.latents
+        steps = self.steps_at(policy.num_steps, seed, step).to(clean.device)
+        draws = [torch_generator(seed, "renoise", step, row) for row in rollout.rows]
+        noise = torch.stack([torch.randn(len(steps), *clean.shape[1:], generator=one) for one in draws]).to(clean)
+        sigma = policy.schedule.at(steps)[0]
+        noisy = torch.stack([flow.interpolate(clean, noise[:, i], sigma[i]) for i in range(len(steps))], 1)
+        path = Trajectory(clean, steps, before=noisy, after=noisy, log_prob=noisy.new_zeros(noisy.shape[:2]))
+        return replace(collected, trajectory=path)
+
+    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        sigma = policy.schedule.at(part.step)[0]
+        reference = None
+        with torch.no_grad():
+            if self.kl_weight > 0:
+                with policy.reference():
+                    reference = policy.velocity(part.before, part.step, part.condition)
+            old = self._old_velocity(policy, part)
+        velocity = policy.velocity(part.before, part.step, part.condition)
+        old = velocity.detach() if old is None else old
+        goodness = 0.5 + part.advantage / (2.0 * self.advantage_limit)
+        per_sample = objectives.contrast(part.clean, part.before, sigma, velocity, old, goodness, self.strength)
+        metrics = {"policy_distance": objectives.velocity_distance(velocity.detach(), old).mean()}
+        if reference is not None:
+            kl = objectives.velocity_distance(velocity, reference)
+            per_sample = per_sample + self.kl_weight * kl
+            metrics["kl_reference"] = kl.detach().mean()
+        return (part.weight * per_sample).mean(), metrics
+
+    def steps_at(self, num_steps: int, seed: int, step: int) -> Tensor:
+        """The noise levels of a training step, as denoising steps (long [levels]): one from each stretch of them."""
+        rng = numpy_generator(seed, "noise levels", step)
+        edges = [num_steps * index // self.levels for index in range(self.levels + 1)]
+        return torch.tensor([int(rng.integers(edges[index], edges[index + 1])) for index in range(self.levels)])
+
+    def _old_velocity(self, policy: Policy, part: Part) -> Tensor | None:
+        """What the sampling policy says; None while it is still the present one, which saves a forward."""
+        old = policy.memory["old_policy"]
+        if all(torch.equal(a, b) for a, b in zip(old, policy.parameters, strict=True)):
+            return None
+        with policy.with_weights(old):
+            return policy.velocity(part.before, part.step, part.condition)

@@ -1,0 +1,81 @@
+"""DiffusionNFT on the toy generator: it learns, resumes exactly, and its gradient is what the paper says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_generator import Brightness, ToyGenerator
+
+from align import objectives
+from align.nft import NFT
+from align.train import TrainConfig, train
+from base_model import flow, lora
+from core.errors import UserError
+from core.run import read_metrics
+
+PROMPTS = ["a", "b", "c", "d"]
+QUICK = TrainConfig(
+    steps=16,
+    prompts_per_step=4,
+    batch=16,
+    denoising_steps=6,
+    learning_rate=1e-2,
+    updates=2,
+    sample_every=0,
+    save_every=5,
+)
+TOY = NFT(advantage_limit=2.0)
+
+
+@pytest.mark.parametrize("algorithm", [TOY, replace(TOY, old_decay=0.3, strength=0.5), replace(TOY, kl_weight=1e-3)])
+def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: NFT) -> None:
+    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, QUICK, tmp_path / "run")
+    brightness = [row["reward/total"] for row in read_metrics(run.folder)]
+    assert abs(brightness[0] - 0.5) < 0.05
+    assert sum(brightness[-3:]) / 3 > 0.75
+
+
+def test_at_the_sampling_policy_only_the_advantage_is_left_of_the_gradient() -> None:
+    clean, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    sigma, goodness = torch.tensor([0.3, 0.6, 0.9]), torch.tensor([1.0, 0.5, 0.2])
+    latents = flow.interpolate(clean, noise, sigma)
+    velocity = torch.randn(3, 2, 4).requires_grad_()
+    loss = objectives.contrast(clean, latents, sigma, velocity, velocity.detach(), goodness, strength=1.0)
+    (slope,) = torch.autograd.grad(loss.sum(), velocity)
+    wide = sigma.reshape(3, 1, 1)
+    miss = latents - wide * velocity.detach() - clean
+    scale = miss.abs().flatten(1).mean(1).reshape(3, 1, 1)
+    expected = (2 * goodness - 1).reshape(3, 1, 1) * -wide * 2 * miss / 8 / scale
+    torch.testing.assert_close(slope, expected)
+    assert float(slope[1].abs().max()) < 1e-7  # as good as the group: nothing to learn
+
+
+def test_resumes_bit_equal_with_an_old_policy(tmp_path: Path) -> None:
+    algorithm, config = replace(TOY, old_decay=0.5), replace(QUICK, steps=4, save_every=2)
+    whole, again = ToyGenerator(), ToyGenerator()
+    train(whole, Brightness(), algorithm, PROMPTS, config, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "step-000004" / "state.pt"
+    last.write_bytes(last.read_bytes()[:-5])
+    train(again, Brightness(), algorithm, PROMPTS, config, tmp_path / "run")
+    pairs = zip(lora.parameters(whole.network), lora.parameters(again.network), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_levels_cover_the_schedule() -> None:
+    drawn = [NFT(levels=3).steps_at(10, seed=0, step=step).tolist() for step in range(60)]
+    assert all(low < 3 <= middle < 6 <= high for low, middle, high in drawn)
+    assert {step for steps in drawn for step in steps} == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"group_size": 1}, "group_size 1"),
+        ({"levels": 7}, "levels 7 must be in 1..6"),
+        ({"old_decay": 1.0}, "old_decay"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        train(ToyGenerator(), Brightness(), replace(TOY, **changes), PROMPTS, QUICK, tmp_path / "run")

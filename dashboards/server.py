@@ -1,0 +1,92 @@
+"""Runs one of the two apps: Streamlit as an ASGI application, with one route of ours for video files.
+
+Streamlit's own `st.video` reads files into memory and cannot keep two players in step, so clips go past it. The script
+gets its arguments as any Streamlit script does, in `sys.argv`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from core.errors import UserError
+from dashboards import media
+
+# Calm, high contrast, one accent. The accent is a blue that colour-blind readers tell from the orange of "worse".
+THEME: dict[str, Any] = {
+    "theme.font": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "theme.headingFont": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "theme.baseRadius": "10px",
+    "theme.showWidgetBorder": True,
+    "theme.headingFontSizes": ["1.75rem", "1.3rem", "1.1rem"],
+    "theme.headingFontWeights": [650, 600, 600],
+    "theme.light.primaryColor": "#1f6feb",
+    "theme.light.backgroundColor": "#fbfbfa",
+    "theme.light.secondaryBackgroundColor": "#f1f1ef",
+    "theme.light.textColor": "#1c1d1f",
+    "theme.light.borderColor": "#e0e0dc",
+    "theme.dark.primaryColor": "#6aa9ff",
+    "theme.dark.backgroundColor": "#141517",
+    "theme.dark.secondaryBackgroundColor": "#1e2023",
+    "theme.dark.textColor": "#ececea",
+    "theme.dark.borderColor": "#34373c",
+}
+CONFIG: dict[str, Any] = THEME | {
+    "server.headless": True,
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": False,
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "logger.level": "warning",
+}
+
+
+def serve(script: str, arguments: list[str], host: str, port: int | None) -> None:
+    """Run a script of this folder until Ctrl-C; Streamlit prints the address.
+
+    Args:
+        port: None takes 8501 or the next free one, 0 any free one.
+    Raises: UserError when the address cannot be used.
+    """
+    if port:
+        _require_free(host, port)
+    path = Path(__file__).with_name(script)
+    app = st.App(path, routes=[Route(f"{media.ROUTE}/{{name}}", send_clip)])
+    sys.argv = [str(path), *arguments]
+    address: dict[str, Any] = {"server.address": host, "server.port": 8501 if port is None else port}
+    try:
+        app.run(config=CONFIG | address)
+    except KeyboardInterrupt:
+        print()
+    finally:
+        media.LIBRARY.close()
+
+
+def send_clip(request: Request) -> Response:
+    """One clip, or the part of it that the Range header asks for."""
+    path = media.LIBRARY.find(request.path_params["name"])
+    if path is None or not path.is_file():
+        return PlainTextResponse("no such clip; reload the page", status_code=404)
+    headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(path, media_type=_TYPES.get(path.suffix.lower(), "video/mp4"), headers=headers)
+
+
+_TYPES = {".webm": "video/webm", ".mkv": "video/x-matroska"}
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "is taken by another program" if taken else f"cannot be used ({error.strerror or error})"
+        raise UserError(f"address {host}:{port} {reason}; choose another --port, or leave it out") from None

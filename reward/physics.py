@@ -1,0 +1,549 @@
+"""Does the motion obey the laws of the scene that the prompt names? Read from pixels, no simulator needed.
+
+Each probe is a function of object tracks (base_model.world.reader) and answers with a number, or with NaN and the reason
+why it cannot be measured: no contact seen, object lost. Alone each probe is blind somewhere (a frozen video has perfect
+inertia); they cover each other in pairs: inertia with motion, momentum and energy with interpenetration, size with
+identity. `passes` compares them with a band of real simulations, `quality` makes one graded score of them.
+Positions are pixels (x right, y down), time is frames, mass is proportional to area, radius is that of the disc of
+equal area. Left out: everything about the prompt's colours, shapes and directions, which is text alignment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base_model.world import caption, reader
+from base_model.world.simulate import SLIDE_FRICTION
+from base_model.world.spec import FLOOR, GRAVITY, HEIGHT, RESTITUTION, WIDTH, SceneSpec, below, reach
+
+Array = NDArray[np.float64]
+
+MOVING = 0.1  # px / frame: a pair of frames counts as moving above this speed
+PROBES: dict[str, str] = {  # name -> unit
+    "inertia": "rms departure from the law of motion, radii / frame^2",
+    "gravity": "acceleration / that of the world",
+    "momentum": "change at the contact / momentum before",
+    "energy": "energy after / before",
+    "permanence": "share of object-frames missing",
+    "size": "coefficient of variation of area",
+    "interpenetration": "deepest overlap / smaller diameter",
+    "continuity": "largest excess speed, radii / frame",
+    "identity": "largest colour change, [0, 1]",
+    "motion": "share of frame pairs that move",
+}
+# What a family's law speaks about; every probe named here must be measurable in a right video, unless in SOMETIMES.
+_ALWAYS = ("inertia", "permanence", "size", "continuity", "identity", "motion")
+APPLIES: dict[str, tuple[str, ...]] = {
+    "uniform": _ALWAYS,
+    "bounce": (*_ALWAYS, "gravity", "energy"),
+    "projectile": (*_ALWAYS, "gravity"),
+    "collision": (*_ALWAYS, "momentum", "energy"),
+    "pendulum": (*_ALWAYS, "gravity", "energy"),
+    "slide": (*_ALWAYS, "gravity"),
+    "occluder": _ALWAYS,
+    "static": _ALWAYS,
+}
+SOMETIMES = frozenset({("occluder", "inertia"), ("bounce", "energy"), ("projectile", "gravity")})
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One measurement: `value` in the unit given by PROBES, or NaN and the `reason` why it could not be taken."""
+
+    value: float
+    reason: str | None = None
+
+    @property
+    def measured(self) -> bool:
+        return math.isfinite(self.value)
+
+
+def missing(reason: str) -> Probe:
+    return Probe(math.nan, reason)
+
+
+@dataclass(frozen=True)
+class Path:
+    """The frames in which one object is seen whole: frame [n] numbers, position [n, 2], and its radius in px."""
+
+    frame: NDArray[np.int_]
+    position: Array
+    radius: float
+    shape: str
+
+    @classmethod
+    def of(cls, track: reader.Track) -> Path:
+        frame = np.flatnonzero(track.seen)
+        radius = float(np.median(track.radius[frame])) if len(frame) else math.nan
+        return cls(frame, track.position[frame].astype(np.float64), radius, track.shape or "ball")
+
+    @property
+    def velocity(self) -> Array:
+        """[n - 1, 2] px / frame between neighbouring seen frames."""
+        return np.diff(self.position, axis=0) / np.diff(self.frame)[:, None]
+
+    @property
+    def acceleration(self) -> Array:
+        """[n - 2, 2] second divided differences, exact for constant acceleration also across a gap."""
+        velocity, gap = self.velocity, np.diff(self.frame)
+        return 2 * np.diff(velocity, axis=0) / (gap[1:] + gap[:-1])[:, None]
+
+
+def probe(observation: reader.Observation, spec: SceneSpec | None) -> dict[str, Probe]:
+    """All probes of one video, in the order of PROBES.
+
+    Args:
+        spec: the scene that the prompt names; None leaves the probes that need no law of motion.
+    """
+    paths = [Path.of(track) for track in observation.tracks]
+    paths = [path for path in paths if len(path.frame) >= 3]
+    if not paths:
+        return dict.fromkeys(PROBES, missing("no object was seen in three frames"))
+    family = spec.family if spec is not None else None
+    found = {
+        "permanence": permanence(observation),
+        "size": size(observation),
+        "interpenetration": interpenetration(paths),
+        "continuity": continuity(paths),
+        "identity": identity(observation),
+        "motion": motion(paths),
+    }
+    if family is None:
+        found |= dict.fromkeys(PROBES.keys() - found.keys(), missing("the prompt names no scene with a known law"))
+    else:
+        found |= {
+            "inertia": inertia(paths, family),
+            "gravity": gravity(paths, family),
+            "momentum": momentum(paths) if family == "collision" else missing(f"no law of it in a {family} scene"),
+            "energy": energy(paths, family),
+        }
+    return {name: found[name] for name in PROBES}
+
+
+def inertia(paths: list[Path], family: str) -> Probe:
+    """rms |acceleration - law| / radius of the worst object; frames that may hold a contact are cut."""
+    worst = [departure for path in paths if math.isfinite(departure := _departure(path, paths, family))]
+    return Probe(max(worst)) if worst else missing("no three frames in a row without a contact")
+
+
+def _departure(path: Path, paths: list[Path], family: str) -> float:
+    if len(path.frame) < 3:
+        return math.nan
+    if family == "pendulum":
+        return _pendulum_departure(path)
+    free = ~_may_touch(path, paths, family)[1:-1]
+    error = path.acceleration - _law(path, family)
+    return float(np.sqrt((error[free] ** 2).sum(axis=1).mean()) / path.radius) if free.any() else math.nan
+
+
+def _law(path: Path, family: str) -> Array:
+    """Acceleration that the family's law gives at the inner seen frames, [n - 2, 2] px / frame^2."""
+    expected = np.zeros((len(path.frame) - 2, 2))
+    if family in ("bounce", "projectile"):
+        expected[:, 1] = GRAVITY
+    elif family == "slide":
+        speed = path.velocity[:, 0]
+        expected[:, 0] = -SLIDE_FRICTION * GRAVITY * np.sign(speed[:-1]) * (np.abs(speed[:-1]) > MOVING)
+    return expected
+
+
+def _may_touch(path: Path, paths: list[Path], family: str) -> NDArray[np.bool_]:
+    """[n] seen frames whose second difference a contact may have changed."""
+    n = len(path.frame)
+    if family in ("bounce", "projectile"):
+        bottom = path.position[:, 1] + below(path.shape, path.radius)
+        step = np.abs(path.velocity[:, 1])
+        travel = np.maximum(np.r_[step, 0.0], np.r_[0.0, step])
+        return bottom + travel > FLOOR - 1.0
+    if family == "slide":  # the frame in which it comes to rest
+        speed = np.abs(path.velocity[:, 0])
+        slow = np.r_[speed, 0.0] < 2 * SLIDE_FRICTION * GRAVITY
+        fast = np.r_[0.0, speed] > MOVING
+        return slow & fast
+    touch = np.zeros(n, dtype=bool)
+    if family == "collision":
+        for other in paths:
+            if other is path:
+                continue
+            common, mine, theirs = np.intersect1d(path.frame, other.frame, return_indices=True)
+            if len(common) < 2:
+                continue
+            distance = np.linalg.norm(path.position[mine] - other.position[theirs], axis=1)
+            step = np.abs(np.diff(distance))
+            travel = np.maximum(np.r_[step, 0.0], np.r_[0.0, step])
+            near = distance - travel < reach(path.shape, path.radius) + reach(other.shape, other.radius) + 0.5
+            touch[mine] |= near
+    return touch
+
+
+def _circle(position: Array) -> tuple[Array, float] | None:
+    """Centre and radius of the circle through points [n, 2], least squares (Kasa 1976); None where they lie on a line."""
+    middle = position.mean(axis=0)
+    p = position - middle
+    design = np.c_[2 * p, np.ones(len(p))]
+    solution, _, rank, _ = np.linalg.lstsq(design, (p**2).sum(axis=1), rcond=1e-9)
+    if rank < 3:
+        return None
+    squared = solution[2] + solution[0] ** 2 + solution[1] ** 2
+    return solution[:2] + middle, math.sqrt(max(squared, 0.0))
+
+
+def _swing(path: Path) -> tuple[Array, Array, float] | None:
+    """Angle from the vertical [n], distance from the pivot [n] and length of the rod; None where there is no arc."""
+    circle = _circle(path.position)
+    if circle is None or not path.radius < circle[1] < 4 * HEIGHT:
+        return None
+    centre, length = circle
+    arm = path.position - centre
+    return np.unwrap(np.arctan2(arm[:, 0], arm[:, 1])), np.linalg.norm(arm, axis=1), length
+
+
+def _pendulum_departure(path: Path) -> float:
+    """Tangential departure from length x angle'' = -g sin(angle), and radial departure from the circle."""
+    swing = _swing(path)
+    if swing is None or len(path.frame) < 5:
+        return math.nan
+    angle, arm, length = swing
+    gap = np.diff(path.frame)
+    spacing = (gap[1:] + gap[:-1]) / 2
+    tangential = length * np.diff(np.diff(angle) / gap) / spacing + GRAVITY * np.sin(angle[1:-1])
+    radial = np.diff(np.diff(arm) / gap) / spacing
+    return float(np.sqrt((tangential**2 + radial**2).mean()) / path.radius)
+
+
+def gravity(paths: list[Path], family: str) -> Probe:
+    """Acceleration felt / acceleration of this world (1 is right): in flight, on a rod, or as friction on the floor."""
+    if family not in ("bounce", "projectile", "pendulum", "slide"):
+        return missing(f"no gravity shows in a {family} scene")
+    estimates = [pair for path in paths for pair in _pulls(path, family)]
+    weight = sum(pair[1] for pair in estimates)
+    if not estimates or weight == 0:
+        return missing("no stretch long enough to measure an acceleration")
+    return Probe(float(sum(value * share for value, share in estimates) / weight))
+
+
+def _pulls(path: Path, family: str) -> list[tuple[float, float]]:
+    """(acceleration ratio, weight) of every stretch of one object; the variance of a curvature falls with length^5."""
+    if family == "pendulum":
+        swing = _swing(path)
+        if swing is None or len(path.frame) < 5:
+            return []
+        angle, _, length = swing
+        gap = np.diff(path.frame)
+        pull = -length * np.diff(np.diff(angle) / gap) / ((gap[1:] + gap[:-1]) / 2)
+        lever = np.sin(angle[1:-1])
+        power = float(lever @ lever)
+        return [(float(pull @ lever) / power / GRAVITY, power)] if power > 1e-6 else []
+    if family == "slide":
+        speed = np.abs(path.velocity[:, 0])
+        moving = int(np.argmax(speed < 0.5)) if (speed < 0.5).any() else len(speed)
+        if moving < 4:
+            return []
+        middle = (path.frame[1:] + path.frame[:-1])[:moving] / 2
+        slope = np.polyfit(middle, speed[:moving], 1)[0]
+        return [(float(-slope) / (SLIDE_FRICTION * GRAVITY), float(moving**3))]
+    pulls = []
+    for stretch in _flights(path):
+        if len(stretch) >= 4:
+            bend = 2 * np.polyfit(path.frame[stretch], path.position[stretch, 1], 2)[0]
+            pulls.append((float(bend) / GRAVITY, float(np.ptp(path.frame[stretch]) ** 5)))
+    return pulls
+
+
+def _flights(path: Path) -> list[NDArray[np.int_]]:
+    """Indices of seen frames of each stretch between two floor contacts, the lowest frame of each contact left out."""
+    y = path.position[:, 1]
+    step = np.abs(np.diff(y))
+    travel = np.maximum(np.r_[step, 0.0], np.r_[0.0, step])
+    near = y + below(path.shape, path.radius) + travel > FLOOR - 1.0
+    padded = np.r_[-np.inf, y, -np.inf]
+    lowest = near & (y >= padded[:-2]) & (y >= padded[2:])
+    stretches = np.split(np.arange(len(y)), np.flatnonzero(lowest))
+    return [stretch[~lowest[stretch]] for stretch in stretches]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two objects before and after they touch: mass [2], velocity before [2, 2] and after [2, 2] in px / frame."""
+
+    mass: Array
+    before: Array
+    after: Array
+
+
+def meeting(paths: list[Path]) -> Meeting | str:
+    """The first two objects' contact, or why none can be measured."""
+    if len(paths) < 2:
+        return "fewer than two objects were seen"
+    pair = sorted(paths, key=lambda path: -len(path.frame))[:2]
+    common, mine, theirs = np.intersect1d(pair[0].frame, pair[1].frame, return_indices=True)
+    if len(common) < 6:
+        return "the objects were seen together in fewer than six frames"
+    distance = np.linalg.norm(pair[0].position[mine] - pair[1].position[theirs], axis=1)
+    closest = int(np.argmin(distance))
+    if not 2 <= closest <= len(common) - 3:
+        return "no contact seen"
+    closing = max(abs(distance[closest] - distance[closest - 1]), abs(distance[closest + 1] - distance[closest]))
+    touching = sum(reach(path.shape, path.radius) for path in pair)
+    if distance[closest] - closing > touching + 0.5:
+        return "no contact seen"
+    before, after = slice(None, closest), slice(closest + 1, None)
+    velocities = []
+    for part in (before, after):
+        rows = [
+            np.polyfit(common[part], path.position[index][part], 1)[0]
+            for path, index in zip(pair, (mine, theirs), strict=True)
+        ]
+        velocities.append(np.array(rows))
+    return Meeting(np.array([path.radius**2 for path in pair]), velocities[0], velocities[1])
+
+
+def momentum(paths: list[Path]) -> Probe:
+    """|change of total momentum at the contact| / sum of |momenta| before."""
+    met = meeting(paths)
+    if isinstance(met, str):
+        return missing(met)
+    scale = float((met.mass * np.linalg.norm(met.before, axis=1)).sum())
+    if scale < MOVING * met.mass.min():
+        return missing("nothing moved before the contact")
+    return Probe(float(np.linalg.norm(met.mass @ (met.after - met.before))) / scale)
+
+
+def energy(paths: list[Path], family: str) -> Probe:
+    """Energy after / before: of the pair in a collision, across the first bounce, between the halves of a swing."""
+    if family == "collision":
+        met = meeting(paths)
+        if isinstance(met, str):
+            return missing(met)
+        before = float(met.mass @ (met.before**2).sum(axis=1))
+        after = float(met.mass @ (met.after**2).sum(axis=1))
+        return Probe(after / before) if before > 1e-3 else missing("nothing moved before the contact")
+    if family in ("bounce", "pendulum"):
+        pairs = [pair for path in paths if (pair := (_bounce if family == "bounce" else _halves)(path)) is not None]
+        before = sum(pair[0] for pair in pairs)
+        if before > 1e-3:
+            return Probe(sum(pair[1] for pair in pairs) / before)
+        return missing("no bounce seen" if family == "bounce" else "no swing seen")
+    return missing(f"no energy is exchanged in a {family} scene")
+
+
+def _bounce(path: Path) -> tuple[float, float] | None:
+    """Mass x (height energy + motion energy) before and after the first bounce, from parabolas of the world's gravity."""
+    flights = [stretch for stretch in _flights(path) if len(stretch) >= 3][:2]
+    if len(flights) < 2:
+        return None
+    energies = []
+    for stretch in flights:
+        t = path.frame[stretch] - path.frame[stretch[0]]
+        slope, start = np.polyfit(t, path.position[stretch, 1] - GRAVITY * t**2 / 2, 1)
+        height = FLOOR - below(path.shape, path.radius) - start
+        energies.append(path.radius**2 * (slope**2 / 2 + GRAVITY * height))
+    return energies[0], energies[1]
+
+
+def _halves(path: Path) -> tuple[float, float] | None:
+    """Mass x mean energy above the lowest point in the first and in the second half of a swing."""
+    if len(path.frame) < 8:
+        return None
+    span = (path.frame[2:] - path.frame[:-2])[:, None]
+    speed = (path.position[2:] - path.position[:-2]) / span
+    height = path.position[:, 1].max() - path.position[1:-1, 1]
+    total = path.radius**2 * ((speed**2).sum(axis=1) / 2 + GRAVITY * height)
+    half = len(total) // 2
+    return float(total[:half].mean()), float(total[half:].mean())
+
+
+def permanence(observation: reader.Observation) -> Probe:
+    """Share of object-frames in which an object is gone or torn though nothing stands before it."""
+    gone = np.array([_gone(track, observation.props.wall) for track in observation.tracks])
+    return Probe(float(gone.mean()))
+
+
+def _gone(track: reader.Track, wall: tuple[float, float] | None) -> NDArray[np.bool_]:
+    gone = np.array([status in ("absent", "torn") for status in track.status])
+    frame = np.flatnonzero(track.seen)
+    if wall is None or len(frame) < 2:
+        return gone
+    # Behind the wall for longer than its own speed explains: it should have come out.
+    last, before = frame[-1], frame[-2]
+    speed = (track.position[last, 0] - track.position[before, 0]) / (last - before)
+    later = np.arange(last + 1, len(gone))
+    x = track.position[last, 0] + speed * (later - last)
+    radius = 1.5 * float(np.median(track.radius[frame])) + 1
+    outside = (x < wall[0] - radius) | (x > wall[1] + radius)
+    gone[later] |= outside & (x > 0) & (x < WIDTH)
+    return gone
+
+
+def size(observation: reader.Observation) -> Probe:
+    """Standard deviation / mean of the area while seen, of the worst object."""
+    spreads = [
+        float(np.std(track.area[track.seen]) / np.mean(track.area[track.seen]))
+        for track in observation.tracks
+        if track.seen.sum() >= 2
+    ]
+    return Probe(max(spreads)) if spreads else missing("no object was seen twice")
+
+
+def interpenetration(paths: list[Path]) -> Probe:
+    """Deepest overlap of two objects' inscribed discs / smaller diameter."""
+    if len(paths) < 2:
+        return missing("fewer than two objects were seen")
+    deepest = 0.0
+    for i, first in enumerate(paths):
+        for second in paths[:i]:
+            _, mine, theirs = np.intersect1d(first.frame, second.frame, return_indices=True)
+            if len(mine):
+                distance = np.linalg.norm(first.position[mine] - second.position[theirs], axis=1).min()
+                inner = below(first.shape, first.radius) + below(second.shape, second.radius)
+                deepest = max(deepest, (inner - distance) / (2 * min(first.radius, second.radius)))
+    return Probe(float(deepest))
+
+
+def continuity(paths: list[Path]) -> Probe:
+    """Largest speed above the median speed of the same object, in its radii / frame."""
+    excess = []
+    for path in paths:
+        speed = np.linalg.norm(path.velocity, axis=1)
+        excess.append((speed.max() - np.median(speed)) / path.radius)
+    return Probe(float(max(excess)))
+
+
+def identity(observation: reader.Observation) -> Probe:
+    """Largest departure of an object's mean colour from its own median colour, over channels."""
+    drifts = []
+    for track in observation.tracks:
+        rgb = track.rgb[track.seen]
+        rgb = rgb[np.isfinite(rgb).all(axis=1)]
+        if len(rgb) >= 2:
+            drifts.append(float(np.abs(rgb - np.median(rgb, axis=0)).max()))
+    return Probe(max(drifts)) if drifts else missing("no object's colour was seen twice")
+
+
+def motion(paths: list[Path]) -> Probe:
+    """Share of neighbouring frame pairs in which some object moves by more than MOVING."""
+    pairs: dict[int, bool] = {}
+    for path in paths:
+        for frame, speed in zip(path.frame[:-1], np.linalg.norm(path.velocity, axis=1), strict=True):
+            pairs[int(frame)] = pairs.get(int(frame), False) or bool(speed > MOVING)
+    return Probe(float(np.mean(list(pairs.values()))))
+
+
+def velocity_error(observation: reader.Observation, state: Mapping[str, NDArray]) -> Probe:
+    """Mean |velocity read - velocity simulated| in px / frame, objects paired by colour, while wholly visible.
+
+    Args:
+        state: ground truth as base_model.world.dataset gives it; position [time, object, 2], colour [object], visible.
+    """
+    tracks = {track.colour: track for track in observation.tracks}
+    errors = []
+    for index, colour in enumerate(state["colour"]):
+        if str(colour) not in tracks:
+            return missing(f"the {colour} object was not seen")
+        read = np.diff(tracks[str(colour)].position, axis=0)
+        true = np.diff(state["position"][:, index], axis=0)
+        whole = (state["visible"][1:, index] > 0.99) & (state["visible"][:-1, index] > 0.99)
+        length = min(len(read), len(true))
+        error = np.linalg.norm(read[:length] - true[:length], axis=1)[whole[:length]]
+        errors.append(error[np.isfinite(error)])
+    pooled = np.concatenate(errors)
+    return Probe(float(pooled.mean())) if len(pooled) else missing("no object was seen whole in two frames in a row")
+
+
+Band = Mapping[str, tuple[float, float]]
+
+
+def applies(name: str, family: str | None, num_objects: int) -> bool:
+    """Does the law of this family say anything about this probe?"""
+    if name == "interpenetration":
+        return num_objects > 1
+    return name in APPLIES[family] if family in APPLIES else name in _ALWAYS[1:-1]
+
+
+def required(name: str, family: str | None, num_objects: int) -> bool:
+    """Must a right video of this family make the probe measurable? A video that avoids the event does not pass."""
+    return applies(name, family, num_objects) and (family, name) not in SOMETIMES
+
+
+def verdicts(probes: Mapping[str, Probe], spec: SceneSpec, bands: Mapping[str, Band]) -> dict[str, bool]:
+    """Per probe that applies: inside the band of its family? A probe that had to be measurable and was not is outside.
+
+    Args:
+        bands: family -> probe -> (low, high).
+    """
+    verdict = {}
+    for name, band in bands[spec.family].items():
+        if not applies(name, spec.family, len(spec.objects)):
+            continue
+        if probes[name].measured:
+            verdict[name] = band[0] <= probes[name].value <= band[1]
+        elif required(name, spec.family, len(spec.objects)):
+            verdict[name] = False
+    return verdict
+
+
+def passes(probes: Mapping[str, Probe], spec: SceneSpec, bands: Mapping[str, Band]) -> bool:
+    """Is every probe that applies inside the band of real simulations? Never true for a video with nothing in it."""
+    verdict = verdicts(probes, spec, bands)
+    return bool(verdict) and all(verdict.values())
+
+
+# The graded score: (best value, distance from it at which a probe is worth 1/2). Set between truth and broken videos:
+# well above the error of codec and reader, well below a visible defect.
+HALF: dict[str, tuple[float, float]] = {
+    "inertia": (0.0, 0.10),
+    "gravity": (1.0, 0.30),
+    "momentum": (0.0, 0.25),
+    "energy": (1.0, 0.40),
+    "permanence": (0.0, 0.10),
+    "size": (0.0, 0.12),
+    "interpenetration": (0.0, 0.15),
+    "continuity": (0.0, 0.60),
+    "identity": (0.0, 0.25),
+}
+# Laws that change the speed have excess of their own: the most seen in 1,200 true clips.
+LAWFUL_EXCESS = {"bounce": 0.95, "projectile": 0.80, "slide": 0.52, "collision": 0.46, "pendulum": 0.23}
+FLOOR_SCORE = 0.05  # of one probe, so that a second defect still costs
+
+
+def grade(probes: Mapping[str, Probe], spec: SceneSpec | None) -> float:
+    """Geometric mean of soft probe scores, times the share of motion that the scene needs; in [0, 1].
+
+    A frozen video of a moving scene and an empty video score 0. A probe that had to be measurable counts as FLOOR_SCORE.
+    """
+    family = spec.family if spec is not None else None
+    count = len(spec.objects) if spec is not None else 1
+    if not probes["motion"].measured:
+        return 0.0
+    guard = min(1.0, 2 * probes["motion"].value)
+    if family == "static":
+        guard = 1.0 - probes["motion"].value
+    scores = []
+    for name, (best, half) in HALF.items():
+        if not applies(name, family, count):
+            continue
+        if probes[name].measured:
+            scores.append(max(FLOOR_SCORE, 1 / (1 + (_off(name, family, probes[name].value, best) / half) ** 2)))
+        elif required(name, family, count):
+            scores.append(FLOOR_SCORE)
+    return float(guard * np.exp(np.mean(np.log(scores)))) if scores else 0.0
+
+
+def _off(name: str, family: str | None, value: float, best: float) -> float:
+    if name == "continuity":
+        return max(0.0, value - LAWFUL_EXCESS.get(family or "", 0.0))
+    return value - (RESTITUTION**2 if (name, family) == ("energy", "bounce") else best)
+
+
+def quality(frames: NDArray[np.floating], prompt: str) -> float:
+    """Graded physical plausibility of one sandbox video for its prompt, in [0, 1].
+
+    Args: frames [time, 3, 64, 64] in [0, 1]; a prompt outside the sandbox grammar leaves the lawless probes.
+    """
+    spec = caption.parse(prompt)
+    return grade(probe(reader.read(np.asarray(frames)), spec), spec)

@@ -44,7 +44,8 @@ class TrainConfig:
     batch: int = option(16, "clips per forward, the same in sampling and training")
     denoising_steps: int = option(10, "denoising steps of a training clip")
     guidance: float = option(1.0, "guidance scale, the same in sampling and training; 1 = none, half the cost")
-    updates: int = option(1, "optimizer steps per training step, each on its own share of the samples")
+    updates: int = option(1, "optimizer steps per pass over the samples, each on its own share of them")
+    passes: int = option(1, "passes over the samples of a training step")
     learning_rate: float = option(3e-4, "of AdamW, constant")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     lora_rank: int = option(16, "width of the LoRA updates")
@@ -63,7 +64,17 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises: UserError for a number that makes no sense."""
-        for name in ("steps", "prompts_per_step", "batch", "denoising_steps", "updates", "lora_rank", "save_every"):
+        counts = (
+            "steps",
+            "prompts_per_step",
+            "batch",
+            "denoising_steps",
+            "updates",
+            "passes",
+            "lora_rank",
+            "save_every",
+        )
+        for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
@@ -150,8 +161,9 @@ def _learn(
     tally = health.Tally()
     logged: dict[str, float] = {}
     norms = []
-    for update in range(config.updates):
-        parts = list(experience.parts(config.batch, update, config.updates))
+    rounds = config.passes * config.updates
+    for update in range(rounds):
+        parts = list(experience.parts(config.batch, update % config.updates, config.updates))
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(policy.model):  # average over processes once
@@ -167,7 +179,7 @@ def _learn(
         if norms[-1] > 0:  # with nothing to learn, AdamW would still drift on its momentum
             optimizer.step()
         optimizer.zero_grad()
-    for name, value in tally.means(config.updates).items():
+    for name, value in tally.means(rounds).items():
         logged[f"align/{name}"] = float(accelerator.reduce(value, "mean"))
     logged["align/grad_norm"] = sum(norms) / len(norms)
     logged["align/lora_norm"] = health.norm(policy.parameters)

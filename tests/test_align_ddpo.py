@@ -66,7 +66,7 @@ def test_a_strong_kl_keeps_the_policy_at_the_reference(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_ratio_is_exactly_one_before_the_first_update_of_every_step(tmp_path: Path, guidance: float) -> None:
-    config = replace(QUICK, updates=2, guidance=guidance)
+    config = replace(QUICK, updates=2, passes=2, guidance=guidance)
     run = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
     rows = read_metrics(run.folder)
     assert [row["align/first_pass_ratio_error"] for row in rows] == [0.0, 0.0, 0.0]

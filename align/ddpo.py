@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from align import objectives
@@ -21,10 +20,9 @@ from align.advantages import Advantages, group_advantages, prompt_advantages
 from align.experience import Experience, Part, Rollout, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
-from base_model import flow
+from align.replay import KLForm, ratio_metrics, replay, window_at, window_limit
 from base_model.sampler import check_noise
 from core.errors import UserError
-from core.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
@@ -54,18 +52,14 @@ class DDPO:
     kl_weight: float = option(
         0.0, "weight of the KL to the reference (adapters off); costs one more forward if above 0"
     )
-    kl_form: Literal["latent", "velocity"] = option(
-        "velocity", "KL of the step's Gaussians, or squared velocity difference"
-    )
+    kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
     def check(self, policy: Policy) -> None:
         if self.group_size < 2 and self.advantage == "group":
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
         if self.clip_range <= 0:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
-        stop = self._stop(policy.num_steps)
-        if self.window < 0 or self.window > stop:
-            raise UserError(f"a window of {self.window} steps does not fit before step {stop} of {policy.num_steps}")
+        stop = window_limit(policy.num_steps, self.window, self.window_stop)
         check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
@@ -76,7 +70,7 @@ class DDPO:
             group_size=self.group_size,
             kind=self.noise,
             eta=self.eta,
-            window=self.window_at(policy.num_steps, seed, step),
+            window=window_at(policy.num_steps, self.window, self.window_stop, seed, step),
             same_noise=self.same_noise,
             seed=seed,
             step=step,
@@ -84,47 +78,14 @@ class DDPO:
         return experience(rollout, self._advantages(policy, rollout))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        schedule = policy.schedule
-        levels = schedule.at(part.step)
-
-        def gaussian(velocity: Tensor) -> tuple[Tensor, Tensor]:
-            return flow.transition(self.noise, part.before, velocity, *levels, self.eta, sigma_max=schedule.sigma_max)
-
-        reference = None
-        if self.kl_weight > 0:
-            with torch.no_grad(), policy.reference():
-                reference = policy.velocity(part.before, part.step, part.condition)
-        velocity = policy.velocity(part.before, part.step, part.condition)
-        mean, std = gaussian(velocity)
-        log_ratio = flow.log_prob(part.after, mean, std) - part.log_prob
-        per_sample = objectives.clipped_surrogate(log_ratio, part.advantage, self.clip_range)
-        moved = log_ratio.detach()
-        metrics = {
-            "ratio_error": moved.expm1().abs().max(),
-            "approx_kl": objectives.approximate_kl(moved).mean(),
-            "clip_fraction": objectives.clipped_share(moved, part.advantage, self.clip_range).mean(),
-        }
-        if reference is not None:
-            if self.kl_form == "latent":
-                kl = objectives.latent_kl(mean, gaussian(reference)[0], std)
-            else:
-                kl = objectives.velocity_distance(velocity, reference)
-            per_sample = per_sample + self.kl_weight * kl
-            metrics["kl_reference"] = kl.detach().mean()
+        now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
+        per_sample = objectives.clipped_surrogate(now.log_ratio, part.advantage, self.clip_range)
+        metrics = ratio_metrics(now.log_ratio)
+        metrics["clip_fraction"] = objectives.clipped_share(now.log_ratio, part.advantage, self.clip_range).mean()
+        if now.kl is not None:
+            per_sample = per_sample + self.kl_weight * now.kl
+            metrics["kl_reference"] = now.kl.mean()
         return (part.weight * per_sample).mean(), metrics
-
-    def window_at(self, num_steps: int, seed: int, step: int) -> range:
-        """The noisy denoising steps of a training step: the same for all clips and processes, or their rewards would
-        not compare (verl-omni saw runs die of a window drawn per request)."""
-        stop = self._stop(num_steps)
-        width = self.window or stop
-        start = int(numpy_generator(seed, "window", step).integers(0, stop - width + 1))
-        return range(start, start + width)
-
-    def _stop(self, num_steps: int) -> int:
-        if self.window_stop:
-            return self.window_stop
-        return num_steps - 1 if self.window == 0 else max(num_steps // 2, self.window)
 
     def _advantages(self, policy: Policy, rollout: Rollout) -> Advantages:
         if self.advantage == "group":

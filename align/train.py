@@ -169,7 +169,7 @@ def _learn(
             with nullcontext() if last else accelerator.no_sync(policy.model):  # average over processes once
                 loss, metrics = algorithm.loss(policy, part)
                 accelerator.backward(loss * part.share)
-            tally.add(metrics | {"loss": loss.detach()}, part.share)
+            tally.add({name: value.detach() for name, value in metrics.items()} | {"loss": loss.detach()}, part.share)
         error = tally.read("ratio_error")
         if update == 0 and error is not None:
             logged["align/first_pass_ratio_error"] = float(accelerator.gather(error.reshape(1)).max())

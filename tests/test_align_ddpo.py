@@ -10,6 +10,7 @@ from toy_generator import Brightness, Scores, ToyGenerator
 
 from align.ddpo import DDPO
 from align.policy import Policy, Velocity
+from align.replay import window_at
 from align.train import TrainConfig, launch, train
 from base_model import lora
 from core.errors import UserError
@@ -146,11 +147,10 @@ def test_every_prompt_is_encoded_once_for_the_run(tmp_path: Path) -> None:
 
 
 def test_the_window_depends_on_seed_and_step_alone_and_visits_every_place() -> None:
-    algorithm = DDPO(window=2)
-    windows = [algorithm.window_at(10, seed=0, step=step) for step in range(50)]
-    assert windows == [algorithm.window_at(10, seed=0, step=step) for step in range(50)]
+    windows = [window_at(10, 2, 0, seed=0, step=step) for step in range(50)]
+    assert windows == [window_at(10, 2, 0, seed=0, step=step) for step in range(50)]
     assert {window.start for window in windows} == {0, 1, 2, 3} and {len(window) for window in windows} == {2}
-    assert DDPO(window=0).window_at(10, 0, 0) == range(9)
+    assert window_at(10, 0, 0, seed=0, step=0) == range(9)
 
 
 @pytest.mark.parametrize(

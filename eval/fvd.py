@@ -10,6 +10,7 @@ excludes its own point estimate; use eval.set_interval.
 
 import numpy as np
 
+from eval.features import PREPROCESSING, standardised
 from eval.protocol import Array, Metric
 
 DDOF = 1
@@ -45,12 +46,11 @@ def distance(vectors: Array, reference: Array) -> float:
 SANDBOX = Metric(
     name="fvd[sandbox,dct]",
     version="1",
-    unit="squared feature units",
+    unit="squared standard deviations of the reference",
     range=(0.0, float("inf")),
     higher_is_better=False,
     needs=("frames", "backbone", "reference"),
     blind_spots="biased by c/n: equal n only; sees what the sandbox CLIP sees, content more than motion",
-    per_set=distance,
-    preprocessing="eval.features.clip_vector: sandbox CLIP per frame, DCT-II over time (4 terms) and mean absolute step,"
-    " each projected to 16 dims; ddof 1",
+    per_set=standardised(distance),
+    preprocessing=PREPROCESSING + "; ddof 1",
 )

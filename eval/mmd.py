@@ -6,6 +6,7 @@ negative for that reason; clipping it would bring the bias back.
 
 import numpy as np
 
+from eval.features import PREPROCESSING, standardised
 from eval.protocol import Array, Metric
 
 
@@ -38,7 +39,6 @@ SANDBOX = Metric(
     higher_is_better=False,
     needs=("frames", "backbone", "reference"),
     blind_spots="sees what the sandbox CLIP sees; third moments at most",
-    per_set=distance,
-    preprocessing="eval.features.clip_vector: sandbox CLIP per frame, DCT-II over time (4 terms) and mean absolute step,"
-    " each projected to 16 dims",
+    per_set=standardised(distance),
+    preprocessing=PREPROCESSING,
 )

@@ -6,17 +6,15 @@ computed is NaN with a reason; nothing is guessed and nothing crashes a run. Imp
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base_model.world import caption, reader
 from base_model.world.spec import HEIGHT, WIDTH, SceneSpec
-from core.stats import Interval
 from reward import physics
 
 Array = NDArray[np.float64]
@@ -68,7 +66,7 @@ class Sample:
     fps: float = 8.0
     features: Array | None = None
     text: Array | None = None
-    state: dict[str, NDArray] | None = None
+    state: dict[str, NDArray[Any]] | None = None
 
     @cached_property
     def spec(self) -> SceneSpec | None:
@@ -92,17 +90,6 @@ class Sample:
         return physics.probe(self.observation, self.spec)
 
 
-@dataclass(frozen=True)
-class FeatureSet:
-    """One feature vector per video: `vectors` [n, dim], `groups` [n] the prompt each belongs to."""
-
-    vectors: Array
-    groups: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-
 Distance = Callable[[Array, Array], float]
 
 
@@ -111,11 +98,13 @@ class Metric:
     """A judge and its fine print.
 
     Args:
-        needs: what must be there: "frames", "prompt", "backbone", "reference", "siblings" (other seeds of the prompt).
+        needs: what must be there: "frames", "prompt", "scene" (a sandbox prompt), "state", "backbone", "reference",
+            "siblings" (other seeds of the prompt).
         higher_is_better: None when neither direction is (a control value, a two-sided measure).
         failure: the value a video gets that could not be decoded; None leaves it out of the mean, counted as failed.
         per_video: Sample -> Score.
-        per_group: features [n, time, dim] of the n videos of one prompt -> n scores.
+        per_group: the n videos of one prompt, each [time, dim] in the form that `group_features` names -> n scores.
+        group_features: "clip" (backbone features) or "thumbnail" (16x16 pixels a frame).
         per_set: (vectors [n, dim], reference [m, dim]) -> distance.
     """
 
@@ -129,20 +118,6 @@ class Metric:
     per_video: Callable[[Sample], Score] | None = None
     per_group: Callable[[Sequence[Array]], Sequence[Score]] | None = None
     per_set: Distance | None = None
+    group_features: str = "clip"
     failure: float | None = None
     preprocessing: str = "frames as decoded, [0, 1]"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of results.json. `value` is None when the metric did not run; then `reason` says why."""
-
-    value: float | None
-    interval: Interval | None
-    n: int
-    reason: str | None = None
-    num_failed: int = 0
-    warnings: tuple[str, ...] = field(default=())
-
-
-__all__ = ["Array", "Backbone", "FeatureSet", "Frames", "Metric", "Path", "Result", "Sample", "Score", "missing"]

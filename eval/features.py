@@ -1,0 +1,118 @@
+"""Features of a video, computed once, kept on disk, never served for another video, backbone or way of preparing it.
+
+A video is kept as backbone features per frame [time, dim] and as 16x16 thumbnails. For set metrics the former becomes one
+vector: its slow changes over time (cosine transform, 4 terms) and its mean absolute step, so that order matters - a mean
+over frames alone would call a shuffled video perfect. A fixed random projection keeps that vector short: a Frechet
+distance needs more videos than dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.files import replacing
+from core.randomness import numpy_generator
+from eval.protocol import Array, Backbone, Distance, Frames
+
+VERSION = "1"
+DECODE = "PyAV rgb24, bicubic chroma, [0, 1]"
+THUMBNAIL = 16
+BLOCKS = (16, 8, 8, 8, 8)  # dims of cosine terms 0..3 and of the mean absolute step
+PREPROCESSING = (
+    "sandbox CLIP per frame; cosine terms 0-3 over time and mean absolute step, projected to 16+8+8+8+8 dims;"
+    " standardised by the reference"
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of one video: clip [time, dim] or None without a backbone, thumbnail [time, 768]."""
+
+    clip: Array | None
+    thumbnail: Array
+
+
+def compute(frames: Frames, backbone: Backbone | None) -> Features:
+    """Features of one clip [time, 3, height, width] in [0, 1]. One clip at a time, so that no batch size matters."""
+    return Features(None if backbone is None else backbone.encode_frames(frames), thumbnail(frames))
+
+
+def thumbnail(frames: Frames) -> Array:
+    """Frames averaged over a 16x16 grid, [time, 3 * 16 * 16]; a smaller frame keeps its own size."""
+    rows = np.array_split(np.arange(frames.shape[2]), min(THUMBNAIL, frames.shape[2]))
+    columns = np.array_split(np.arange(frames.shape[3]), min(THUMBNAIL, frames.shape[3]))
+    starts = [part[0] for part in rows], [part[0] for part in columns]
+    sums = np.add.reduceat(np.add.reduceat(frames, starts[0], axis=2), starts[1], axis=3)
+    cells = np.outer([len(part) for part in rows], [len(part) for part in columns])
+    return (sums / cells).reshape(len(frames), -1).astype(np.float64)
+
+
+def clip_vector(features: Array) -> Array:
+    """One vector [48] of a video's frame features [time, dim]; sees the order of the frames."""
+    time = (np.arange(len(features)) + 0.5) / len(features)
+    waves = np.sqrt(2.0) * np.cos(np.pi * np.arange(len(BLOCKS) - 1)[:, None] * time)
+    waves[0] = 1.0
+    slow = waves @ features / len(features)
+    steps = np.diff(features, axis=0)
+    parts = [row @ _projection(features.shape[1], k) for k, row in enumerate(slow)]
+    step = np.abs(steps @ _projection(features.shape[1], len(BLOCKS) - 1)).mean(axis=0) if len(steps) else None
+    parts.append(np.zeros(min(BLOCKS[-1], features.shape[1])) if step is None else step)
+    return np.concatenate(parts)
+
+
+def _projection(dim: int, block: int) -> Array:
+    """Fixed orthonormal columns [dim, at most BLOCKS[block]]."""
+    rng = numpy_generator(0, "eval/projection", dim, block)
+    return np.linalg.qr(rng.standard_normal((dim, min(BLOCKS[block], dim))))[0]
+
+
+def standardised(distance: Distance) -> Distance:
+    """The distance after dividing every dimension by its standard deviation in the reference (mean removed)."""
+
+    def measured(vectors: Array, reference: Array) -> float:
+        centre, scale = reference.mean(axis=0), reference.std(axis=0)
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        return distance((vectors - centre) / scale, (reference - centre) / scale)
+
+    return measured
+
+
+class Cache:
+    """Features by what they depend on: video bytes, decoding, backbone weights and preparation, version, dtype."""
+
+    def __init__(self, folder: Path, backbone: Backbone | None) -> None:
+        self.folder, self.backbone = folder, backbone
+        self.protocol = {
+            "decode": DECODE,
+            "preprocessing": backbone.preprocessing if backbone else None,
+            "backbone": backbone.sha256 if backbone else None,
+            "dtype": "float32",
+            "version": VERSION,
+        }
+
+    def path(self, content: str) -> Path:
+        """Where the features of the video with this sha256 lie."""
+        key = json.dumps({"content": content, **self.protocol}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
+
+    def load(self, content: str) -> Features | None:
+        """What was saved; None where nothing was, or where the file is damaged."""
+        try:
+            with np.load(self.path(content), allow_pickle=False) as arrays:
+                clip = arrays["clip"].astype(np.float64) if "clip" in arrays else None
+                return Features(clip, arrays["thumbnail"].astype(np.float64))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def save(self, content: str, features: Features) -> None:
+        arrays = {"thumbnail": features.thumbnail.astype(np.float32)}
+        if features.clip is not None:
+            arrays["clip"] = features.clip.astype(np.float32)
+        with replacing(self.path(content)) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)

@@ -1,1 +1,10 @@
 """Shows and collects; never imports torch."""
+
+# The pages of the report app, in the order of its menu. A page is a function of the experiments that were found.
+PAGES: dict[str, str] = {
+    "overview": "dashboards.pages.overview:show",
+    "training": "dashboards.pages.training:show",
+    "gallery": "dashboards.pages.gallery:show",
+    "checkpoints": "dashboards.pages.checkpoints:show",
+    "preferences": "dashboards.pages.preferences:show",
+}

@@ -7,6 +7,7 @@ gets its arguments as any Streamlit script does, in `sys.argv`.
 from __future__ import annotations
 
 import errno
+import importlib
 import socket
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.errors import UserError
-from dashboards import media
+from dashboards import PAGES, media
 
 # Calm, high contrast, one accent. The accent is a blue that colour-blind readers tell from the orange of "worse".
 THEME: dict[str, Any] = {
@@ -47,6 +48,10 @@ CONFIG: dict[str, Any] = THEME | {
     "client.showErrorDetails": "none",
     "logger.level": "warning",
 }
+WARM: dict[str, tuple[str, ...]] = {
+    "label.py": ("dashboards.components", "dashboards.service"),
+    "report.py": tuple(where.partition(":")[0] for where in PAGES.values()),
+}
 
 
 def serve(script: str, arguments: list[str], host: str, port: int | None) -> None:
@@ -58,6 +63,8 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
     """
     if port:
         _require_free(host, port)
+    for module in WARM[script]:  # before the address is printed, so that the first page does not wait for it
+        importlib.import_module(module)
     path = Path(__file__).with_name(script)
     app = st.App(path, routes=[Route(f"{media.ROUTE}/{{name}}", send_clip)])
     sys.argv = [str(path), *arguments]

@@ -1,0 +1,1 @@
+"""Pages of the report app, one file each; listed in `dashboards.PAGES`."""

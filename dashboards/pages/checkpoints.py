@@ -1,0 +1,35 @@
+"""The same prompts and noise at every saved step: how the generator changed while it was trained."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboards import components, runs
+from dashboards.pages import common
+
+
+def show(experiments: list[runs.Experiment]) -> None:
+    st.title("Checkpoints")
+    experiment = common.choose(experiments)
+    steps = runs.checkpoints(experiment)
+    if not steps:
+        common.empty("No sample clips yet: training writes some every few steps (`sample_every`).")
+        return
+    numbers = list(steps)
+    step = st.select_slider("Training step", numbers, value=numbers[-1], key="step") if len(numbers) > 1 else numbers[0]
+    before, problems = common.samples(steps[numbers[0]])
+    after, more = common.samples(steps[step])
+    common.report_problems([*problems, *more])
+    cards = [
+        {
+            "prompt": pair.prompt,
+            "clips": [
+                common.clip(pair.a.path, f"step {numbers[0]}"),
+                common.clip(pair.b.path, f"step {step}"),
+            ],
+            "facts": "" if pair.seed is None else f"seed {pair.seed}",
+        }
+        for pair in runs.match(before, after)
+    ]
+    st.caption("The same prompts from the same noise, before training and at the chosen step.")
+    components.gallery(key="checkpoints", data={"cards": cards})

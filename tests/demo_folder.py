@@ -1,0 +1,88 @@
+"""A small folder laid out as `soralign demo` leaves it, with known numbers in it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import videoset
+from core.preferences import Store
+from core.run import Run
+
+PROMPTS = (
+    "a red ball bounces",
+    "a small blue square slides to the left",
+    "a green triangle falls <b>under</b> gravity",
+    "two yellow balls collide",
+)
+
+
+def disc(index: int, speed: float) -> NDArray[np.float32]:
+    """A disc that moves right: [17, 3, 32, 32] in [0, 1]."""
+    rows, columns = np.mgrid[:32, :32]
+    frames = np.full((17, 3, 32, 32), 0.08, dtype=np.float32)
+    for time in range(17):
+        inside = np.hypot(columns - 4 - speed * time, rows - 8 - 4 * (index % 4)) < 4
+        frames[time, index % 3][inside] = 0.9
+    return frames
+
+
+def write_set(folder: Path, model: str, speed: float, pass_rate: float) -> None:
+    writer = videoset.Writer(folder)
+    lines = []
+    for index, prompt in enumerate(PROMPTS):
+        item = writer.append(disc(index, speed), prompt, id=f"{index:04d}", seed=index, model=model)
+        row = {"id": item.id, "prompt": prompt, "seed": index, "video": f"videos/{item.id}.mp4"}
+        lines.append(row | {"physics_pass_rate": float(index < 4 * pass_rate), "flicker": 0.01 * index * speed})
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metric = {"value": pass_rate, "interval": [pass_rate - 0.1, pass_rate + 0.1], "n": 4, "unit": "share"}
+    results = {"metrics": {"physics_pass_rate": metric | {"higher_is_better": True, "reason": None}}, "provenance": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def comparison(a: float | None, b: float | None, p: float | None, higher: bool, spread: float) -> dict[str, object]:
+    difference = None if a is None or b is None else b - a
+    low, high = (None, None) if difference is None else (difference - spread, difference + spread)
+    row: dict[str, object] = {"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p, "n": 128}
+    return row | {"unit": "share", "higher_is_better": higher, "method": "clustered bootstrap"}
+
+
+COMPARISON = {
+    "metrics": {
+        "flicker": comparison(0.020, 0.024, 0.01, False, 0.003),
+        "fvd[sandbox,17f,64]": comparison(212.0, 143.0, 0.0002, False, 40.0),
+        "diversity": comparison(0.41, 0.40, 0.6, True, 0.03),
+        "gold_win_rate": comparison(0.5, 0.78, 0.0001, True, 0.06),
+        "clip_sim[sandbox]": comparison(0.271, 0.279, 0.03, True, 0.006),
+        "physics_pass_rate": comparison(0.25, 0.75, 0.002, True, 0.1),
+    },
+    "a": "base",
+    "b": "aligned",
+}
+
+
+def write_demo(folder: Path, steps: int = 12, seed: int = 0) -> Path:
+    """The whole folder; returns it."""
+    write_set(folder / "base", "sandbox", 0.5, 0.25)
+    write_set(folder / "aligned", "sandbox+lora", 1.2, 0.75)
+    (folder / "compare.json").write_text(json.dumps(COMPARISON))
+    run = Run.open(folder / "align", {"algorithm": "DDPO", "learning_rate": 1e-3, "seed": 0, "reward": "preference"})
+    random = np.random.default_rng(seed)
+    for step in range(1, steps + 1):
+        reward = 0.2 + 0.5 * (1 - np.exp(-step / 6)) + 0.04 * random.standard_normal()
+        scores = {"reward/total": reward, "reward/preference": reward * 1.3, "reward/clip": 0.27 + 0.002 * step}
+        health = {"align/clip_fraction": 0.1 * random.random(), "align/approx_kl": 1e-4 * step, "align/dead_groups": 0}
+        run.log(step, scores | health | {"time/sample_seconds": 2.0 + random.random()}, 64 * step)
+    for step in (0, 6, 12):
+        writer = videoset.Writer(run.samples / f"step-{step:06d}")
+        for index in range(2):
+            writer.append(disc(index, 0.5 + step / 12), PROMPTS[index], id=f"{index:04d}", seed=index)
+    store = Store(folder / "preferences.db")
+    for index, prompt in enumerate(PROMPTS):
+        paths = [folder / name / "videos" / f"{index:04d}.mp4" for name in ("base", "aligned")]
+        pair = store.add_pair(prompt, *(store.add_video(path) for path in paths), target_votes=2)
+        for annotator in ("ada", "ben"):
+            choice = "tie" if index == 3 else "b" if index < 2 or annotator == "ada" else "a"
+            store.record_vote(pair, annotator, "overall", choice, left_is="ab"[index % 2])
+    return folder

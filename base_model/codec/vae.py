@@ -156,7 +156,7 @@ class CausalVideoVAE(ModelMixin, ConfigMixin):
     def _statistics(self, time: int) -> tuple[Tensor, Tensor]:
         row = torch.ones(time, dtype=torch.long, device=self.mean.device)
         row[0] = 0
-        return tuple(part[row].T[None, :, :, None, None] for part in (self.mean, self.std))  # type: ignore[return-value]
+        return tuple(part[row].T[None, :, :, None, None] for part in (self.mean, self.std))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents [B, C, T, H, W] (the posterior mean) of frames [B, time, 3, height, width] in [0, 1]."""

@@ -8,7 +8,7 @@ leave the training ranges, as PhyWorld does (Kang et al. 2024, arXiv 2411.02385)
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast, get_args
 
 import numpy as np
@@ -36,6 +36,9 @@ FAST = {
 ODD_RADII = ((3.0, 3.6), (9.2, 10.2))
 
 
+FRUITLESS = 1000  # draws in a row without a new prompt that end the search
+
+
 @dataclass(frozen=True)
 class Clip:
     """One clip: frames float32 [time, 3, height, width] in [0, 1], its prompt, spec and ground-truth state.
@@ -50,6 +53,12 @@ class Clip:
     spec: SceneSpec
     state: dict[str, np.ndarray]
     corruption: str | None
+
+
+def check_split(split: str) -> None:
+    """Raises: UserError on an unknown split."""
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
 
 
 def is_heldout(family: str, item: ObjectSpec) -> bool:
@@ -150,8 +159,7 @@ def make_clip(
         style: caption style; None draws short (2 of 5) or descriptive (3 of 5).
     Raises: UserError on an unknown split.
     """
-    if split not in SPLITS:
-        raise UserError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
+    check_split(split)
     rng = numpy_generator(seed, f"world/{split}", index)
     motion = None
     while motion is None:
@@ -186,17 +194,23 @@ def prompts(
 ) -> list[str]:
     """Distinct prompts of a split. Every prompt's scene is one that the world can stage.
 
-    Raises: UserError on an unknown split.
+    Raises: UserError on an unknown split, or where the split has no more prompts to give.
     """
-    if split not in SPLITS:
-        raise UserError(f"split {split!r} is unknown; known: {', '.join(SPLITS)}")
+    check_split(split)
     found: dict[str, None] = {}
-    index = 0
+    index = newest = 0
     while len(found) < count:
+        if index - newest > FRUITLESS:
+            raise UserError(
+                f"{count} distinct {split} prompts were asked for, there are about {len(found)} "
+                f"with at most {most_objects} objects; ask for fewer"
+            )
         rng = numpy_generator(seed, f"prompts/{split}", index)
         index += 1
         spec = draw_spec(rng, split, most_objects)
-        if draw_motion(replace(spec), rng) is None:
+        if draw_motion(spec, rng) is None:
             continue
-        found.setdefault(caption(spec, style or ("short" if rng.random() < 0.4 else "descriptive")))
+        text = caption(spec, style or ("short" if rng.random() < 0.4 else "descriptive"))
+        if text not in found:
+            found[text], newest = None, index
     return list(found)

@@ -5,14 +5,29 @@ function createGallery(root) {
   root.append(gallery);
   let players = [];
   let cards = "";
+  let playing = true;
+  const visible = new Set();  // only what can be seen plays
+  const seen = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const player = players[Number(target.dataset.index)];
+      if (isIntersecting) visible.add(player); else visible.delete(player);
+      if (player.state.playing !== (playing && isIntersecting)) player.toggle();
+    }
+  });
   const all = {
-    toggle: () => { const playing = players.some((player) => player.state.playing); each((p) => (playing ? p.pause() : p.play())); },
-    restart: () => each((player) => player.restart()),
-    step: (count) => each((player) => player.step(count)),
+    toggle: () => {
+      playing = !visible.size || ![...visible].some((player) => player.state.playing);
+      each((player) => (playing && visible.has(player) ? player.play() : player.pause()));
+    },
+    restart: () => { playing = true; each((player) => (visible.has(player) ? player.restart() : player.seekFrame(0))); },
+    step: (count) => { playing = false; each((player) => player.step(count)); },
     faster: (by) => each((player) => player.faster(by)),
     closer: (by) => each((player) => player.closer(by)),
     loop: () => each((player) => player.loop()),
-    seekFrame: (frame) => each((player) => player.seekFrame(Math.min(frame, player.state.frames - 1))),
+    seekFrame: (frame) => {
+      playing = false;
+      each((player) => player.seekFrame(Math.min(frame, player.state.frames - 1)));
+    },
   };
   const each = (action) => players.forEach(action);
   const { bar, update } = createControls(() => all);
@@ -25,6 +40,9 @@ function createGallery(root) {
     cards = wanted;
     each((player) => player.show([], makeVideo));
     players = [];
+    visible.clear();
+    seen.disconnect();
+    playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
     grid.replaceChildren(...data.cards.map((card) => {
       const box = make("article", "card");
       const stage = make("div", "stage");
@@ -40,11 +58,13 @@ function createGallery(root) {
       box.append(captions);
       if (card.facts) box.append(make("div", "about", card.facts));
       const index = players.length;
+      box.dataset.index = index;
       const player = createPlayer(stage, (state) => { if (index === 0) update(state); });
       players.push(player);
-      player.show(card.clips, makeVideo);
+      player.show(card.clips, makeVideo, false);
       return box;
     }));
+    for (const box of grid.children) seen.observe(box);
     gallery.dataset.cards = data.cards.length;
   }
 
@@ -52,7 +72,10 @@ function createGallery(root) {
     if (!isTaken(event) && players.length && playerKey(event, all)) event.preventDefault();
   }
   document.addEventListener("keydown", key);
-  return { receive: (component) => show(component.data), close: () => { document.removeEventListener("keydown", key); each((p) => p.pause()); } };
+  return {
+    receive: (component) => show(component.data),
+    close: () => { document.removeEventListener("keydown", key); seen.disconnect(); each((player) => player.pause()); },
+  };
 }
 
 export default function (component) {

@@ -161,7 +161,7 @@ function createPlayer(stage, onChange) {
   }
 
   // items: [{url, width, height, fps, frames, alt, error}]; take(url) gives a video element, perhaps a preloaded one.
-  function show(items, take) {
+  function show(items, take, start = !matchMedia("(prefers-reduced-motion: reduce)").matches) {
     pause();
     for (const video of videos) {  // a browser allows some dozens of players per page; dropped ones count until emptied
       video.onerror = null;
@@ -191,7 +191,7 @@ function createPlayer(stage, onChange) {
     });
     stage.replaceChildren(...panels);
     seek(0);
-    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play(); else changed();
+    if (start) play(); else changed();
   }
 
   function toggle() { if (state.playing) pause(); else play(); }

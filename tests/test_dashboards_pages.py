@@ -1,0 +1,131 @@
+"""Every page of the report app, and the labeling script, on whole, partial, broken and empty folders."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from demo_folder import write_demo
+from streamlit.testing.v1 import AppTest
+
+from core.preferences import Store
+from dashboards import PAGES
+
+DASHBOARDS = Path(__file__).parents[1] / "dashboards"
+
+
+def page(name: str, folder: str) -> None:
+    """Runs as a Streamlit script of its own, so it imports what it needs."""
+    from pathlib import Path
+
+    from core.registry import resolve
+    from dashboards import PAGES, runs
+
+    resolve(PAGES, name, "page")(runs.find([Path(folder)]))  # type: ignore[operator]
+
+
+def shown(name: str, folder: Path) -> AppTest:
+    app = AppTest.from_function(page, default_timeout=60, args=(name, str(folder))).run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(tmp_path_factory.mktemp("demo") / "demo")
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo with every file damaged in its own way."""
+    folder = write_demo(tmp_path_factory.mktemp("broken") / "demo", steps=2)
+    (folder / "compare.json").write_text('{"metr')
+    (folder / "align" / "metrics.jsonl").write_text('{"step": 1}\nnot json\n{"step": 2}\n')
+    (folder / "align" / "config.yaml").write_text("a: [1\n")
+    (folder / "aligned" / "samples.jsonl").write_text("[]\n[]\n")
+    (folder / "base" / "videos" / "0001.mp4").write_bytes(b"no video")
+    for path in folder.glob("preferences.db*"):
+        path.unlink()  # a new file, because the connection that wrote the old one may still be open
+    (folder / "preferences.db").write_bytes(b"no database" * 1000)
+    (folder / "align" / "samples" / "step-000006" / "manifest.jsonl").write_text("{}\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_whole_run_renders_without_warnings(name: str, demo: Path) -> None:
+    app = shown(name, demo)
+    assert not app.warning and not app.error and app.title[0].value == name.capitalize()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_broken_files_are_named_and_the_page_goes_on(name: str, broken: Path) -> None:
+    app = shown(name, broken)
+    if name != "checkpoints":  # the broken step is not the one that is shown first
+        assert app.warning
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_run_that_has_only_begun_renders(name: str, tmp_path: Path) -> None:
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / "config.yaml").write_text("seed: 0\n")
+    assert shown(name, tmp_path).info
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_several_runs_render(name: str, demo: Path, broken: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(demo)
+    (tmp_path / "two").symlink_to(broken)
+    shown(name, tmp_path)
+
+
+def test_the_overview_shows_the_headline_and_its_mark(demo: Path) -> None:
+    app = shown("overview", demo)
+    (win_rate,) = [metric for metric in app.metric if metric.label == "Win rate over base"]
+    table = next(element.proto.body for element in app.get("html") if "sora-table" in element.proto.body)
+    assert win_rate.value == "0.78" and "+0.28" in win_rate.delta
+    assert table.count("▲ better") == 4 and table.count("▼ worse") == 1 and table.count("○ unclear") == 1
+
+
+def test_names_from_files_cannot_inject_html(tmp_path: Path) -> None:
+    evil = '<script>alert(1)</script><img src=x onerror="alert(1)">'
+    metric = {"a": 1, "b": 2, "difference": 1, "unit": evil, "method": evil, "reason": evil}
+    (tmp_path / "compare.json").write_text(json.dumps({"metrics": {evil: metric}}))
+    for element in shown("overview", tmp_path).get("html"):
+        assert "<script" not in element.proto.body and "<img" not in element.proto.body
+
+
+def test_the_app_without_runs_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
+    app = AppTest.from_file(str(DASHBOARDS / "report.py"), default_timeout=60).run()
+    assert not app.exception and app.title[0].value == "Nothing to show yet"
+
+
+@pytest.fixture
+def labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AppTest, Store]:
+    demo = write_demo(tmp_path / "demo", steps=1)
+    store = Store(tmp_path / "labels.db")
+    for index in range(3):
+        paths = [demo / name / "videos" / f"{index:04d}.mp4" for name in ("base", "aligned")]
+        store.add_pair(f"prompt {index}", *(store.add_video(path) for path in paths))
+    monkeypatch.setattr(sys, "argv", ["label.py", str(store.path)])
+    app = AppTest.from_file(str(DASHBOARDS / "label.py"), default_timeout=60)
+    return app, store
+
+
+def test_labeling_asks_for_a_name_first(labeling: tuple[AppTest, Store]) -> None:
+    app, _ = labeling
+    app.run()
+    app.text_input[0].input("  Ada ")
+    app.button[0].click().run()
+    assert not app.exception and app.query_params["annotator"] == "Ada"
+    assert not app.text_input
+
+
+def test_a_missing_video_leaves_a_page_that_can_be_skipped(labeling: tuple[AppTest, Store]) -> None:
+    app, store = labeling
+    lease = store.claim("Ada")
+    assert lease is not None
+    lease.left.unlink()
+    app.query_params["annotator"] = "Ada"
+    app.run()
+    assert not app.exception

@@ -2,5 +2,6 @@
 
 ALGORITHMS = {
     "ddpo": "align.ddpo:DDPO",
+    "grpo": "align.grpo:GRPO",
     "nft": "align.nft:NFT",
 }

@@ -7,6 +7,7 @@ without spread) get weight 0 instead of an advantage of noise divided by almost 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,11 +25,16 @@ class Advantages:
     dead: float
 
 
-def group_advantages(reward: Tensor, valid: Tensor, group_size: int, limit: float) -> Advantages:
+def group_advantages(
+    reward: Tensor, valid: Tensor, group_size: int, limit: float, spread: Literal["group", "all"] = "group"
+) -> Advantages:
     """Reward against its own group: (r - mean) / (std + eps), clipped to +-`limit`.
 
-    Args: reward [n] and valid [n] (bool), groups of `group_size` neighbours.
-    Source: GRPO (Shao et al. 2024).
+    Args:
+        reward [n] and valid [n] (bool), groups of `group_size` neighbours.
+        spread: "group" divides by the group's own std; "all" by that around the group means over all groups, so that
+            groups with little at stake weigh little.
+    Source: GRPO (Shao et al. 2024); "all" as Flow-GRPO's global std.
     """
     groups, kept = reward.double().reshape(-1, group_size), valid.reshape(-1, group_size)
     count = kept.sum(1, keepdim=True)
@@ -37,7 +43,8 @@ def group_advantages(reward: Tensor, valid: Tensor, group_size: int, limit: floa
     deviation = torch.where(kept, groups - mean, 0.0)
     std = (deviation.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt()
     alive = _has_spread(std, mean) & (count >= 2)
-    value = (deviation / (std + EPSILON)).clamp(-limit, limit)
+    scale = std if spread == "group" else (deviation.square().sum() / count.sum().clamp(min=1)).sqrt()
+    value = (deviation / (scale + EPSILON)).clamp(-limit, limit)
     return _advantages(value.flatten(), (kept & alive).flatten(), float((~alive).float().mean()))
 
 

@@ -52,6 +52,7 @@ class Part:
     clean: Tensor
     before: Tensor
     after: Tensor
+    mean: Tensor
     log_prob: Tensor
     step: Tensor
     condition: Condition
@@ -92,6 +93,7 @@ class Experience:
                     clean=path.latents[rows],
                     before=path.before[rows, index],
                     after=path.after[rows, index],
+                    mean=path.mean[rows, index],
                     log_prob=path.log_prob[rows, index],
                     step=step.expand(size),
                     condition=take(self.condition, rows),

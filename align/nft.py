@@ -67,7 +67,9 @@ class NFT:
         noise = torch.stack([torch.randn(len(steps), *clean.shape[1:], generator=one) for one in draws]).to(clean)
         sigma = policy.schedule.at(steps)[0]
         noisy = torch.stack([flow.interpolate(clean, noise[:, i], sigma[i]) for i in range(len(steps))], 1)
-        path = Trajectory(clean, steps, before=noisy, after=noisy, log_prob=noisy.new_zeros(noisy.shape[:2]))
+        path = Trajectory(
+            clean, steps, before=noisy, after=noisy, mean=noisy, log_prob=noisy.new_zeros(noisy.shape[:2])
+        )
         return replace(collected, trajectory=path)
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:

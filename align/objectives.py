@@ -28,6 +28,26 @@ def clipped_share(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Te
     return outside.to(log_ratio.dtype)
 
 
+def guarded_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+    """Log-ratio [batch] without its bias, in a unit that is the same at all noise levels.
+
+    The mean-form log-ratio is -|d mean|^2 / (2 std^2) + noise: its negative drift makes only the lower clip fire, and
+    its scale differs between steps. Adding the drift back and multiplying by std cures both.
+    Source: GRPO-Guard (Wang et al. 2025).
+    """
+    return (log_ratio + latent_kl(mean, old_mean, std)) * std.flatten()
+
+
+def trusted_surrogate(log_ratio: Tensor, advantage: Tensor, moved: Tensor, limit: float) -> Tensor:
+    """Policy-gradient loss [batch] without clipping, silent where a step would leave the trust region further.
+
+    Args: moved: KL [batch] between the sampling policy's step and the present one (`latent_kl`); limit: its bound.
+    Source: Flow-DPPO, as documented in verl-omni.
+    """
+    outside = (moved.detach() > limit) & (log_ratio.detach() * advantage > 0)
+    return -(advantage * log_ratio.exp()).masked_fill(outside, 0.0)
+
+
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """Estimate [batch] of KL(old || new) from samples of old, never negative: (r - 1) - log r.
 

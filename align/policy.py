@@ -121,6 +121,7 @@ class Policy:
             steps=parts[0].steps,
             before=torch.cat([part.before for part in parts]),
             after=torch.cat([part.after for part in parts]),
+            mean=torch.cat([part.mean for part in parts]),
             log_prob=torch.cat([part.log_prob for part in parts]),
         )
 

@@ -20,11 +20,12 @@ from core.randomness import torch_generator
 
 @dataclass(frozen=True)
 class DenoisingState:
-    """One finished step: latents before and after, and the log-probability [batch] where noise was added."""
+    """One finished step: latents before and after, their mean, and where noise was added the log-probability [batch]."""
 
     denoising_step: int
     before: Tensor
     after: Tensor
+    mean: Tensor
     log_prob: Tensor | None
 
 
@@ -32,13 +33,14 @@ class DenoisingState:
 class Trajectory:
     """What sampling leaves behind for learning; S = number of window steps.
 
-    latents: the clean result [batch, ...]; steps: long [S]; before, after: [batch, S, ...]; log_prob: [batch, S].
+    latents: the clean result [batch, ...]; steps: long [S]; before, after, mean: [batch, S, ...]; log_prob: [batch, S].
     """
 
     latents: Tensor
     steps: Tensor
     before: Tensor
     after: Tensor
+    mean: Tensor
     log_prob: Tensor
 
 
@@ -106,8 +108,9 @@ def denoise(
             latents = mean + std * _normal(rng, mean)
             log_prob = flow.log_prob(latents, mean, std)
         else:
-            latents, _ = flow.transition(quiet, before, velocity, *levels, 0.0, sigma_max=schedule.sigma_max)
-        yield DenoisingState(index, before, latents, log_prob)
+            mean, _ = flow.transition(quiet, before, velocity, *levels, 0.0, sigma_max=schedule.sigma_max)
+            latents = mean
+        yield DenoisingState(index, before, latents, mean, log_prob)
 
 
 @torch.no_grad()
@@ -145,12 +148,13 @@ def sample(
     steps = torch.tensor([state.denoising_step for state in kept], dtype=torch.long, device=noise.device)
     if not kept:
         empty = noise.new_zeros(len(noise), 0, *noise.shape[1:])
-        return Trajectory(latents, steps, empty, empty, noise.new_zeros(len(noise), 0))
+        return Trajectory(latents, steps, empty, empty, empty, noise.new_zeros(len(noise), 0))
     return Trajectory(
         latents=latents,
         steps=steps,
         before=torch.stack([state.before for state in kept], 1),
         after=torch.stack([state.after for state in kept], 1),
+        mean=torch.stack([state.mean for state in kept], 1),
         log_prob=torch.stack([state.log_prob for state in kept if state.log_prob is not None], 1),
     )
 

@@ -1,0 +1,92 @@
+"""GRPO on flow models: group-relative advantages over noisy denoising steps, with a choice of trust region.
+
+The same likelihood ratio as DDPO, for those who scale it: ratios can be normalised over noise levels (`guard`) or be
+left unclipped inside a bound on the step's KL (`mask`), and groups can share one scale of advantage. The noise of a step
+is Flow-GRPO's, DanceGRPO's or CPS's by `noise` and `eta`; `window` makes it MixGRPO.
+
+Left out: histories per prompt (see DDPO) and a critic (see PPO).
+Source: Flow-GRPO (Liu et al. 2025), DanceGRPO (Xue et al. 2025), MixGRPO (Li et al. 2025), GRPO-Guard (Wang et al.
+2025), Flow-DPPO (verl-omni).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from align import objectives
+from align.advantages import group_advantages
+from align.experience import Experience, Part, experience, roll_out
+from align.policy import Policy
+from align.protocol import option
+from align.replay import KLForm, ratio_metrics, replay, window_at, window_limit
+from base_model.sampler import check_noise
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Settings of GRPO; ratios and KL are means over latent elements."""
+
+    group_size: int = option(8, "clips per prompt and step")
+    noise: Literal["flow", "dance", "cps"] = option("flow", "kind of noisy step")
+    eta: float = option(0.7, "amount of fresh noise, in the unit of its kind: flow .7, dance .3, cps .8")
+    window: int = option(2, "denoising steps with noise and gradient; 0 = all but the last")
+    window_stop: int = option(0, "the window stays before this denoising step; 0 = the first half of the steps")
+    same_noise: bool = option(False, "start all clips of a group from the same noise")
+    spread: Literal["group", "all"] = option("group", "advantages in units of the group's std, or of all groups'")
+    advantage_limit: float = option(5.0, "advantages are clipped to this many standard deviations")
+    trust: Literal["clip", "guard", "mask"] = option("clip", "clipped ratio, normalised clipped ratio, or KL mask")
+    clip_range: float = option(1e-4, "half-width of the free band around ratio 1 (trust: clip, guard)")
+    kl_limit: float = option(1e-5, "bound on the KL of a step to the sampling policy (trust: mask)")
+    kl_weight: float = option(
+        0.0, "weight of the KL to the reference (adapters off); costs one more forward if above 0"
+    )
+    kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
+
+    def check(self, policy: Policy) -> None:
+        if self.group_size < 2:
+            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        if self.clip_range <= 0 or self.kl_limit <= 0:
+            raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
+        stop = window_limit(policy.num_steps, self.window, self.window_stop)
+        check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
+
+    def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
+        rollout = roll_out(
+            policy,
+            reward,
+            prompts,
+            group_size=self.group_size,
+            kind=self.noise,
+            eta=self.eta,
+            window=window_at(policy.num_steps, self.window, self.window_stop, seed, step),
+            same_noise=self.same_noise,
+            seed=seed,
+            step=step,
+        )
+        return experience(
+            rollout,
+            group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit, self.spread),
+        )
+
+    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
+        metrics = ratio_metrics(now.log_ratio)
+        log_ratio = now.log_ratio
+        if self.trust == "mask":
+            moved = objectives.latent_kl(now.mean, part.mean, now.std)
+            per_sample = objectives.trusted_surrogate(log_ratio, part.advantage, moved, self.kl_limit)
+        else:
+            if self.trust == "guard":
+                log_ratio = objectives.guarded_log_ratio(log_ratio, now.mean, part.mean, now.std)
+            per_sample = objectives.clipped_surrogate(log_ratio, part.advantage, self.clip_range)
+            metrics["clip_fraction"] = objectives.clipped_share(log_ratio, part.advantage, self.clip_range).mean()
+        if now.kl is not None:
+            per_sample = per_sample + self.kl_weight * now.kl
+            metrics["kl_reference"] = now.kl.mean()
+        return (part.weight * per_sample).mean(), metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ class SandboxClipBackbone:
         where = Path(folder) if folder is not None else WEIGHTS / "clip"
         weights = sorted(where.glob("*.safetensors"))
         if not weights:
-            raise UserError(f"{where}: no *.safetensors; the sandbox CLIP comes from `soralign pretrain` or the release")
+            raise UserError(
+                f"{where}: no *.safetensors; the sandbox CLIP comes from `soralign pretrain` or the release"
+            )
         digest = hashlib.sha256("".join(sha256(path) for path in weights).encode()).hexdigest()
         self.sha256 = sha256(weights[0]) if len(weights) == 1 else digest
         self.clip = load_clip(where)
@@ -61,8 +64,8 @@ class RandomBackbone:
 
     def encode_text(self, prompt: str) -> Array:
         digest = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")
-        embedded = np.random.default_rng(digest).standard_normal(self.matrix.shape[1])
-        return embedded / np.linalg.norm(embedded)
+        embedded: Array = np.random.default_rng(digest).standard_normal((self.matrix.shape[1],))
+        return embedded / math.sqrt(embedded @ embedded)
 
 
 def load(name_or_folder: str = "sandbox") -> Backbone:

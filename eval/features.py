@@ -1,8 +1,8 @@
-"""Features of a video, computed once, kept on disk, never served for another video, backbone or way of preparing it.
+"""Features of a video, computed once, kept on disk, never served for another video, backbone or preparation.
 
-A video is kept as backbone features per frame [time, dim] and as 16x16 thumbnails. For set metrics the former becomes one
-vector: its slow changes over time (cosine transform, 4 terms) and its mean absolute step, so that order matters - a mean
-over frames alone would call a shuffled video perfect. A fixed random projection keeps that vector short: a Frechet
+A video is kept as backbone features per frame [time, dim] and as 16x16 thumbnails. For set metrics the former becomes
+one vector: its slow changes over time (cosine transform, 4 terms) and its mean absolute step, so that order matters - a
+mean over frames alone would call a shuffled video perfect. A fixed random projection keeps that vector short: a Frechet
 distance needs more videos than dimensions.
 """
 

@@ -37,7 +37,7 @@ def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
 
 
 def distance(vectors: Array, reference: Array) -> float:
-    """Frechet distance between the Gaussians fitted to vectors [n, dim] and reference [m, dim]; NaN below two videos."""
+    """Frechet distance of the Gaussians fitted to vectors [n, dim] and reference [m, dim]; NaN below two videos."""
     if min(len(vectors), len(reference)) < 2:
         return float("nan")
     return frechet(*moments(vectors), *moments(reference))

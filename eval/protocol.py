@@ -63,7 +63,6 @@ class Sample:
     prompt: str
     seed: int | None
     frames: Frames
-    fps: float = 8.0
     features: Array | None = None
     text: Array | None = None
     state: dict[str, NDArray[Any]] | None = None

@@ -1,9 +1,9 @@
 """Does the motion obey the laws of the scene that the prompt names? Read from pixels, no simulator needed.
 
-Each probe is a function of object tracks (base_model.world.reader) and answers with a number, or with NaN and the reason
-why it cannot be measured: no contact seen, object lost. Alone each probe is blind somewhere (a frozen video has perfect
-inertia); they cover each other in pairs: inertia with motion, momentum and energy with interpenetration, size with
-identity. `passes` compares them with a band of real simulations, `quality` makes one graded score of them.
+Each probe is a function of object tracks (base_model.world.reader) and answers with a number, or with NaN and the
+reason why it cannot be measured: no contact seen, object lost. Alone each probe is blind somewhere (a frozen video has
+perfect inertia); they cover each other in pairs: inertia with motion, momentum and energy with interpenetration, size
+with identity. `passes` compares them with a band of real simulations, `quality` makes one graded score of them.
 Positions are pixels (x right, y down), time is frames, mass is proportional to area, radius is that of the disc of
 equal area. Left out: everything about the prompt's colours, shapes and directions, which is text alignment.
 """
@@ -23,7 +23,7 @@ from base_model.world.spec import FLOOR, GRAVITY, HEIGHT, RESTITUTION, WIDTH, Sc
 
 Array = NDArray[np.float64]
 
-MOVING = 0.1  # px / frame: a pair of frames counts as moving above this speed
+MOVING = 0.3  # px / frame: a pair of frames counts as moving above this speed; jitter of a codec stays below
 PROBES: dict[str, str] = {  # name -> unit
     "inertia": "rms departure from the law of motion, radii / frame^2",
     "gravity": "acceleration / that of the world",
@@ -182,7 +182,7 @@ def _may_touch(path: Path, paths: list[Path], family: str) -> NDArray[np.bool_]:
 
 
 def _circle(position: Array) -> tuple[Array, float] | None:
-    """Centre and radius of the circle through points [n, 2], least squares (Kasa 1976); None where they lie on a line."""
+    """Centre and radius of the circle through points [n, 2], least squares (Kasa 1976); None on a line."""
     middle = position.mean(axis=0)
     p = position - middle
     design = np.c_[2 * p, np.ones(len(p))]
@@ -333,7 +333,7 @@ def energy(paths: list[Path], family: str) -> Probe:
 
 
 def _bounce(path: Path) -> tuple[float, float] | None:
-    """Mass x (height energy + motion energy) before and after the first bounce, from parabolas of the world's gravity."""
+    """Mass x (height + motion energy) before and after the first bounce, from parabolas of the world's gravity."""
     flights = [stretch for stretch in _flights(path) if len(stretch) >= 3][:2]
     if len(flights) < 2:
         return None
@@ -514,7 +514,7 @@ FLOOR_SCORE = 0.05  # of one probe, so that a second defect still costs
 def grade(probes: Mapping[str, Probe], spec: SceneSpec | None) -> float:
     """Geometric mean of soft probe scores, times the share of motion that the scene needs; in [0, 1].
 
-    A frozen video of a moving scene and an empty video score 0. A probe that had to be measurable counts as FLOOR_SCORE.
+    A frozen video of a moving scene and an empty video score 0. A probe that had to be measurable counts FLOOR_SCORE.
     """
     family = spec.family if spec is not None else None
     count = len(spec.objects) if spec is not None else 1

@@ -1,0 +1,290 @@
+"""Is b better than a? Paired by prompt and seed, one test per metric, all of them corrected for being many.
+
+Per-video metrics: mean of paired differences, bootstrap over prompts, p by flipping the signs of whole prompts. Set
+metrics: their difference has no pairs, but its labels can be swapped, so p comes from a permutation of a and b within
+prompts, and the interval from a jackknife over prompts. gold_win_rate counts pairs: b's share of wins, ties half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from core.errors import UserError
+from core.randomness import numpy_generator
+from core.registry import resolve
+from core.stats import Difference, holm, paired_difference, permutation_p, wilson
+from eval import METRICS, result
+from eval.protocol import Metric
+from eval.result import SetFeatures, finite
+from eval.set_interval import jackknife
+
+TIE_BAND = 0.02  # of gold utility, whose range is [0, 1]: the band in which the simulated annotators call a tie too
+NUM_PERMUTATIONS = 999
+SIGNIFICANT = 0.05
+
+Row = dict[str, Any]
+Pair = tuple[Row, Row]
+
+
+def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None, seed: int = 0) -> dict[str, Any]:
+    """Compare two evaluated sets and write compare.json.
+
+    Args:
+        out: file to write; None for compare.json in the folder that holds dir_b.
+        seed: of the resampling.
+    Returns: what was written. low and high bound the difference b - a; for gold_win_rate they bound b, the win rate
+        itself, whose a is .5 by definition (a set against itself).
+    Raises: UserError when a folder was not evaluated or when no prompt and seed is in both.
+    """
+    results = [result.read_results(folder) for folder in (dir_a, dir_b)]
+    samples = [result.read_samples(folder) for folder in (dir_a, dir_b)]
+    pairs = paired(*samples)
+    if not pairs:
+        raise UserError(f"{dir_a} and {dir_b} share no (prompt, seed); generate both with the same prompts and seeds")
+    features = [result.read_features(folder) for folder in (dir_a, dir_b)]
+    rows: dict[str, Row] = {}
+    for name in METRICS:
+        entries = [content["metrics"].get(name) for content in results]
+        if entries[0] is None or entries[1] is None:
+            continue
+        metric: Metric = resolve(METRICS, name, "metric")
+        row = {"a": entries[0]["value"], "b": entries[1]["value"]} | _fine_print(entries[1])
+        reason = _incomparable(*entries)
+        if reason is None and metric.per_set is not None:
+            reason = _incomparable_sets(results, features)
+        if reason is not None:
+            rows[name] = row | _untested(reason)
+        elif metric.per_set is not None:
+            assert features[0] is not None and features[1] is not None
+            rows[name] = row | _compare_sets(metric, pairs, features[0], features[1], seed)
+        else:
+            rows[name] = row | _compare_videos(name, pairs, seed)
+        if name == "gold":
+            rows["gold_win_rate"] = win_rate(pairs, seed)
+    for row, p in zip(rows.values(), holm([_nan(row["p"]) for row in rows.values()]), strict=True):
+        row["p_holm"] = finite(p)
+        row["verdict"] = verdict(row)
+    unmatched = [len(side) - len(pairs) for side in samples]
+    compared = {
+        "metrics": rows,
+        "a": str(dir_a),
+        "b": str(dir_b),
+        "num_pairs": len(pairs),
+        "num_prompts": len({pair[0]["prompt"] for pair in pairs}),
+        "unmatched": {"a": unmatched[0], "b": unmatched[1]},
+        "seed": seed,
+        "alpha": SIGNIFICANT,
+        "tie_band": TIE_BAND,
+    }
+    result.write_json(Path(out) if out is not None else Path(dir_b).resolve().parent / "compare.json", compared)
+    return compared
+
+
+def paired(a: Sequence[Row], b: Sequence[Row]) -> list[Pair]:
+    """Rows of the same prompt and seed, in a's order; several without a seed are matched in their order."""
+    waiting: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    for row in b:
+        waiting[row["prompt"], row.get("seed")].append(row)
+    pairs = []
+    for row in a:
+        partners = waiting[row["prompt"], row.get("seed")]
+        if partners:
+            pairs.append((row, partners.pop(0)))
+    return pairs
+
+
+def win_rate(pairs: Sequence[Pair], seed: int = 0) -> Row:
+    """Share of pairs in which b has more gold utility than a; a difference within TIE_BAND is a tie, counted half.
+
+    The Wilson interval is given the number of pairs that the clustering by prompt leaves (design effect, Kish 1965);
+    p flips the outcomes of whole prompts.
+    """
+    scores = np.array([[_nan(a.get("gold")), _nan(b.get("gold"))] for a, b in pairs])
+    known = np.isfinite(scores).all(axis=1)
+    gaps = scores[known, 1] - scores[known, 0]
+    outcome = np.where(np.abs(gaps) <= TIE_BAND, 0.0, np.sign(gaps))
+    prompts = [pair[0]["prompt"] for pair, ok in zip(pairs, known, strict=True) if ok]
+    wins, ties, losses = (int((outcome == kind).sum()) for kind in (1, 0, -1))
+    row: Row = {"a": 0.5, "b": None, "unit": "share of pairs", "higher_is_better": True}
+    if not len(outcome):
+        return row | _untested("no pair has a gold utility on both sides")
+    shrink = 1 / _design_effect(outcome, prompts)
+    interval = wilson(wins * shrink, ties * shrink, max(1, round(len(outcome) * shrink)))
+    rate = (wins + ties / 2) / len(outcome)
+    return row | {
+        "b": rate,
+        "difference": rate - 0.5,
+        "low": min(rate, interval.low),
+        "high": max(rate, interval.high),
+        "p": finite(permutation_p(outcome, prompts, seed)),
+        "n": len(outcome),
+        "wins": wins,
+        "ties": ties,
+        "losses": losses,
+        "effect": None,
+        "reason": None,
+        "method": f"b over a, ties (within {TIE_BAND}) half; low and high are the Wilson interval of b itself,"
+        " design effect of prompts; sign-flip permutation p over prompts",
+    }
+
+
+def _design_effect(outcome: NDArray[np.float64], prompts: Sequence[str]) -> float:
+    """How much larger the variance of the mean is because pairs share prompts; at least 1."""
+    names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
+    index = np.array([names[name] for name in prompts])
+    residual = outcome - outcome.mean()
+    independent = float((residual**2).sum())
+    clustered = float((np.bincount(index, residual) ** 2).sum())
+    return max(1.0, clustered / independent) if independent > 0 else 1.0
+
+
+def _compare_videos(name: str, pairs: Sequence[Pair], seed: int) -> Row:
+    """Paired test of one per-video metric. a and b become the means over the pairs that both sides have."""
+    a, b = (np.array([_nan(pair[side].get(name)) for pair in pairs]) for side in (0, 1))
+    both = np.isfinite(a) & np.isfinite(b)
+    if not both.any():
+        return _untested("no pair has a value on both sides")
+    difference = paired_difference(a, b, [pair[0]["prompt"] for pair in pairs], seed)
+    spread = float((b - a)[both].std(ddof=1)) if both.sum() > 1 else 0.0
+    means = {"a": float(a[both].mean()), "b": float(b[both].mean())}
+    return means | _tested(difference, difference.difference / spread if spread > 0 else None)
+
+
+def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetFeatures, seed: int) -> Row:
+    """Permutation test of one distance to the reference. a and b become the distances of the paired videos."""
+    distance, reference = metric.per_set, a.reference
+    assert distance is not None and reference is not None
+    rows_a = {name: row for row, name in enumerate(a.ids)}
+    rows_b = {name: row for row, name in enumerate(b.ids)}
+    usable = [(x, y) for x, y in pairs if x["id"] in rows_a and y["id"] in rows_b]
+    if len(usable) < 3:
+        return _untested(f"{len(usable)} pairs have features on both sides")
+    first = a.vectors[[rows_a[x["id"]] for x, _ in usable]]
+    second = b.vectors[[rows_b[y["id"]] for _, y in usable]]
+    prompts = [x["prompt"] for x, _ in usable]
+
+    def gap(kept: NDArray[np.int_]) -> float:
+        return distance(second[kept], reference) - distance(first[kept], reference)
+
+    interval = jackknife(gap, prompts)
+    names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
+    group = np.array([names[name] for name in prompts])
+    rng = numpy_generator(seed, "eval/set permutation")
+    extreme = 0
+    for _ in range(NUM_PERMUTATIONS):
+        swap = (rng.random(len(names)) < 0.5)[group][:, None]
+        one, two = np.where(swap, second, first), np.where(swap, first, second)
+        extreme += abs(distance(two, reference) - distance(one, reference)) >= abs(interval.value)
+    p = (extreme + 1) / (NUM_PERMUTATIONS + 1)
+    means = {"a": distance(first, reference), "b": distance(second, reference)}
+    method = f"{interval.method}, permutation p within prompts"
+    return means | _tested(Difference(interval.value, interval.low, interval.high, p, len(usable), method), None)
+
+
+def _incomparable(a: Row, b: Row) -> str | None:
+    """Why two numbers of one name may not be compared; None when they may."""
+    for side, entry in (("a", a), ("b", b)):
+        if entry["value"] is None:
+            return f"{side}: {entry['reason']}"
+    for key in ("version", "backbone_sha256", "preprocessing"):
+        if a.get(key) != b.get(key):
+            return f"{key} differs: {a.get(key)} and {b.get(key)}; evaluate both again"
+    return None
+
+
+def _incomparable_sets(results: Sequence[Row], features: Sequence[SetFeatures | None]) -> str | None:
+    digests = [content.get("provenance", {}).get("reference_sha256") for content in results]
+    if digests[0] != digests[1]:
+        return "measured against different references; evaluate both with the same --reference"
+    if any(side is None or side.reference is None for side in features):
+        return f"{result.FEATURES} is missing or holds no reference; evaluate again with --reference"
+    return None
+
+
+def _tested(found: Difference, effect: float | None) -> Row:
+    return {
+        "difference": finite(found.difference),
+        "low": finite(found.low),
+        "high": finite(found.high),
+        "p": finite(found.p),
+        "n": found.n,
+        "effect": finite(effect),
+        "method": found.method,
+        "reason": None,
+    }
+
+
+def _untested(reason: str) -> Row:
+    return dict.fromkeys(("difference", "low", "high", "p", "effect", "method")) | {"n": 0, "reason": reason}
+
+
+def _fine_print(entry: Row) -> Row:
+    return {key: entry.get(key) for key in ("unit", "higher_is_better", "version", "backbone", "flagged")}
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def verdict(row: Row) -> str:
+    """What a row says, in words; a claim only when p survives Holm's correction."""
+    if row["reason"] is not None or row["p"] is None:
+        return "not compared"
+    if row["p_holm"] >= SIGNIFICANT:
+        hint = ", alone it would be" if row["p"] < SIGNIFICANT else ""
+        return f"no difference shown{hint}"
+    if row["higher_is_better"] is None:
+        return "changed: more" if row["difference"] > 0 else "changed: less"
+    return "b better" if (row["difference"] > 0) == row["higher_is_better"] else "b worse"
+
+
+def show(
+    compared: dict[str, Any], names: tuple[str, str] = ("base", "aligned"), console: Console | None = None
+) -> None:
+    """Print the comparison as a table: a | b | difference | interval | p | verdict."""
+    title = f"{compared['num_pairs']} pairs of {compared['num_prompts']} prompts; p after Holm's correction"
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    for heading in (*names, "difference", "95 % interval", "p", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    words = {"b better": "[bold green]{} better[/]", "b worse": "[bold red]{} worse[/]"}
+    for name, row in compared["metrics"].items():
+        tested = row["reason"] is None
+        said = words[row["verdict"]].format(names[1]) if row["verdict"] in words else row["verdict"]
+        table.add_row(
+            name.replace("[", r"\["),
+            _number(row["a"]),
+            _number(row["b"]),
+            _number(row["difference"], signed=True),
+            f"{_number(row['low'])} .. {_number(row['high'])}" if tested and row["low"] is not None else "-",
+            _p(row["p_holm"]),
+            str(row["n"]),
+            said if tested else f"[dim]{row['reason']}[/]".replace("[sandbox", r"\[sandbox"),
+        )
+    (console or Console()).print(table)
+    if "gold_win_rate" in compared["metrics"]:
+        (console or Console()).print(
+            f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate"
+        )
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< .001" if value < 0.001 else f"{value:.3f}"

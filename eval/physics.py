@@ -1,0 +1,245 @@
+"""Physics as metrics, and the band of truth they are held against.
+
+`physics_pass_rate` is the share of videos in which every probe that applies to the scene lies inside the band that 99 %
+of real simulations fill. The band is measured, not chosen: clips of the world, through the mp4 file that every judged
+video went through and through the codec of the shipped generator, so that a generator with perfect latents would pass.
+
+    python -m eval.physics --num-clips 250 --codec        # writes eval/physics_band.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from base_model.world import caption, dataset, reader
+from base_model.world.spec import FAMILIES, FPS
+from core import video
+from core.files import atomic_write
+from core.progress import track
+from eval.protocol import Frames, Metric, Sample, Score, missing
+from reward import physics
+
+BAND_FILE = Path(__file__).with_name("physics_band.json")
+SHARE = 0.99  # of real simulations inside the band of one probe
+TWO_SIDED = ("gravity", "energy", "motion")
+# No band is narrower than what the reader tells: .05 px of a small object, 2 % of its area, 5/255 in colour.
+RESOLUTION = {"inertia": 0.03, "continuity": 0.03, "size": 0.02, "identity": 0.02, "interpenetration": 0.01}
+
+
+@functools.cache
+def bands() -> dict[str, dict[str, tuple[float, float]]]:
+    """family -> probe -> (low, high), as shipped."""
+    saved = json.loads(BAND_FILE.read_text(encoding="utf-8"))["bands"]
+    return {
+        family: {probe: (float(low), float(high)) for probe, (low, high) in rows.items()}
+        for family, rows in saved.items()
+    }
+
+
+def passed(sample: Sample) -> Score:
+    """1 when every probe that applies is inside the band of truth, else 0."""
+    if sample.spec is None:
+        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+    return Score(float(physics.passes(sample.probes, sample.spec, bands())))
+
+
+def measurable(sample: Sample) -> Score:
+    """Share of the probes that must be measurable in a right video and were."""
+    if sample.spec is None:
+        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+    count = len(sample.spec.objects)
+    wanted = [name for name in physics.PROBES if physics.required(name, sample.spec.family, count)]
+    return Score(float(np.mean([sample.probes[name].measured for name in wanted])))
+
+
+def quality(sample: Sample) -> Score:
+    """Graded plausibility in [0, 1]; see reward.physics.grade."""
+    if sample.spec is None:
+        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+    return Score(physics.grade(sample.probes, sample.spec))
+
+
+def probe(name: str) -> Callable[[Sample], Score]:
+    """The raw value of one probe, where it applies to the scene."""
+
+    def score(sample: Sample) -> Score:
+        if sample.spec is not None and not physics.applies(name, sample.spec.family, len(sample.spec.objects)):
+            return missing(f"says nothing about this {sample.spec.family} scene")
+        found = sample.probes[name]
+        return Score(found.value, found.reason)
+
+    return score
+
+
+def velocity_error(sample: Sample) -> Score:
+    """Mean |velocity read - simulated| in px / frame, for videos that come with ground truth."""
+    if not sample.state:
+        return missing("no ground-truth state beside the video")
+    if sample.observation is None:
+        return missing("not a 64x64 sandbox video")
+    found = physics.velocity_error(sample.observation, sample.state)
+    return Score(found.value, found.reason)
+
+
+def _probe_metric(name: str, blind_spots: str) -> Metric:
+    return Metric(
+        name=f"physics/{name}",
+        version="1",
+        unit=physics.PROBES[name],
+        range=(0.0, float("inf")),
+        higher_is_better=None if name in TWO_SIDED else False,
+        needs=("frames",),
+        blind_spots=blind_spots,
+        per_video=probe(name),
+    )
+
+
+INERTIA = _probe_metric("inertia", "perfect for a frozen video: read with physics/motion")
+GRAVITY = _probe_metric("gravity", "needs a stretch of free motion")
+MOMENTUM = _probe_metric("momentum", "objects that pass through each other keep it: read with physics/interpenetration")
+ENERGY = _probe_metric("energy", "kept by objects that pass through each other or never move")
+PERMANENCE = _probe_metric("permanence", "an object that was never there is not missed: see attributes/count")
+SIZE = _probe_metric("size", "leaks colour drift: read with physics/identity")
+INTERPENETRATION = _probe_metric("interpenetration", "objects that stop at a distance do not overlap")
+CONTINUITY = _probe_metric("continuity", "small jumps hide below a scene's own changes of speed")
+IDENTITY = _probe_metric("identity", "slow drift shows at half its size")
+MOTION = _probe_metric("motion", "any motion counts, lawful or not")
+VELOCITY = Metric(
+    name="physics/velocity",
+    version="1",
+    unit="px / frame",
+    range=(0.0, float("inf")),
+    higher_is_better=False,
+    needs=("frames", "state"),
+    blind_spots="only for videos with ground truth",
+    per_video=velocity_error,
+)
+PASS_RATE = Metric(
+    name="physics_pass_rate",
+    version="1",
+    unit="share of videos",
+    range=(0.0, 1.0),
+    higher_is_better=True,
+    needs=("frames", "scene"),
+    blind_spots="the law of the scene only, not whether its colours and shapes are those of the prompt",
+    per_video=passed,
+    failure=0.0,
+    preprocessing="state read from pixels; 99 % band of real simulations per probe and family (physics_band.json)",
+)
+COVERAGE = Metric(
+    name="physics_coverage",
+    version="1",
+    unit="share of probes",
+    range=(0.0, 1.0),
+    higher_is_better=True,
+    needs=("frames", "scene"),
+    blind_spots="measurable is not right",
+    per_video=measurable,
+    failure=0.0,
+)
+QUALITY = Metric(
+    name="physics_quality",
+    version="1",
+    unit="graded score",
+    range=(0.0, 1.0),
+    higher_is_better=True,
+    needs=("frames", "scene"),
+    blind_spots="half-lives of its parts are set by hand",
+    per_video=quality,
+    failure=0.0,
+)
+
+
+def band_of(values: list[float], name: str) -> tuple[float, float]:
+    """The band that holds SHARE of the true values: between two quantiles, or from 0 up to one."""
+    if name in TWO_SIDED:
+        low, high = np.quantile(values, [(1 - SHARE) / 2, (1 + SHARE) / 2])
+        return float(low), float(high)
+    return 0.0, max(float(np.quantile(values, SHARE)), RESOLUTION.get(name, 0.0))
+
+
+def truth(
+    num_clips: int, seed: int, codec: Callable[[Frames], Frames] | None
+) -> Iterator[tuple[str, reader.Observation, str]]:
+    """(family, observation, prompt) of ground-truth clips, `num_clips` of every family, as they look in a file.
+
+    Args:
+        codec: frames [time, 3, height, width] -> what the generator's autoencoder makes of them.
+    """
+    wanted = dict.fromkeys(FAMILIES, num_clips)
+    index = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        while any(wanted.values()):
+            clip = dataset.make_clip(seed, index, style="descriptive", most_objects=2)
+            index += 1
+            if not wanted[clip.spec.family]:
+                continue
+            wanted[clip.spec.family] -= 1
+            video.write(path, codec(clip.frames) if codec else clip.frames, FPS)
+            yield clip.spec.family, reader.read(video.read(path).frames), clip.prompt
+
+
+def measure_band(num_clips: int, seed: int = 0, codec: Callable[[Frames], Frames] | None = None) -> dict[str, object]:
+    """What physics_band.json holds: the band, how often each probe could be measured, and how the clips were made."""
+    values: dict[str, dict[str, list[float]]] = {family: defaultdict(list) for family in FAMILIES}
+    clips = track(truth(num_clips, seed, codec), "band of truth", total=num_clips * len(FAMILIES))
+    for family, observation, prompt in clips:
+        spec = caption.parse(prompt)
+        assert spec is not None, prompt
+        for name, found in physics.probe(observation, spec).items():
+            if physics.applies(name, family, len(spec.objects)):
+                values[family][name].append(found.value)
+    rows, coverage = {}, {}
+    for family, probes in values.items():
+        finite = {name: [v for v in found if np.isfinite(v)] for name, found in probes.items()}
+        rows[family] = {name: band_of(found, name) for name, found in finite.items() if len(found) >= 20}
+        coverage[family] = {name: len(finite[name]) / len(probes[name]) for name in probes}
+    return {
+        "about": "band of real simulations; see eval/physics.py",
+        "share": SHARE,
+        "num_clips_per_family": num_clips,
+        "seed": seed,
+        "codec": "shipped autoencoder, then H.264" if codec else "H.264",
+        "bands": rows,
+        "coverage": coverage,
+    }
+
+
+def _shipped_codec() -> Callable[[Frames], Frames]:
+    import torch
+
+    import base_model
+
+    generator = base_model.load("sandbox")
+
+    def reconstruct(frames: Frames) -> Frames:
+        with torch.inference_mode():
+            latents = generator.encode(torch.from_numpy(frames)[None])
+            return generator.decode(latents)[0].clamp(0, 1).numpy()
+
+    return reconstruct
+
+
+def main() -> None:
+    """Measure the band and write it."""
+    parser = argparse.ArgumentParser(description="Measure the band of truth of the physics probes.")
+    parser.add_argument("--num-clips", type=int, default=250, help="clips per family (default 250)")
+    parser.add_argument("--seed", type=int, default=1_000, help="of the world (default 1000)")
+    parser.add_argument("--codec", action="store_true", help="through the shipped autoencoder first")
+    parser.add_argument("--out", type=Path, default=BAND_FILE, help="file to write (default: the shipped one)")
+    options = parser.parse_args()
+    measured = measure_band(options.num_clips, options.seed, _shipped_codec() if options.codec else None)
+    atomic_write(options.out, json.dumps(measured, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""One self-contained report.html from a demo folder: the verdict first, then the videos, then every number.
+
+A page to mail: no network, no fonts, no libraries, videos embedded. It is a pure function of the folder, so the same
+folder gives the same bytes. Half a folder gives half a report that says what is missing. No torch.
+
+    verdict -> same-seed pairs -> metrics with intervals -> training curves -> reward model -> where it comes from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from core import files
+from core.videoset import VideoItem
+from eval import gallery, svg, verdict
+from eval.folder import Demo, plain
+from eval.gallery import Film, Pair
+from eval.verdict import Row, finite
+
+HERE = Path(__file__).parent
+GALLERY_SEED = 0
+PAGE_BYTES = 5_000_000  # of films and strips; the rest of a page is about a hundred thousand
+TRAINING_PROMPTS_SHOWN = 2
+EFFECT_LIMITS = (0.5, 1.0, 2.0)  # half the width of the axis; the first that holds all intervals
+# Logged names in the order in which a run is judged; the rest follows by name.
+CURVES = ("reward/total", "reward/", "judge/", "align/approx_kl", "align/kl_reference", "align/clip_fraction", "align/")
+NOT_CURVES = ("time/", "reward/masked")
+DRAWS = {
+    "random": ("At random", "drawn with seed {seed} from all {count} pairs, whatever they look like"),
+    "wins": ("Biggest wins", "the pairs in which the judge prefers aligned the most"),
+    "losses": ("Biggest losses", "the pairs in which the judge prefers base the most"),
+}
+
+
+def write(demo_dir: Path | str) -> Path:
+    """Write report.html into a folder as `soralign demo` leaves it, or as far as it got.
+
+    Returns: the path of the report.
+    Raises: UserError when the folder holds nothing to report on.
+    """
+    folder = Path(demo_dir)
+    path = folder / "report.html"
+    files.atomic_write(path, _render(Demo.read(folder)))
+    return path
+
+
+def markdown(demo_dir: Path | str) -> str:
+    """The report as a short Markdown text, for a model card: verdict, table, provenance. No videos.
+
+    Raises: UserError when the folder holds nothing to report on.
+    """
+    demo = Demo.read(Path(demo_dir))
+    lines = [f"**{verdict.headline(demo.rows)}**", ""]
+    lines += [f"- {tile.label}: {tile.value} ({tile.detail})" for tile in verdict.tiles(demo.rows)]
+    lines += [
+        "",
+        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in demo.rows:
+        interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
+        cells = [
+            row.name,
+            row.shown(row.base),
+            row.shown(row.aligned),
+            row.change(row.difference),
+            interval,
+        ]
+        lines.append("| " + " | ".join([*cells, verdict.p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
+    lines += ["", *(f"{name}: {value}  " for name, value in demo.provenance)]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number under a pair: what it is, its two values as text, and what to say about them."""
+
+    name: str
+    base: str
+    aligned: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair on the page."""
+
+    prompt: str
+    seed: int | None
+    film: Film
+    scores: list[Score]
+    verdict: str
+
+
+def _render(demo: Demo) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    notes = list(demo.notes)
+    draws = _draws(demo, notes)
+    growth = _growth(demo.samples)
+    furthest = max((abs(end) for row in demo.rows for end in row.effect or ()), default=0.0)
+    limit = next((limit for limit in EFFECT_LIMITS if furthest <= limit), EFFECT_LIMITS[-1])
+    return environment.get_template("report.html").render(
+        demo=demo,
+        headline=verdict.headline(demo.rows),
+        tiles=verdict.tiles(demo.rows),
+        draws=draws,
+        wins=_wins(demo),
+        main_rows=[row for row in demo.rows if not row.is_detail],
+        details=[row for row in demo.rows if row.is_detail],
+        num_tests=sum(row.p is not None for row in demo.rows),
+        effects={row.name: _effect(row, limit) for row in demo.rows},
+        effect_axis=svg.effect_axis(limit),
+        p_text=verdict.p_text,
+        curves=_curves(demo.metrics),
+        steps=_steps(demo),
+        growth=growth,
+        card=_card(demo.reward),
+        choices=_choices(demo.labels),
+        metric_details=_metric_details(demo),
+        plain=plain,
+        notes=notes,
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+    )
+
+
+def _draws(demo: Demo, notes: list[str]) -> list[dict[str, Any]]:
+    """The three draws with their films; notes say which videos are broken and which did not fit."""
+    pairs = demo.pairs
+    films: dict[Path, Film] = {}
+    num_bytes, left_out = 0, 0
+    draws = []
+    for name, chosen in gallery.choose(pairs, GALLERY_SEED).items():
+        shown = []
+        for pair in chosen:
+            film = films.get(pair.base.video) or gallery.film([pair.base.video, pair.aligned.video])
+            if num_bytes + film.num_bytes > PAGE_BYTES:
+                left_out += 1
+                continue
+            if film.problem and pair.base.video not in films:
+                notes.append(f"Pair {pair.base.id} is not shown: {film.problem}.")
+            num_bytes += film.num_bytes
+            films[pair.base.video] = film
+            shown.append(Shown(pair.prompt, pair.seed, film, _scores(pair), _preferred(pair.gain, demo.tie_band)))
+        title, explanation = DRAWS[name]
+        if shown:
+            explanation = explanation.format(seed=GALLERY_SEED, count=len(pairs))
+            draws.append({"name": name, "title": title, "explanation": explanation, "pairs": shown})
+    if left_out:
+        notes.append(f"{left_out} more pairs were drawn but would make this page too large.")
+    if pairs and all(pair.gain is None for pair in pairs):
+        notes.append("The judge's score of single videos is missing: pairs are shown at random only.")
+    return draws
+
+
+def _scores(pair: Pair) -> list[Score]:
+    """The judge, physics and text match of a pair, as far as they were measured."""
+    names = dict.fromkeys([*pair.base_scores, *pair.aligned_scores])
+    wanted = [
+        name
+        for family in (gallery.JUDGE, "physics_pass_rate", "clip_sim")
+        for name in names
+        if name.split("[")[0] == family
+    ]
+    found = []
+    for name in wanted:
+        before, after = finite(pair.base_scores.get(name)), finite(pair.aligned_scores.get(name))
+        shown = _passed if name == "physics_pass_rate" else svg.number
+        better = "" if before is None or after is None or before == after else "aligned" if after > before else "base"
+        label = {"gold": "judge", "physics_pass_rate": "physics"}.get(name, name)
+        found.append(Score(label, shown(before), shown(after), better))
+    return found
+
+
+def _passed(value: float | None) -> str:
+    return "\u2013" if value is None else "passes" if value >= 0.5 else "fails"
+
+
+def _preferred(gain: float | None, tie_band: float) -> str:
+    if gain is None:
+        return "not judged"
+    if abs(gain) <= tie_band:
+        return "a tie"
+    return "judge prefers aligned" if gain > 0 else "judge prefers base"
+
+
+def _wins(demo: Demo) -> dict[str, Any] | None:
+    """How many pairs aligned won, tied and lost, and the chart of all of them."""
+    gains = [pair.gain for pair in demo.pairs if pair.gain is not None]
+    if not gains:
+        return None
+    won, lost = sum(gain > demo.tie_band for gain in gains), sum(gain < -demo.tie_band for gain in gains)
+    words = f"aligned is ahead in {won} pairs, equal in {len(gains) - won - lost}, behind in {lost}"
+    chart = svg.all_pairs(gains, demo.tie_band, f"judge's score, aligned minus base: {words}")
+    return {"words": words, "count": len(gains), "chart": chart}
+
+
+def _effect(row: Row, limit: float) -> Markup:
+    if row.effect is None:
+        return Markup("")
+    value, low, high = row.effect
+    label = f"effect {svg.number(value, 2)}, interval {svg.number(low, 2)} to {svg.number(high, 2)}: {row.verdict}"
+    return svg.effect(value, low, high, limit, row.tone, label)
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    """(logged name, chart), rewards first, then held-out judges, then signs of health."""
+    names = {name for row in metrics for name in row if "/" in name and not name.startswith(NOT_CURVES)}
+
+    def place(name: str) -> tuple[int, str]:
+        return next((index for index, prefix in enumerate(CURVES) if name.startswith(prefix)), len(CURVES)), name
+
+    charts = [
+        (name, svg.curve([(float(row["step"]), finite(row.get(name))) for row in metrics], name))
+        for name in sorted(names, key=place)
+    ]
+    return [(name, chart) for name, chart in charts if chart]
+
+
+def _steps(demo: Demo) -> str:
+    """What the training was, in a line."""
+    if not demo.metrics:
+        return ""
+    last = demo.metrics[-1]
+    parts = [f"{int(last['step'])} steps"]
+    if finite(last.get("samples")) is not None:
+        parts.append(f"{int(last['samples']):,} videos generated".replace(",", "\u2009"))
+    times = [finite(row.get("time")) for row in demo.metrics]
+    seconds = sum(finite(row.get(name)) or 0.0 for row in demo.metrics for name in row if name.startswith("time/"))
+    if seconds and all(times):
+        parts.append(f"{seconds / 60:.1f} minutes")
+    return ", ".join([str(demo.config.get("algorithm", "")).strip() or "alignment", *parts])
+
+
+def _growth(samples: Mapping[int, Sequence[VideoItem]]) -> list[dict[str, Any]]:
+    """The first sample clips through training: one film a prompt, the steps side by side."""
+    if len(samples) < 2:
+        return []
+    shown = []
+    for index in range(min(TRAINING_PROMPTS_SHOWN, *(len(items) for items in samples.values()))):
+        items = [items[index] for items in samples.values()]
+        film = gallery.film([item.video for item in items])
+        if not film.problem:
+            shown.append({"prompt": items[0].prompt, "steps": list(samples), "film": film})
+    return shown
+
+
+def _card(report: Mapping[str, Any]) -> Markup | None:
+    """Accuracy of the reward model beside what needs no model, as bars."""
+    rows = []
+    for key, name in (("accuracy", "reward model"), ("majority", "always majority"), ("random", "random choice")):
+        value = report.get(key)
+        entry = value if isinstance(value, dict) else {"value": value}
+        share = finite(entry.get("value"))
+        if share is not None:
+            rows.append((name, share, finite(entry.get("low")), finite(entry.get("high"))))
+    return svg.bars(rows, "accuracy on held-out prompts") if rows else None
+
+
+def _choices(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Per aspect the shares of ties and the agreement of annotators."""
+    table = []
+    agreement = labels.get("agreement", {})
+    for aspect, counts in labels.get("choices", {}).items():
+        total = sum(counts.values())
+        if total:
+            tied = counts.get("tie", 0) / total
+            row = {"aspect": aspect.replace("_", " "), "votes": total, "ties": f"{100 * tied:.0f}\u2009%"}
+            table.append(row | {"agreement": svg.number(finite(agreement.get(aspect)), 2)})
+    return table
+
+
+def _metric_details(demo: Demo) -> list[dict[str, Any]]:
+    """The fine print of every metric, for the table of provenance."""
+    table = []
+    for row in demo.rows:
+        about: dict[str, Any] = {}
+        for name in ("base", "aligned"):
+            about |= (demo.results[name].get("metrics") or {}).get(row.name) or {}
+        backbone = " ".join(filter(None, [plain(about.get("backbone")), str(about.get("backbone_sha256") or "")[:12]]))
+        words = [backbone, about.get("preprocessing"), about.get("blind_spots") and f"Blind to: {about['blind_spots']}"]
+        fine = {"name": row.name, "version": plain(about.get("version")), "method": row.method, "n": row.n or ""}
+        table.append(fine | {"words": ". ".join(plain(word) for word in words if word)})
+    return table

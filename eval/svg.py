@@ -1,0 +1,208 @@
+"""Four small charts as inline SVG: an effect with its interval, a curve, bars with intervals, all pairs at a glance.
+
+Each is a pure function of numbers. Colours come from classes of the page's style sheet, so one drawing serves light,
+dark and print; what a colour says is said again by shape and by the label for screen readers. Left out: interaction
+beyond the titles that browsers show on hover; the dashboard has that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from markupsafe import Markup
+
+Tone = Literal["better", "worse", "unclear"]
+Point = tuple[float, float | None]
+
+EFFECT_WIDTH, EFFECT_HEIGHT = 220, 28
+CURVE_WIDTH, CURVE_HEIGHT = 320, 168
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # the curve's margins, in its own units
+SMOOTHED = 5  # points in the running mean of a curve
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, a true minus sign, a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "\u2013"
+    magnitude = abs(value)
+    if magnitude != 0 and not 1e-3 <= magnitude < 1e5:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
+    decimals = digits - 1 if magnitude == 0 else max(0, digits - 1 - math.floor(math.log10(magnitude)))
+    return f"{value:.{decimals}f}".replace("-", "\u2212")
+
+
+def tick_text(value: float) -> str:
+    """A round number, as short as it can be."""
+    mantissa, _, exponent = f"{value:.4g}".partition("e")
+    return (f"{mantissa}e{int(exponent)}" if exponent else mantissa).replace("-", "\u2212")
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers inside [low, high]: about `count` of them, steps of 1, 2 or 5 times a power of ten."""
+    span = high - low
+    if not (span > 0 and math.isfinite(span)):
+        return [low]
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= count + 1)
+    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def effect(value: float, low: float, high: float, limit: float, tone: Tone, label: str) -> Markup:
+    """A point with its interval on an axis from -limit to limit with 0 in the middle; an arrow where it goes on.
+
+    Args:
+        value, low, high: in the units of the axis, right is better.
+    """
+    half = EFFECT_WIDTH / 2
+
+    def x(place: float) -> float:
+        return half + max(-1.0, min(1.0, place / limit)) * (half - 8)
+
+    middle = EFFECT_HEIGHT / 2
+    parts = [_line(half, 2, half, EFFECT_HEIGHT - 2, "zero"), _line(x(low), middle, x(high), middle, f"whisker {tone}")]
+    for end, direction in ((low, -1), (high, 1)):
+        if abs(end) > limit and end * direction > 0:
+            tip = x(end) + 5 * direction
+            parts.append(_path(f"M{x(end):.1f} {middle - 4}L{tip:.1f} {middle}L{x(end):.1f} {middle + 4}Z", tone))
+        else:
+            parts.append(_line(x(end), middle - 4, x(end), middle + 4, f"whisker {tone}"))
+    parts.append(_mark(x(value), middle, tone))
+    return _svg(EFFECT_WIDTH, EFFECT_HEIGHT, "effect", label, parts)
+
+
+def effect_axis(limit: float) -> Markup:
+    """The axis under a column of `effect`."""
+    half = EFFECT_WIDTH / 2
+    parts = [_line(8, 4, EFFECT_WIDTH - 8, 4, "axis")]
+    for tick in ticks(-limit, limit, 4):
+        place = half + tick / limit * (half - 8)
+        parts += [_line(place, 4, place, 8, "axis"), _text(place, 19, tick_text(tick), "middle")]
+    return _svg(EFFECT_WIDTH, 22, "effect", f"axis from {tick_text(-limit)} to {tick_text(limit)}", parts)
+
+
+def curve(points: Sequence[Point], name: str) -> Markup:
+    """One logged number over training steps: a dot per step, and a running mean where there are enough of them.
+
+    Args:
+        points: (step, value) in the order of steps; None is a gap.
+    """
+    seen = [(step, value) for step, value in points if value is not None and math.isfinite(value)]
+    if not seen:
+        return Markup("")
+    low, high = _padded([value for _, value in seen])
+    first, last = points[0][0], points[-1][0]
+
+    def x(step: float) -> float:
+        return LEFT + (step - first) / ((last - first) or 1) * (CURVE_WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return CURVE_HEIGHT - BOTTOM - (value - low) / (high - low) * (CURVE_HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in ticks(low, high):
+        parts += [_line(LEFT, y(tick), CURVE_WIDTH - RIGHT, y(tick), "grid")]
+        parts += [_text(LEFT - 6, y(tick) + 4, tick_text(tick), "end")]
+    for tick in ticks(first, last, 5):
+        parts.append(_text(x(tick), CURVE_HEIGHT - 8, tick_text(tick), "middle"))
+    parts.append(_line(LEFT, CURVE_HEIGHT - BOTTOM, CURVE_WIDTH - RIGHT, CURVE_HEIGHT - BOTTOM, "axis"))
+    smooth = len(seen) >= 2 * SMOOTHED
+    line = running_mean([value for _, value in seen]) if smooth else [value for _, value in seen]
+    path = "L".join(f"{x(step):.1f} {y(value):.1f}" for (step, _), value in zip(seen, line, strict=True))
+    if len(seen) <= 400:
+        dots = [
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.2" class="dot"><title>step {}: {}</title></circle>').format(
+                x(step), y(value), tick_text(step), number(value, 4)
+            )
+            for step, value in seen
+        ]
+        parts += dots
+    parts.append(_path(f"M{path}", "line"))
+    (begin, was), (end, became) = seen[0], seen[-1]
+    label = f"{name}: {number(was)} at step {tick_text(begin)}, {number(became)} at step {tick_text(end)}"
+    return _svg(CURVE_WIDTH, CURVE_HEIGHT, "curve", label, parts)
+
+
+def running_mean(values: Sequence[float], width: int = SMOOTHED) -> list[float]:
+    """Mean of the `width` values around every place; of fewer, still symmetric, at the ends."""
+    means = []
+    for index in range(len(values)):
+        reach = min(width // 2, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def bars(rows: Sequence[tuple[str, float, float | None, float | None]], label: str) -> Markup:
+    """Shares from 0 to 1 as horizontal bars; (name, value, low, high), an interval where low and high are known."""
+    width, height, left = 360, 30, 132
+    scale = width - left - 56
+
+    def x(share: float) -> float:
+        return left + max(0.0, min(1.0, share)) * scale
+
+    parts = []
+    for index, (name, value, low, high) in enumerate(rows):
+        top = index * height
+        kind = "bar strong" if low is not None else "bar"
+        parts.append(_path(f"M{left} {top + 7}H{x(value):.1f}V{top + 23}H{left}Z", kind))
+        parts.append(_text(left - 8, top + 19, name, "end"))
+        if low is not None and high is not None:
+            parts.append(_line(x(low), top + 15, x(high), top + 15, "whisker"))
+            parts += [_line(x(end), top + 11, x(end), top + 19, "whisker") for end in (low, high)]
+        parts.append(_text(max(x(value), x(high or 0)) + 7, top + 19, f"{value:.1%}".replace("%", "\u2009%"), "start"))
+    said = ", ".join(f"{name} {value:.1%}" for name, value, _, _ in rows)
+    return _svg(width, height * len(rows), "bars", f"{label}: {said}", parts)
+
+
+def all_pairs(differences: Sequence[float], tie_band: float, label: str) -> Markup:
+    """Every pair as a thin bar, sorted: how many won, how many lost, and by how much; grey inside the tie band."""
+    width, height = 720, 96
+    ordered = sorted(differences, reverse=True)
+    largest = max((abs(value) for value in ordered), default=0.0) or 1.0
+    step, middle = width / max(1, len(ordered)), height / 2
+
+    def block(index: int, value: float) -> str:
+        tip = middle - value / largest * (middle - 2)
+        left, right = index * step, index * step + step * 0.82
+        return f"M{left:.2f} {middle:.1f}V{tip:.1f}H{right:.2f}V{middle:.1f}Z"
+
+    blocks: dict[Tone, str] = {"better": "", "unclear": "", "worse": ""}
+    for index, value in enumerate(ordered):
+        tone: Tone = "unclear" if abs(value) <= tie_band else "better" if value > 0 else "worse"
+        blocks[tone] += block(index, value)
+    parts = [_path(path, tone) for tone, path in blocks.items()] + [_line(0, middle, width, middle, "zero")]
+    return _svg(width, height, "pairs-chart", label, parts, aspect="none")
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return low - pad, high + pad
+
+
+def _mark(x: float, y: float, tone: Tone) -> Markup:
+    """Shape says what colour says: disc for better, diamond for worse, ring for unclear."""
+    if tone == "worse":
+        return _path(f"M{x:.1f} {y - 6}L{x + 6:.1f} {y}L{x:.1f} {y + 6}L{x - 6:.1f} {y}Z", "worse")
+    return Markup('<circle cx="{:.1f}" cy="{}" r="5" class="{}"/>').format(x, y, tone)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(x1, y1, x2, y2, kind)
+
+
+def _path(path: str, kind: str) -> Markup:
+    return Markup('<path d="{}" class="{}"/>').format(path, kind)
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
+def _svg(width: float, height: float, kind: str, label: str, parts: Sequence[Markup], aspect: str = "") -> Markup:
+    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}"').format(kind, width, height, label)
+    head += Markup(' preserveAspectRatio="{}">').format(aspect) if aspect else Markup(">")
+    return head + Markup("").join(parts) + Markup("</svg>")

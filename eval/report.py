@@ -179,7 +179,7 @@ def _scores(pair: Pair) -> list[Score]:
         before, after = finite(pair.base_scores.get(name)), finite(pair.aligned_scores.get(name))
         shown = _passed if name == "physics_pass_rate" else svg.number
         better = "" if before is None or after is None or before == after else "aligned" if after > before else "base"
-        label = {"gold": "judge", "physics_pass_rate": "physics"}.get(name, name)
+        label = {"gold": "judge", "physics_pass_rate": "physics"}.get(name, name.split("[")[0])
         found.append(Score(label, shown(before), shown(after), better))
     return found
 

@@ -7,7 +7,6 @@ part of one: a training run, an evaluated video set. Nothing is written. No Stre
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +17,14 @@ import yaml
 
 from core import files, videoset
 from core.errors import UserError
+from eval import verdict
+from eval.verdict import Row
 
 MARKERS = ("compare.json", "results.json", "metrics.jsonl", "config.yaml", "preferences.db", videoset.MANIFEST)
 SET_ORDER = ("base", "aligned", "real")
 NOT_SETS = ("align", "reward", "pairs", "samples", "checkpoints")
 MAX_DEPTH = 3
 LIVE_SECONDS = 90.0
-SIGNIFICANT = 0.05
-# What a run is summed up by, where it was measured; in this order.
-HEADLINES = ("gold_win_rate", "physics_pass_rate", "clip_sim", "diversity")
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,6 @@ class Experiment:
     training: Path | None
     compare: Path | None
     store: Path | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of two sets: a (base) against b (aligned). None where it was not measured.
-
-    `low` and `high` bound the difference b - a. `verdict`: "better", "worse", "unclear", or "unknown" without a test.
-    """
-
-    metric: str
-    a: float | None
-    b: float | None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    n: int | None = None
-    unit: str = ""
-    higher_is_better: bool | None = None
-    method: str = ""
-    reason: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.p is None or self.difference is None or self.higher_is_better is None:
-            return "unknown"
-        if self.p >= SIGNIFICANT or self.difference == 0:
-            return "unclear"
-        return "better" if (self.difference > 0) == self.higher_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -131,35 +100,25 @@ def state(experiment: Experiment, now: float | None = None) -> str:
     return "finished" if done else "partial"
 
 
-def compare(experiment: Experiment) -> tuple[list[Comparison], list[str]]:
-    """Every metric of the comparison, headlines first, and what could not be read.
+def compare(experiment: Experiment) -> tuple[list[Row], list[str]]:
+    """Every metric of base and aligned, headlines first, and what could not be read.
 
-    Without compare.json the two results are put side by side, without test; a single set fills b only.
+    Without compare.json the two results stand side by side, untested. A set that stands alone counts as aligned.
     """
-    if experiment.compare is not None:
-        document, wrong = read_json(experiment.compare)
-        rows = [_comparison(name, value) for name, value in _metrics(document)]
-        return sorted(rows, key=_rank), wrong
-    problems: list[str] = []
-    values: list[dict[str, dict[str, Any]]] = []
-    evaluated = [folder for folder in experiment.sets.values() if (folder / "results.json").exists()]
-    for folder in evaluated[:2]:
-        document, wrong = read_json(folder / "results.json")
+    evaluated = {name: path for name, path in experiment.sets.items() if (path / "results.json").exists()}
+    last = list(evaluated)[-1:]
+    paths = {
+        "compare": experiment.compare,
+        "base": evaluated["base"] / "results.json" if "base" in evaluated else None,
+        "aligned": evaluated[(["aligned"] if "aligned" in evaluated else last)[0]] / "results.json" if last else None,
+    }
+    if paths["aligned"] == paths["base"]:
+        paths["aligned"] = None
+    documents, problems = {}, []
+    for name, path in paths.items():
+        documents[name], wrong = read_json(path) if path else ({}, [])
         problems += wrong
-        values.append(dict(_metrics(document)))
-    if not values:
-        return [], problems
-    a, b = values if len(values) == 2 else ({}, values[0])
-    rows = []
-    for name in dict.fromkeys([*a, *b]):
-        about = b.get(name) or a[name]
-        rows.append(_comparison(name, about | {"a": a.get(name, {}).get("value"), "b": b.get(name, {}).get("value")}))
-    return sorted(rows, key=_rank), problems
-
-
-def headline(rows: Iterable[Comparison], name: str) -> Comparison | None:
-    """The row of a headline metric, whatever protocol stands in its brackets."""
-    return next((row for row in rows if row.metric.split("[")[0] == name), None)
+    return verdict.rows(**documents), problems
 
 
 def metrics(experiment: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
@@ -205,7 +164,7 @@ def samples(folder: Path) -> tuple[list[Sample], list[str]]:
     try:
         path = folder / "samples.jsonl"
         for row in files.read_lines(path) if path.exists() else []:
-            numbers = {key: number(value) for key, value in row.items() if key != "seed"}
+            numbers = {key: verdict.finite(value) for key, value in row.items() if key != "seed"}
             measured[str(row.get("id"))] = {key: value for key, value in numbers.items() if value is not None}
     except (UserError, OSError) as error:
         problems.append(str(error))
@@ -269,13 +228,6 @@ def time_of(path: Path) -> float:
         return 0.0
 
 
-def number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    if isinstance(value, bool):
-        return float(value)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _walk(folder: Path, depth: int) -> list[Path]:
     if not folder.is_dir():
         return []
@@ -332,33 +284,6 @@ def _is_training(path: Path) -> bool:
 
 def _place(order: Sequence[str], key: str) -> int:
     return order.index(key) if key in order else len(order)
-
-
-def _metrics(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    found = document.get("metrics")
-    return [(str(k), v) for k, v in found.items() if isinstance(v, dict)] if isinstance(found, dict) else []
-
-
-def _comparison(name: str, value: dict[str, Any]) -> Comparison:
-    direction, n = value.get("higher_is_better"), number(value.get("n"))
-    return Comparison(
-        name,
-        a=number(value.get("a")),
-        b=number(value.get("b")),
-        difference=number(value.get("difference")),
-        low=number(value.get("low")),
-        high=number(value.get("high")),
-        p=number(value.get("p")),
-        n=None if n is None else int(n),
-        unit=str(value.get("unit") or ""),
-        higher_is_better=direction if isinstance(direction, bool) else None,
-        method=str(value.get("method") or ""),
-        reason=str(value.get("reason") or ""),
-    )
-
-
-def _rank(row: Comparison) -> tuple[int, str]:
-    return _place(HEADLINES, row.metric.split("[")[0]), row.metric
 
 
 def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.errors import UserError
-from dashboards import PAGES, media
+from dashboards import media
 
 # Calm, high contrast, one accent. The accent is a blue that colour-blind readers tell from the orange of "worse".
 THEME: dict[str, Any] = {
@@ -48,9 +48,11 @@ CONFIG: dict[str, Any] = THEME | {
     "client.showErrorDetails": "none",
     "logger.level": "warning",
 }
+# Heavy imports of each app, done before the address is printed, so that the first page does not wait for them. Not the
+# pages themselves: Streamlit complains about caches that are made while it does not run yet.
 WARM: dict[str, tuple[str, ...]] = {
-    "label.py": ("dashboards.components", "dashboards.service"),
-    "report.py": tuple(where.partition(":")[0] for where in PAGES.values()),
+    "label.py": ("dashboards.service",),
+    "report.py": ("dashboards.charts", "dashboards.runs", "dashboards.service"),
 }
 
 
@@ -63,7 +65,7 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
     """
     if port:
         _require_free(host, port)
-    for module in WARM[script]:  # before the address is printed, so that the first page does not wait for it
+    for module in WARM[script]:
         importlib.import_module(module)
     path = Path(__file__).with_name(script)
     app = st.App(path, routes=[Route(f"{media.ROUTE}/{{name}}", send_clip)])

@@ -41,21 +41,24 @@ def write_set(folder: Path, model: str, speed: float, pass_rate: float) -> None:
     (folder / "results.json").write_text(json.dumps(results))
 
 
-def comparison(a: float | None, b: float | None, p: float | None, higher: bool, spread: float) -> dict[str, object]:
-    difference = None if a is None or b is None else b - a
-    low, high = (None, None) if difference is None else (difference - spread, difference + spread)
-    row: dict[str, object] = {"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p, "n": 128}
-    return row | {"unit": "share", "higher_is_better": higher, "method": "clustered bootstrap"}
+def comparison(
+    a: float, b: float, p: float, corrected: float, higher: bool, spread: float, unit: str = "share of videos"
+) -> dict[str, object]:
+    row: dict[str, object] = {"a": a, "b": b, "difference": b - a, "low": b - a - spread, "high": b - a + spread}
+    row |= {"p": p, "p_holm": corrected, "n": 128, "unit": unit, "higher_is_better": higher, "reason": None}
+    return row | {"method": "bootstrap over prompts", "effect": None}
 
 
 COMPARISON = {
     "metrics": {
-        "flicker": comparison(0.020, 0.024, 0.01, False, 0.003),
-        "fvd[sandbox,17f,64]": comparison(212.0, 143.0, 0.0002, False, 40.0),
-        "diversity": comparison(0.41, 0.40, 0.6, True, 0.03),
-        "gold_win_rate": comparison(0.5, 0.78, 0.0001, True, 0.06),
-        "clip_sim[sandbox]": comparison(0.271, 0.279, 0.03, True, 0.006),
-        "physics_pass_rate": comparison(0.25, 0.75, 0.002, True, 0.1),
+        "flicker": comparison(0.020, 0.024, 0.001, 0.004, False, 0.002, "1"),
+        "fvd[sandbox,dct]": comparison(212.0, 143.0, 0.0002, 0.001, False, 40.0, "squared distance"),
+        "diversity": comparison(0.41, 0.40, 0.6, 0.6, True, 0.03, "1"),
+        # Here low and high bound b itself, as `soralign compare` writes them.
+        "gold_win_rate": comparison(0.5, 0.78, 0.0001, 0.0006, True, 0.06) | {"low": 0.72, "high": 0.84},
+        "clip_sim[sandbox]": comparison(0.271, 0.279, 0.03, 0.06, True, 0.006, "cosine"),
+        "physics_pass_rate": comparison(0.25, 0.75, 0.002, 0.006, True, 0.1),
+        "physics/gravity": comparison(0.5, 0.7, 0.002, 0.006, True, 0.1, "score"),
     },
     "a": "base",
     "b": "aligned",

@@ -187,7 +187,7 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     page.goto(report_url)
     row = page.locator(".sora-table tbody tr", has_text="gold_win_rate")
     playwright.expect(row).to_contain_text("▲ better", timeout=PATIENCE)
-    playwright.expect(row).to_contain_text("0.78")
+    playwright.expect(row).to_contain_text("78")
 
     page.get_by_role("link", name="Training").click()
     page.locator("[data-testid=stVegaLiteChart] :is(canvas, svg)").first.wait_for()

@@ -79,11 +79,10 @@ def test_several_runs_render(name: str, demo: Path, broken: Path, tmp_path: Path
 
 
 def test_the_overview_shows_the_headline_and_its_mark(demo: Path) -> None:
-    app = shown("overview", demo)
-    (win_rate,) = [metric for metric in app.metric if metric.label == "Win rate over base"]
-    table = next(element.proto.body for element in app.get("html") if "sora-table" in element.proto.body)
-    assert win_rate.value == "0.78" and "+0.28" in win_rate.delta
-    assert table.count("▲ better") == 4 and table.count("▼ worse") == 1 and table.count("○ unclear") == 1
+    markup = "".join(element.proto.body for element in shown("overview", demo).get("html"))
+    assert "wins over base" in markup and "78" in markup
+    counts = {mark: markup.count(f">{mark}<") for mark in ("▲ better", "△ maybe better", "▼ worse", "○ unclear")}
+    assert counts == {"▲ better": 4, "△ maybe better": 1, "▼ worse": 1, "○ unclear": 1}
 
 
 def test_names_from_files_cannot_inject_html(tmp_path: Path) -> None:

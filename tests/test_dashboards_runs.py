@@ -46,18 +46,19 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
 
 def test_the_comparison_is_read_with_verdicts_and_headlines_first(demo: Path) -> None:
     rows, problems = runs.compare(only(demo))
-    verdicts = {row.metric: row.verdict for row in rows}
+    verdicts = {row.name: row.verdict for row in rows}
     assert problems == []
-    assert [row.metric for row in rows][:4] == ["gold_win_rate", "physics_pass_rate", "clip_sim[sandbox]", "diversity"]
-    assert verdicts["fvd[sandbox,17f,64]"] == "better"  # fell, and lower is better
+    assert [row.name for row in rows][:3] == ["gold_win_rate", "physics_pass_rate", "clip_sim[sandbox]"]
+    assert verdicts["fvd[sandbox,dct]"] == "better"  # fell, and lower is better
     assert verdicts["flicker"] == "worse" and verdicts["diversity"] == "unclear"
+    assert verdicts["clip_sim[sandbox]"] == "maybe better"  # p < .05, but not after Holm's correction
 
 
 def test_without_a_comparison_results_stand_side_by_side_untested(tmp_path: Path) -> None:
     demo = write_demo(tmp_path / "demo", steps=1)
     (demo / "compare.json").unlink()
     (row,), problems = runs.compare(only(demo))
-    assert (row.metric, row.a, row.b, row.verdict) == ("physics_pass_rate", 0.25, 0.75, "unknown")
+    assert (row.name, row.base, row.aligned, row.verdict) == ("physics_pass_rate", 0.25, 0.75, "no test")
     assert problems == []
 
 
@@ -65,14 +66,20 @@ def test_without_a_comparison_results_stand_side_by_side_untested(tmp_path: Path
 def test_a_broken_comparison_is_said_or_shown_empty_never_raised(tmp_path: Path, content: str) -> None:
     (tmp_path / "compare.json").write_text(content)
     rows, problems = runs.compare(only(tmp_path))
-    assert problems or all(row.a is None and row.p is None for row in rows)
+    assert problems or all(row.base is None and row.p is None for row in rows)
 
 
 def test_numbers_that_are_none_stay_none(tmp_path: Path) -> None:
     metric = {"a": None, "b": float("nan"), "higher_is_better": None, "n": None, "reason": "no I3D weights"}
     (tmp_path / "compare.json").write_text(json.dumps({"metrics": {"fvd[i3d]": metric}}))
     (row,), _ = runs.compare(only(tmp_path))
-    assert (row.a, row.b, row.n, row.verdict, row.reason) == (None, None, None, "unknown", "no I3D weights")
+    assert (row.base, row.aligned, row.n, row.verdict) == (None, None, None, "not measured")
+    assert row.reason == "no I3D weights"
+
+
+def test_a_set_that_stands_alone_is_shown_untested(demo: Path) -> None:
+    (row,), problems = runs.compare(only(demo / "aligned"))
+    assert (row.base, row.aligned, row.verdict, problems) == (None, 0.75, "no test", [])
 
 
 def test_a_run_counts_as_running_while_its_metrics_grow(tmp_path: Path) -> None:

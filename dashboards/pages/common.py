@@ -11,8 +11,7 @@ import streamlit as st
 
 from core.errors import UserError
 from dashboards import media, runs
-
-MARKS = {"better": "▲ better", "worse": "▼ worse", "unclear": "○ unclear", "unknown": ""}
+from eval.svg import number
 
 
 def choose(experiments: list[runs.Experiment]) -> runs.Experiment:
@@ -67,18 +66,7 @@ def clip(path: Path, name: str, facts: str = "") -> dict[str, Any]:
 
 def figure(value: float | None, signed: bool = False) -> str:
     """Three significant digits, or a dash."""
-    if value is None:
-        return "–"
-    text = f"{value:+.3g}" if signed else f"{value:.3g}"
-    if "e" in text and 1e-4 <= abs(value) < 1e6:
-        text = f"{value:+,.0f}" if signed else f"{value:,.0f}"
-    return text.replace("-", "−")
-
-
-def p_value(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+    return ("+" if signed and value is not None and value > 0 else "") + number(value)
 
 
 def plain(text: str) -> str:

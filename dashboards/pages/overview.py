@@ -9,37 +9,50 @@ import streamlit as st
 
 from dashboards import runs
 from dashboards.pages import common
-from dashboards.pages.common import MARKS, escape, figure, p_value
+from dashboards.pages.common import escape
+from eval import verdict
+from eval.verdict import Row, Tile
 
-TITLES = {
-    "gold_win_rate": "Win rate over base",
-    "physics_pass_rate": "Physics pass rate",
-    "clip_sim": "Text match (CLIP)",
+SUMMARY = {
+    "gold_win_rate": "Wins over base",
+    "physics_pass_rate": "Physics",
+    "clip_sim": "Text match",
     "diversity": "Diversity",
 }
+# Colour only repeats what shape and word say: filled triangles survive correction for many tests, open ones do not.
+MARKS = {"better": "▲", "maybe better": "△", "worse": "▼", "maybe worse": "▽", "unclear": "○"}
 BADGES = {"finished": "green", "running": "blue", "partial": "gray", "broken": "orange"}
 STYLE = """<style>
+.sora-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .9rem;
+  margin: .4rem 0 1rem; }
+.sora-tile { border: 1px solid rgba(128,128,128,.28); border-radius: 12px; padding: .9rem 1.1rem 1rem; }
+.sora-tile .label { font-size: .85rem; opacity: .65; }
+.sora-tile .value { font-size: 1.95rem; font-weight: 600; line-height: 1.35; font-variant-numeric: tabular-nums; }
+.sora-tile .detail { font-size: .8rem; opacity: .65; line-height: 1.4; }
+.sora-scroll { overflow-x: auto; }
 .sora-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 .sora-table th { text-align: right; font-weight: 500; opacity: .6; padding: .45rem .6rem; white-space: nowrap;
   border-bottom: 1px solid rgba(128,128,128,.35); font-size: .82rem; }
 .sora-table td { text-align: right; padding: .5rem .6rem; white-space: nowrap;
   border-bottom: 1px solid rgba(128,128,128,.16); }
-.sora-table th:first-child, .sora-table td:first-child { text-align: left; padding-left: 0; white-space: normal; }
-.sora-table small { opacity: .55; }
-.sora-table td:last-child, .sora-table th:last-child { text-align: left; }
-.sora-span { position: relative; display: inline-block; width: 9rem; height: 1rem; vertical-align: middle; }
+.sora-table :is(th, td):first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 14rem; }
+.sora-table :is(th, td):last-child { text-align: left; }
+.sora-table small { opacity: .6; line-height: 1.3; display: block; }
+.sora-span { position: relative; display: inline-block; width: 8rem; height: 1rem; vertical-align: middle; }
 .sora-span i { position: absolute; top: .42rem; height: .16rem; border-radius: 2px; background: #8a8f98; }
 .sora-span b { position: absolute; top: .25rem; width: .5rem; height: .5rem; margin-left: -.25rem; border-radius: 50%;
   background: #8a8f98; }
 .sora-span u { position: absolute; left: 50%; top: 0; bottom: 0; width: 1px; background: rgba(128,128,128,.5); }
-.sora-better i, .sora-better b { background: #3b82d6; } .sora-worse i, .sora-worse b { background: #e08a1e; }
-.sora-mark-better { color: #2f74c5; font-weight: 600; } .sora-mark-worse { color: #c8700a; font-weight: 600; }
-@media (prefers-color-scheme: dark) { .sora-mark-better { color: #6aa9ff; } .sora-mark-worse { color: #f0a64a; } }
+.sora-better :is(i, b) { background: #3b82d6; } .sora-worse :is(i, b) { background: #e08a1e; }
+.sora-mark { color: inherit; } .sora-better.sora-mark, .sora-better .value { color: light-dark(#2369b8, #6aa9ff); }
+.sora-worse.sora-mark, .sora-worse .value { color: light-dark(#b45f06, #f0a64a); }
+.sora-better.sora-mark, .sora-worse.sora-mark { font-weight: 600; }
 </style>"""
 
 
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Overview")
+    st.html(STYLE)
     compared = {experiment.name: runs.compare(experiment) for experiment in experiments}
     if len(experiments) > 1:
         _summary(experiments, compared)
@@ -56,93 +69,92 @@ def show(experiments: list[runs.Experiment]) -> None:
     if not rows:
         common.empty("No results yet: they appear here once base and aligned have been evaluated (`soralign eval`).")
     else:
-        _cards(rows)
-        st.html(STYLE + _table(rows, list(experiment.sets)))
-        st.caption(
-            "Difference is aligned minus base, with its 95 % interval; ▲ and ▼ mark differences with p < .05, better "
-            "or worse. Each bar is scaled to its own row; the line in its middle is no difference."
-        )
+        _results(rows, experiment)
     _configuration(experiments, experiment)
+
+
+def _results(rows: list[Row], experiment: runs.Experiment) -> None:
+    if experiment.compare:
+        st.markdown(f"**{common.plain(verdict.headline(rows))}**")
+        st.html(f'<div class="sora-tiles">{"".join(map(_tile, verdict.tiles(rows)))}</div>')
+    names = ("base", "aligned")
+    st.html(_table([row for row in rows if not row.is_detail], names))
+    details = [row for row in rows if row.is_detail]
+    if details:
+        with st.expander(f"Parts of these metrics ({len(details)})"):
+            st.html(_table(details, names))
+    st.caption(
+        "Difference is aligned minus base with its 95 % interval; shares in percentage points. ▲ better and ▼ worse "
+        "hold after Holm's correction for the number of tests, △ and ▽ only without it. p is corrected. Each bar is "
+        "scaled to its own row; the line in its middle is no difference."
+    )
 
 
 def _state(experiment: runs.Experiment, problems: list[str]) -> str:
     return "broken" if problems else runs.state(experiment)
 
 
-def _summary(experiments: list[runs.Experiment], compared: dict[str, tuple[list[runs.Comparison], list[str]]]) -> None:
+def _summary(experiments: list[runs.Experiment], compared: dict[str, tuple[list[Row], list[str]]]) -> None:
     """Runs beside each other, newest first."""
     records = []
     for experiment in experiments:
         rows, problems = compared[experiment.name]
         record = {"run": experiment.name, "state": _state(experiment, problems)}
-        for name, title in TITLES.items():
-            row = runs.headline(rows, name)
+        for family, title in SUMMARY.items():
+            row = verdict.find(rows, family)
             record[title] = "–" if row is None else _brief(row)
         records.append(record)
     st.dataframe(pd.DataFrame(records), hide_index=True, width="stretch")
 
 
-def _brief(row: runs.Comparison) -> str:
-    mark = MARKS[row.verdict][:1]
-    if row.difference is None or row.metric == "gold_win_rate":
-        return f"{figure(row.b)} {mark}".strip()
-    return f"{figure(row.b)} ({figure(row.difference, signed=True)}) {mark}".strip()
+def _brief(row: Row) -> str:
+    value, mark = row.shown(row.aligned), MARKS.get(row.verdict, "")
+    if row.difference is None or row.base is None or row.name == "gold_win_rate":
+        return f"{value} {mark}".strip()
+    return f"{value} ({row.change(row.difference)}) {mark}".strip()
 
 
-def _cards(rows: list[runs.Comparison]) -> None:
-    headlines = [(title, row) for name, title in TITLES.items() if (row := runs.headline(rows, name))]
-    if not headlines:
-        return
-    for column, (title, row) in zip(st.columns(len(headlines)), headlines, strict=True):
-        change = None if row.difference is None else figure(row.difference, signed=True)
-        if change and row.low is not None and row.high is not None:
-            change += f"  [{figure(row.low, signed=True)}, {figure(row.high, signed=True)}]"
-        # The arrow gives the direction, the colour only repeats the verdict: blue better, orange worse, grey unclear.
-        column.metric(
-            title,
-            figure(row.b),
-            change,
-            delta_color="blue" if row.verdict == "better" else "orange" if row.verdict == "worse" else "off",
-            delta_arrow="up" if (row.difference or 0) >= 0 else "down",  # Streamlit does not know our minus sign
-            help=f"{row.metric}: {figure(row.a)} before, {figure(row.b)} after. {MARKS[row.verdict]}",
-            border=True,
-        )
+def _tile(tile: Tile) -> str:
+    parts = (("label", tile.label), ("value", tile.value), ("detail", tile.detail))
+    body = "".join(f'<div class="{name}">{escape(text)}</div>' for name, text in parts)
+    return f'<div class="sora-tile sora-{tile.tone}">{body}</div>'
 
 
-def _table(rows: list[runs.Comparison], sets: list[str]) -> str:
-    before, after = (sets + ["base", "aligned"])[:2] if len(sets) >= 2 else ("base", "aligned")
-    titles = ["metric", before, after, "difference", "95 % interval", "", "p", "n", ""]
+def _table(rows: list[Row], names: tuple[str, str]) -> str:
+    titles = ["metric", *names, "difference", "95 % interval", "", "p", "n", ""]
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(row))}</tr>" for row in rows)
-    return f'<table class="sora-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="sora-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="sora-scroll">{table}</div>'
 
 
-def _cells(row: runs.Comparison) -> list[str]:
-    arrow = "" if row.higher_is_better is None else "↑" if row.higher_is_better else "↓"
-    about = " · ".join(part for part in (row.unit, f"{arrow} is better" if arrow else "", row.method) if part)
-    interval = "–" if row.low is None or row.high is None else f"{figure(row.low, True)} … {figure(row.high, True)}"
-    verdict = f'<span class="sora-mark-{row.verdict}">{MARKS[row.verdict]}</span>' if not row.reason else ""
+def _cells(row: Row) -> list[str]:
+    direction = {True: "higher is better", False: "lower is better", None: ""}[row.higher_is_better]
+    about = " · ".join(part for part in (row.meaning or row.unit, direction, row.caution) if part)
+    interval = "–" if row.low is None or row.high is None else f"{row.change(row.low)} … {row.change(row.high)}"
+    p = row.p if row.corrected_p is None else row.corrected_p
+    mark = f"{MARKS.get(row.verdict, '')} {row.verdict}".strip()
     return [
-        f"{escape(row.metric)}<br><small>{escape(about)}</small>",
-        figure(row.a),
-        figure(row.b),
-        figure(row.difference, signed=True),
-        interval,
+        f'<span title="{escape(row.method)}">{escape(row.name)}</span><small>{escape(about)}</small>',
+        escape(row.shown(row.base)),
+        escape(row.shown(row.aligned)),
+        escape(row.change(row.difference)),
+        escape(interval),
         _span(row),
-        p_value(row.p),
+        escape(verdict.p_text(p)),
         "–" if row.n is None else f"{row.n:,}",
-        verdict or f"<small>{escape(row.reason)}</small>",
+        f'<span class="sora-mark sora-{row.tone}">{escape(mark)}</span><small>{escape(row.reason)}</small>',
     ]
 
 
-def _span(row: runs.Comparison) -> str:
+def _span(row: Row) -> str:
     """The interval drawn around zero; a picture of what the numbers beside it say."""
     if row.low is None or row.high is None or row.difference is None:
         return ""
     reach = 1.05 * max(abs(row.low), abs(row.high), abs(row.difference)) or 1.0
     low, high, middle = (50 + 50 * value / reach for value in (row.low, row.high, row.difference))
     return (
-        f'<span class="sora-span sora-{row.verdict}" aria-hidden="true"><u></u>'
+        f'<span class="sora-span sora-{row.tone}" aria-hidden="true"><u></u>'
         f'<i style="left:{low:.1f}%;width:{max(0.5, high - low):.1f}%"></i><b style="left:{middle:.1f}%"></b></span>'
     )
 
@@ -152,16 +164,13 @@ def _configuration(experiments: list[runs.Experiment], experiment: runs.Experime
     if len(configs) > 1:
         changed = runs.config_difference(configs)
         with st.expander(f"Settings that differ between runs ({len(changed)})"):
-            table = pd.DataFrame.from_dict({key: row for key, row in changed.items()}, orient="index")
+            table = pd.DataFrame(list(changed.values()), index=list(changed), columns=list(configs))
             st.dataframe(table.astype(str), width="stretch")
     if experiment.name in configs:
         with st.expander("All settings of this run"):
             values = configs[experiment.name]
-            st.dataframe(
-                pd.DataFrame({"setting": list(values), "value": [str(value) for value in values.values()]}),
-                hide_index=True,
-                width="stretch",
-            )
+            table = pd.DataFrame({"setting": list(values), "value": [str(value) for value in values.values()]})
+            st.dataframe(table, hide_index=True, width="stretch")
 
 
 def _ago(seconds: float) -> str:

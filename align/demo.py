@@ -1,0 +1,206 @@
+"""`soralign demo`: the whole loop on the shipped model, from sampled pairs to a report with error bars.
+
+    pairs -> votes of a simulated annotator -> learn a reward -> align -> generate base and aligned -> measure -> report
+
+Every stage writes into the demo's folder and is skipped when its result is there, so a stopped demo goes on where it
+was. The gold function labels the pairs and judges at the end; nothing in between sees it. Evaluation prompts are of the
+held-out split: their combinations of colour, shape and motion occur neither in pretraining nor in alignment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import video, videoset
+from core.cli import parse
+from core.preferences import Store
+from core.progress import track
+from core.randomness import seed_for
+from core.run import Run
+from core.videoset import VideoItem
+from reward.annotators import SimulatedAnnotator, gold_utility
+
+if TYPE_CHECKING:
+    from base_model.text import SandboxClip
+    from reward.mixture import Mixture
+    from reward.preference_model import PreferenceModel
+    from reward.protocol import Reward
+
+THREADS = 2  # of torch; a fixed number, because sums in another order would give another table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the defaults end within ten minutes on two cores."""
+
+    num_prompts: int = 128
+    clips_per_prompt: int = 4
+    denoising_steps: int = 10
+    align_steps: int = 40
+    eval_prompts: int = 160
+    eval_seeds: int = 2
+    real_videos: int = 320
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole loop on the shipped weights: minutes on a laptop. Run again, it goes on where it was stopped."""
+
+    out: str = field(default="runs/demo", metadata={"help": "folder for everything the demo makes"})
+    seed: int = field(default=0, metadata={"help": "everything random derives from it"})
+
+
+def demo(argv: list[str]) -> None:
+    """The whole loop on the shipped weights."""
+    config = parse(DemoConfig, argv, "soralign demo")
+    run(Path(config.out), config.seed, Plan())
+
+
+def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
+    """All stages; returns what compare.json holds."""
+    import torch
+
+    import base_model
+    from align.ddpo import DDPO
+    from align.train import TrainConfig, train
+    from base_model import lora
+    from base_model.commands import write_videos, write_world
+    from base_model.text import load_clip
+    from base_model.world import dataset
+    from eval import report
+    from eval.compare import compare
+    from eval.run import evaluate
+
+    torch.set_num_threads(THREADS)
+    Run.open(out, {"command": "demo", "seed": seed, **asdict(plan)})
+    say = _Clock()
+
+    say("sampling clips of the base model for training prompts")
+    generator = base_model.load("sandbox")
+    sampling = {"num_steps": plan.denoising_steps, "guidance": 1.0, "batch": 16}
+    prompts = dataset.prompts(seed_for(seed, "training prompts"), plan.num_prompts, "train", most_objects=2)
+    repeated = [prompt for prompt in prompts for _ in range(plan.clips_per_prompt)]
+    items = write_videos(generator, repeated, out / "pairs", seed=seed_for(seed, "pairs"), **sampling)
+
+    say("a simulated annotator compares them")
+    store = Store(out / "preferences.db")
+    label(store, items, plan.clips_per_prompt, seed)
+
+    say("learning a reward from the votes")
+    clip = load_clip()
+    preference = learn_reward(store, clip, out / "reward", seed)
+
+    say("aligning with DDPO against preference model and CLIP score")
+    reward = mixture(preference, clip, items)
+    config = TrainConfig(steps=plan.align_steps, denoising_steps=plan.denoising_steps, seed=seed)
+    trained = train(generator, reward, DDPO(), prompts, config, out / "align")
+
+    say("generating base and aligned videos for held-out prompts")
+    chosen = dataset.prompts(seed_for(seed, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=2)
+    twice = [prompt for prompt in chosen for _ in range(plan.eval_seeds)]
+    same = seed_for(seed, "evaluation")
+    write_videos(generator, twice, out / "aligned", seed=same, lora_name=_relative(trained.latest(), out), **sampling)
+    with lora.reference(generator.policy_module()):
+        write_videos(generator, twice, out / "base", seed=same, **sampling)
+    write_world(out / "real", plan.real_videos, seed=same, split="heldout", most_objects=2)
+
+    say("measuring")
+    for name in ("base", "aligned"):
+        evaluate(out / name, reference=out / "real", seed=seed)
+    result = compare(out / "base", out / "aligned", out / "compare.json", seed=seed)
+    page = report.write(out)
+    picture(out)
+    say.done()
+    _conclude(out, result, page)
+    return result
+
+
+def label(store: Store, items: Sequence[VideoItem], clips_per_prompt: int, seed: int) -> None:
+    """Votes on all aspects for pairs inside each prompt's clips, by a simulated annotator with noise and ties."""
+    annotator = SimulatedAnnotator(seed=seed)
+    groups = [items[start : start + clips_per_prompt] for start in range(0, len(items), clips_per_prompt)]
+    for group in track(groups, "labeling"):
+        utility = [gold_utility(video.read(item.video).frames, item.prompt) for item in group]
+        ids = [store.add_video(item.video, model=item.model, seed=item.seed) for item in group]
+        for a, b in itertools.combinations(range(len(group)), 2):
+            pair = store.add_pair(group[a].prompt, ids[a], ids[b])
+            with store.transaction():
+                for aspect, choice in annotator.label(utility[a], utility[b], pair).items():
+                    store.record_vote(pair, annotator.name, aspect, choice, left_is=annotator.left_is(pair))
+
+
+def learn_reward(store: Store, clip: SandboxClip, folder: Path, seed: int) -> PreferenceModel:
+    """The preference model of the store's votes; trained once, then read from `folder`."""
+    from reward import preference_model
+    from reward.train import TrainConfig, train
+
+    if not (folder / "report.json").exists():
+        train(store, clip, TrainConfig(seed=seed), folder)
+    return preference_model.load(folder)
+
+
+def mixture(preference: PreferenceModel, clip: SandboxClip, items: Sequence[VideoItem]) -> Mixture:
+    """Preference model and CLIP score, each brought to unit spread over clips of the base model, weighted 1 to .3."""
+    import torch
+
+    from reward.clip_score import ClipScore
+    from reward.mixture import Mixture
+
+    rewards: dict[str, Reward] = {"preference": preference, "clip": ClipScore(clip)}
+    chosen = items[:: max(1, len(items) // 128)]
+    totals: dict[str, list[torch.Tensor]] = {name: [] for name in rewards}
+    with torch.no_grad():
+        for start in range(0, len(chosen), 16):
+            part = chosen[start : start + 16]
+            frames = torch.stack([torch.from_numpy(video.read(item.video).frames) for item in part])
+            for name, one in rewards.items():
+                totals[name].append(one(frames, [item.prompt for item in part]).total)
+    spread = {name: (float(torch.cat(t).mean()), float(torch.cat(t).std())) for name, t in totals.items()}
+    return Mixture({"preference": 1.0, "clip": 0.3}, rewards, spread)
+
+
+def picture(out: Path, pairs: int = 8) -> None:
+    """`demo.png`: same prompt and seed, base above aligned, every fourth frame."""
+    base, aligned = videoset.read(out / "base"), videoset.read(out / "aligned")
+    step = max(1, len(base) // pairs)
+    clips = [video.read(item.video).frames for pair in zip(base[::step], aligned[::step], strict=True) for item in pair]
+    video.write_png(out / "demo.png", video.contact_sheet(clips[: 2 * pairs], columns=9))
+
+
+def _conclude(out: Path, result: dict[str, Any], page: Path) -> None:
+    from rich.console import Console
+
+    from eval.compare import show
+    from reward.train import summary
+
+    learned = json.loads((out / "reward" / "report.json").read_text())
+    show(result)
+    console = Console(highlight=False)
+    console.print(summary(learned))
+    console.print(f"report:    {page}")
+    console.print(f"dashboard: soralign dashboard {out}")
+    console.print(f"labeling:  soralign label --store {out / 'preferences.db'}")
+
+
+class _Clock:
+    """Says each stage with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        print(f"[{time.perf_counter() - self.begin:4.0f} s] {stage}", file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        self(f"done; the whole loop took {time.perf_counter() - self.begin:.0f} s")
+
+
+def _relative(checkpoint: Path | None, out: Path) -> str:
+    return str((checkpoint / "lora").relative_to(out)) if checkpoint is not None else ""

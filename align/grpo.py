@@ -1,7 +1,7 @@
 """GRPO on flow models: group-relative advantages over noisy denoising steps, with a choice of trust region.
 
 The same likelihood ratio as DDPO, for those who scale it: ratios can be normalised over noise levels (`guard`) or be
-left unclipped inside a bound on the step's KL (`mask`), and groups can share one scale of advantage. The noise of a step
+left unclipped inside a bound on the KL of a step (`mask`); groups can share one scale of advantage. The noise of a step
 is Flow-GRPO's, DanceGRPO's or CPS's by `noise` and `eta`; `window` makes it MixGRPO.
 
 Left out: histories per prompt (see DDPO) and a critic (see PPO).

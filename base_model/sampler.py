@@ -20,7 +20,7 @@ from core.randomness import torch_generator
 
 @dataclass(frozen=True)
 class DenoisingState:
-    """One finished step: latents before and after, their mean, and where noise was added the log-probability [batch]."""
+    """One finished step: latents before, after and their mean; where noise was added the log-probability [batch]."""
 
     denoising_step: int
     before: Tensor

@@ -1,11 +1,18 @@
 """`soralign align` on the nano model: recipe and options end up where they say, bad input is one line and exit 2."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from align.commands import load_reward
+from base_model import lora
 from core.cli import main
 from core.errors import UserError
 from core.run import read_metrics
@@ -89,3 +96,36 @@ def test_reward_words_make_a_weighted_mixture() -> None:
     assert load_reward(["brightness"]).name == "brightness"
     with pytest.raises(UserError, match="weight 'much'"):
         load_reward(["brightness=much"])
+
+
+def _start(prompts: Path, out: Path) -> subprocess.Popen[str]:
+    options = f"{QUICK} --steps 15 --save-every 3 --sample-every 0 --prompts {prompts} --out {out}"
+    command = [sys.executable, "-m", "align", "ddpo", *options.split()]
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_stopped_command_run_again_ends_where_an_unbroken_one_does(tmp_path: Path, prompts: Path) -> None:
+    whole = _start(prompts, tmp_path / "whole")
+    for signal_number in (signal.SIGINT, signal.SIGKILL):
+        out = tmp_path / signal_number.name
+        broken = _start(prompts, out)
+        while not (out / "checkpoints" / "step-000003").exists():
+            assert broken.poll() is None
+            time.sleep(0.01)
+        broken.send_signal(signal_number)
+        _, error = broken.communicate(timeout=120)
+        if signal_number == signal.SIGINT:
+            assert broken.returncode == 130 and "run the same command again" in error and "Traceback" not in error
+        assert len(read_metrics(out)) < 15
+        assert _start(prompts, out).wait(timeout=300) == 0
+        assert [row["step"] for row in read_metrics(out)] == list(range(1, 16))
+
+    assert whole.wait(timeout=300) == 0
+    ends = [
+        load_file(tmp_path / name / "checkpoints" / "step-000015" / "lora" / lora.FILE_NAME)
+        for name in ("whole", "SIGINT", "SIGKILL")
+    ]
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]) and torch.equal(value, ends[2][name]), name

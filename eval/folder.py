@@ -51,6 +51,7 @@ class Demo:
     pairs: list[Pair]
     metrics: list[dict[str, Any]]
     config: dict[str, Any]
+    plan: dict[str, Any]
     samples: dict[int, list[VideoItem]]
     reward: dict[str, Any]
     labels: dict[str, Any]
@@ -79,6 +80,7 @@ class Demo:
             pairs=gallery.match(videos["base"], videos["aligned"], scores["base"], scores["aligned"]),
             metrics=reader.metrics(),
             config=reader.yaml("align/config.yaml"),
+            plan=reader.yaml("config.yaml"),
             samples=reader.training_samples(),
             reward=reader.json("reward/report.json", "the reward model has no card"),
             labels=reader.labels(),
@@ -117,6 +119,8 @@ class Demo:
             facts.append(
                 ("compared", f"{pairs} pairs of {prompts} prompts, resampled with seed {self.compare.get('seed')}")
             )
+        if self.plan:
+            facts.append(("settings of the demo", plain(self.plan)))
         return facts
 
 

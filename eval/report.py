@@ -127,6 +127,7 @@ def _render(demo: Demo) -> str:
         steps=_steps(demo),
         growth=growth,
         card=_card(demo.reward),
+        num_held_out=plain((demo.reward.get("num_pairs") or {}).get("held_out")),
         choices=_choices(demo.labels),
         metric_details=_metric_details(demo),
         plain=plain,
@@ -258,15 +259,22 @@ def _growth(samples: Mapping[int, Sequence[VideoItem]]) -> list[dict[str, Any]]:
 
 
 def _card(report: Mapping[str, Any]) -> Markup | None:
-    """Accuracy of the reward model beside what needs no model, as bars."""
-    rows = []
-    for key, name in (("accuracy", "reward model"), ("majority", "always majority"), ("random", "random choice")):
-        value = report.get(key)
-        entry = value if isinstance(value, dict) else {"value": value}
-        share = finite(entry.get("value"))
-        if share is not None:
-            rows.append((name, share, finite(entry.get("low")), finite(entry.get("high"))))
-    return svg.bars(rows, "accuracy on held-out prompts") if rows else None
+    """Accuracy of the reward model per aspect, the overall one beside what needs no model, as bars."""
+    aspects = report.get("aspects")
+    told = {name: row for name, row in (aspects if isinstance(aspects, dict) else {}).items() if isinstance(row, dict)}
+    overall = told.pop("overall", {})
+    bars = [_bar("overall", overall.get("accuracy"))]
+    bars += [_bar("always majority", overall.get("majority")), _bar("random choice", overall.get("random"))]
+    bars += [_bar(name.replace("_", " "), row.get("accuracy")) for name, row in told.items()]
+    known = [bar for bar in bars if bar is not None]
+    return svg.bars(known, "accuracy of the reward model on held-out votes") if known else None
+
+
+def _bar(name: str, value: Any) -> tuple[str, float, float | None, float | None] | None:
+    """A share with its interval, from a number or from {"value", "low", "high"}; None where there is none."""
+    entry = value if isinstance(value, dict) else {"value": value}
+    share = finite(entry.get("value"))
+    return None if share is None else (name, share, finite(entry.get("low")), finite(entry.get("high")))
 
 
 def _choices(labels: Mapping[str, Any]) -> list[dict[str, Any]]:

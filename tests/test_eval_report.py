@@ -102,9 +102,10 @@ def write_demo(folder: Path, steps: int = 40) -> Path:
             writer.append(clip.frames, make_clip(3, index).prompt, id=f"{index:04d}", seed=index)
     (folder / "reward").mkdir()
     accuracy = {"value": 0.731, "low": 0.69, "high": 0.77, "n": 412}
-    (folder / "reward" / "report.json").write_text(
-        json.dumps({"accuracy": accuracy, "majority": 0.39, "random": 1 / 3})
-    )
+    aspects = {"overall": {"accuracy": accuracy, "majority": 0.52, "random": 0.5}, "motion_quality": {"reason": "none"}}
+    aspects["text_alignment"] = {"accuracy": accuracy | {"value": 0.83, "low": 0.79, "high": 0.87}}
+    card = {"aspects": aspects, "num_pairs": {"training": 500, "calibration": 100, "held_out": 412}}
+    (folder / "reward" / "report.json").write_text(json.dumps(card))
     store = Store(folder / "preferences.db")
     with store.transaction():
         for index in range(NUM_PAIRS):
@@ -162,6 +163,11 @@ def test_prompts_cannot_become_markup_or_template(page: str) -> None:
     assert "<img src=x" not in page and "onerror=&#34;" in page
     assert "{{ 7 * 7 }}" in page
     assert page.count("</script>") == 1
+
+
+def test_reward_model_stands_beside_its_baselines(page: str) -> None:
+    assert "overall 73.1%, always majority 52.0%, random choice 50.0%, text alignment 83.0%" in page
+    assert "; 412 pairs." in page
 
 
 def test_pictures_have_words(page: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,11 @@ class SandboxClipBackbone:
     preprocessing = "to [-1, 1]; other sizes than 64x64 resized bilinear, antialiased"
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        from base_model.pipeline import WEIGHTS
-        from base_model.text import load_clip
+        if folder is None:
+            from base_model.pipeline import WEIGHTS
 
-        where = Path(folder) if folder is not None else WEIGHTS / "clip"
+            folder = WEIGHTS / "clip"
+        where = Path(folder)
         weights = sorted(where.glob("*.safetensors"))
         if not weights:
             raise UserError(
@@ -31,6 +31,8 @@ class SandboxClipBackbone:
             )
         digest = hashlib.sha256("".join(sha256(path) for path in weights).encode()).hexdigest()
         self.sha256 = sha256(weights[0]) if len(weights) == 1 else digest
+        from base_model.text import load_clip
+
         self.clip = load_clip(where)
 
     def encode_frames(self, frames: Frames) -> Array:
@@ -44,28 +46,6 @@ class SandboxClipBackbone:
 
         with torch.inference_mode():
             return self.clip.encode_text([prompt])[0].double().numpy()
-
-
-class RandomBackbone:
-    """A fixed random projection in the place of weights: for tests of the plumbing, never for a number to report."""
-
-    name = "random"
-    preprocessing = "16x16 area means"
-
-    def __init__(self, dim: int = 32, seed: int = 0) -> None:
-        self.matrix = np.random.default_rng(seed).standard_normal((3 * 16 * 16, dim))
-        self.sha256 = hashlib.sha256(self.matrix.tobytes()).hexdigest()
-
-    def encode_frames(self, frames: Frames) -> Array:
-        from eval.features import thumbnail
-
-        embedded = (thumbnail(frames) - 0.2) @ self.matrix
-        return embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
-
-    def encode_text(self, prompt: str) -> Array:
-        digest = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")
-        embedded: Array = np.random.default_rng(digest).standard_normal((self.matrix.shape[1],))
-        return embedded / math.sqrt(embedded @ embedded)
 
 
 def load(name_or_folder: str = "sandbox") -> Backbone:

@@ -78,7 +78,7 @@ def evaluate(
     items = videoset.read(videoset_folder)
     folder = Path(out) if out is not None else Path(videoset_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tower, absent = _backbone(backbone)
+    tower, absent = _backbone(backbone) if any("backbone" in metric.needs for metric in chosen) else (None, "")
     store = Cache(Path(cache) if cache is not None else folder / "features", tower)
     rows, features = _measure(items, chosen, folder, store)
     _add_groups(rows, features, [metric for metric in chosen if metric.per_group is not None])

@@ -1,0 +1,119 @@
+"""Set distances in closed form and against SciPy; intervals that mean what they say."""
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from eval import fvd, mmd
+from eval.features import clip_vector, standardised
+from eval.set_interval import jackknife
+
+RNG = np.random.default_rng(0)
+
+
+def test_frechet_of_two_gaussians_in_closed_form() -> None:
+    """Commuting covariances: |gap|^2 + sum (sqrt a - sqrt b)^2."""
+    a, b, gap = np.array([1.0, 4.0, 9.0]), np.array([4.0, 4.0, 1.0]), np.array([1.0, -2.0, 0.5])
+    expected = gap @ gap + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert fvd.frechet(np.zeros(3), np.diag(a), gap, np.diag(b)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [40, 400])  # below and above the dimension
+def test_frechet_equals_the_matrix_root(n: int) -> None:
+    a, b = RNG.standard_normal((n, 64)) * np.linspace(0.1, 2, 64), RNG.standard_normal((n, 64)) + 0.3
+    (mean_a, cov_a), (mean_b, cov_b) = fvd.moments(a), fvd.moments(b)
+    root = linalg.sqrtm(cov_a @ cov_b)
+    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root.real)
+    assert fvd.distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_is_zero_for_a_set_against_itself_and_symmetric() -> None:
+    a, b = RNG.standard_normal((50, 8)), RNG.standard_normal((60, 8)) + 1
+    assert fvd.distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert fvd.distance(a, b) == pytest.approx(fvd.distance(b, a), rel=1e-9)
+
+
+def test_duplicating_videos_does_not_add_samples() -> None:
+    a, b = RNG.standard_normal((60, 32)), RNG.standard_normal((500, 32))
+    assert fvd.distance(np.tile(a, (5, 1)), b) == pytest.approx(fvd.distance(a, b), rel=0.03)
+
+
+def test_one_video_has_no_distance() -> None:
+    assert np.isnan(fvd.distance(np.zeros((1, 4)), np.zeros((9, 4))))
+    assert np.isnan(mmd.distance(np.zeros((1, 4)), np.zeros((9, 4))))
+
+
+def test_mmd_is_the_u_statistic() -> None:
+    a, b = RNG.standard_normal((7, 3)), RNG.standard_normal((5, 3)) + 0.5
+
+    def k(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 3 + 1) ** 3)
+
+    aa = np.mean([k(a[i], a[j]) for i in range(7) for j in range(7) if i != j])
+    bb = np.mean([k(b[i], b[j]) for i in range(5) for j in range(5) if i != j])
+    ab = np.mean([k(x, y) for x in a for y in b])
+    assert mmd.distance(a, b) == pytest.approx(aa + bb - 2 * ab, rel=1e-12)
+
+
+def test_mmd_has_mean_zero_when_the_laws_are_equal() -> None:
+    """Unbiased at any size, where the Frechet distance is far from 0."""
+    values = [mmd.distance(RNG.standard_normal((16, 4)), RNG.standard_normal((16, 4))) for _ in range(600)]
+    assert abs(np.mean(values)) < 3.5 * np.std(values) / np.sqrt(len(values))
+    assert np.min(values) < 0
+
+
+def test_mmd_of_shifted_gaussians_has_the_value_of_the_formula() -> None:
+    """x ~ N(0, 1), y ~ N(m, 1) in one dimension: E (xx'+1)^3 = 1 + 3 E[x^2]^2 and so on, expanded by moments."""
+    shift = 0.7
+
+    def expected(mean_x: float, mean_y: float) -> float:
+        m1x, m1y = mean_x, mean_y
+        m2x, m2y = 1 + mean_x**2, 1 + mean_y**2
+        m3x, m3y = mean_x**3 + 3 * mean_x, mean_y**3 + 3 * mean_y
+        return 1 + 3 * m1x * m1y + 3 * m2x * m2y + m3x * m3y
+
+    truth = expected(0, 0) + expected(shift, shift) - 2 * expected(0, shift)
+    values = [mmd.distance(RNG.standard_normal((60, 1)), RNG.standard_normal((60, 1)) + shift) for _ in range(300)]
+    assert np.mean(values) == pytest.approx(truth, abs=4 * np.std(values) / np.sqrt(len(values)))
+
+
+def test_standardising_makes_a_distance_blind_to_units() -> None:
+    a, b = RNG.standard_normal((40, 5)), RNG.standard_normal((50, 5))
+    units = np.array([1.0, 10.0, 0.1, 3.0, 100.0])
+    distance = standardised(fvd.distance)
+    assert distance(a * units + 4, b * units + 4) == pytest.approx(distance(a, b), rel=1e-9)
+
+
+def test_set_features_see_the_order_of_frames() -> None:
+    frames = RNG.standard_normal((17, 128))
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    one, reverse = clip_vector(frames), clip_vector(frames[::-1])
+    assert one.shape == (48,)
+    assert np.allclose(one[:16], reverse[:16]) and not np.allclose(one[16:24], reverse[16:24])
+    assert not np.allclose(one, clip_vector(frames[RNG.permutation(17)]))
+    assert np.isfinite(clip_vector(frames[:1])).all()
+
+
+def test_jackknife_of_a_mean_is_the_textbook_standard_error() -> None:
+    values = RNG.standard_normal(50)
+    interval = jackknife(lambda rows: float(values[rows].mean()), [str(i) for i in range(50)])
+    assert interval.high - interval.value == pytest.approx(2.0096 * values.std(ddof=1) / np.sqrt(50), rel=1e-3)
+
+
+def test_jackknife_interval_of_a_frechet_distance_contains_its_point_and_covers() -> None:
+    """Coverage of the distance between equally sized sets, whose mean over repetitions is known by simulation."""
+    reference = RNG.standard_normal((200, 6))
+    draws = [RNG.standard_normal((80, 6)) * 1.5 for _ in range(60)]
+    centre = np.mean([fvd.distance(draw, reference) for draw in draws])
+    names = [str(i) for i in range(80)]
+    intervals = [jackknife(lambda rows, draw=draw: fvd.distance(draw[rows], reference), names) for draw in draws]
+    assert all(part.low <= part.value <= part.high for part in intervals)
+    assert np.mean([part.low <= centre <= part.high for part in intervals]) >= 0.85
+
+
+def test_jackknife_keeps_the_videos_of_a_prompt_together() -> None:
+    values = np.repeat(RNG.standard_normal(20), 4)
+    by_video = jackknife(lambda rows: float(values[rows].mean()), [str(i) for i in range(80)])
+    by_prompt = jackknife(lambda rows: float(values[rows].mean()), [str(i // 4) for i in range(80)])
+    assert (by_prompt.high - by_prompt.low) > 1.8 * (by_video.high - by_video.low)
+    assert np.isnan(jackknife(lambda rows: 0.0, ["a", "b"]).low)

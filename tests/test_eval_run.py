@@ -1,0 +1,212 @@
+"""An evaluation survives what a folder can hold, repeats nothing, and gives the same numbers in any order."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_backbone import ToyBackbone
+
+from base_model.world import dataset
+from core import cli, video, videoset
+from core.errors import UserError
+from eval import result, run
+
+FAST = ("physics_pass_rate", "physics/inertia", "flicker", "clip_sim", "diversity", "fvd", "mmd")
+
+
+def write_set(folder: Path, count: int = 6, *, seed: int = 3, order: list[int] | None = None) -> Path:
+    """`count` true clips, two seeds a prompt."""
+    writer = videoset.Writer(folder)
+    for index in order or range(count):
+        clip = dataset.make_clip(seed, index, style="descriptive")
+        prompt = dataset.make_clip(seed, index // 2 * 2, style="descriptive").prompt
+        writer.append(clip.frames, prompt, id=f"v{index}", seed=index % 2, state=clip.state)
+    return folder
+
+
+def measure(folder: Path, metrics=FAST, **options) -> run.Results:
+    options = {"backbone": ToyBackbone(), "num_controls": 0} | options
+    return run.evaluate(folder, metrics, **options)
+
+
+def test_results_hold_what_the_contract_says(tmp_path: Path) -> None:
+    base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
+    measure(base, ("all",), reference=real, num_controls=2)
+    content = result.read_results(base)
+    keys = {"value", "interval", "n", "unit", "higher_is_better", "version", "backbone", "backbone_sha256"}
+    for name, entry in content["metrics"].items():
+        assert keys | {"preprocessing", "reason"} <= entry.keys(), name
+        assert (entry["value"] is None) == (entry["reason"] is not None), name
+        if entry["interval"] is not None:
+            assert entry["interval"][0] <= entry["value"] <= entry["interval"][1], name
+    provenance = content["provenance"]
+    assert provenance["num_videos"] == 6 and provenance["reference"] == str(real) and provenance["libraries"]
+    assert "frozen" in content["controls"]["flicker"]["flagged"] and content["metrics"]["flicker"]["flagged"]
+    assert set(content["controls"]["mmd[sandbox,dct]"]) == {
+        "real",
+        "frozen",
+        "shuffled",
+        "reversed",
+        "noise",
+        "blur",
+        "flagged",
+    }
+    rows = result.read_samples(base)
+    assert [row["id"] for row in rows] == [f"v{i}" for i in range(6)]
+    assert all(row["flicker"] is not None and isinstance(row["reasons"], dict) for row in rows)
+    assert all(row["physics/velocity"] is not None or row["reasons"]["physics/velocity"] for row in rows)
+
+
+def test_numbers_do_not_depend_on_the_order_of_the_set(tmp_path: Path) -> None:
+    real = write_set(tmp_path / "real", seed=9)
+    one = measure(write_set(tmp_path / "one"), reference=real).metrics
+    two = measure(write_set(tmp_path / "two", order=[5, 2, 0, 3, 1, 4]), reference=real).metrics
+    for name in one:
+        assert one[name]["value"] == pytest.approx(two[name]["value"], rel=1e-6, abs=1e-9), name
+        assert one[name]["n"] == two[name]["n"]
+
+
+def test_a_run_repeats_nothing_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
+    first, tower = measure(base, reference=real).metrics, ToyBackbone()
+    samples = (base / "samples.jsonl").read_bytes()
+    monkeypatch.setattr(video, "read", lambda path: pytest.fail(f"{path} was decoded again"))
+    assert measure(base, reference=real, backbone=tower).metrics == first
+    assert (base / "samples.jsonl").read_bytes() == samples and tower.num_encoded == 0
+
+
+def test_each_video_is_decoded_once_for_all_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, count, read = write_set(tmp_path / "base"), [], video.read
+    monkeypatch.setattr(video, "read", lambda path: (count.append(path), read(path))[1])
+    measure(base, ("all",))
+    assert len(count) == len(set(count)) == 6
+
+
+def test_a_killed_run_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_set(tmp_path / "base")
+    whole = measure(base, out=tmp_path / "whole").metrics
+    seen, read = [], video.read
+
+    def dies(path: Path) -> video.Video:
+        seen.append(path)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(video, "read", dies)
+    with pytest.raises(KeyboardInterrupt):
+        measure(base, out=tmp_path / "out")
+    with (tmp_path / "out" / "samples.jsonl").open("a") as file:
+        file.write('{"id": "v3", "prom')  # killed while writing
+    assert measure(base, out=tmp_path / "out").metrics == whole
+    assert len(seen) == 4 + 3
+
+
+def test_a_changed_video_prompt_or_backbone_is_measured_again(tmp_path: Path) -> None:
+    base = write_set(tmp_path / "base")
+    before = {row["id"]: row for row in result.read_samples(base)} if measure(base) else {}
+    video.write(base / "videos" / "v0.mp4", np.zeros((17, 3, 64, 64), np.float32), 8.0)
+    lines = (base / "manifest.jsonl").read_text().replace('"id": "v1"', '"id": "v1"', 1).splitlines()
+    changed = json.loads(lines[1]) | {"prompt": "a blue square rests without moving"}
+    (base / "manifest.jsonl").write_text("\n".join([lines[0], json.dumps(changed), *lines[2:]]) + "\n")
+    measure(base)
+    after = {row["id"]: row for row in result.read_samples(base)}
+    assert after["v0"]["flicker"] == 1 and after["v0"]["physics_pass_rate"] == 0 < before["v0"]["physics_pass_rate"]
+    assert after["v1"]["clip_sim[sandbox]"] != before["v1"]["clip_sim[sandbox]"]
+    assert after["v2"] == before["v2"] | {
+        "diversity": after["v2"]["diversity"],
+        "diversity[sandbox]": after["v2"]["diversity[sandbox]"],
+    }
+    measure(base, backbone=ToyBackbone(seed=1))
+    assert result.read_samples(base)[2]["clip_sim[sandbox]"] != after["v2"]["clip_sim[sandbox]"]
+
+
+def test_one_corrupt_file_is_named_counted_and_fails_what_it_can_fail(tmp_path: Path) -> None:
+    base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
+    good = measure(base, reference=real, out=tmp_path / "good").metrics
+    (base / "videos" / "v2.mp4").write_bytes(b"not a video")
+    results = measure(base, reference=real)
+    assert [failure["id"] for failure in results.failures] == ["v2"] and "v2.mp4" in results.failures[0]["error"]
+    assert any("1 of 6" in warning for warning in results.warnings)
+    assert results.metrics["physics_pass_rate"]["n"] == 6  # a failure is not a pass
+    assert results.metrics["physics_pass_rate"]["value"] < good["physics_pass_rate"]["value"]
+    assert results.metrics["flicker"]["n"] == 5 and results.metrics["flicker"]["num_failed"] == 1
+    assert results.metrics["fvd[sandbox,dct]"]["n"] == 5
+
+
+def test_odd_videos_survive_together(tmp_path: Path) -> None:
+    writer = videoset.Writer(tmp_path / "odd")
+    clip = dataset.make_clip(3, 0)
+    writer.append(clip.frames, clip.prompt, id="whole")
+    writer.append(clip.frames, clip.prompt, id="copy")
+    writer.append(clip.frames[:1], clip.prompt, id="still")
+    writer.append(clip.frames[:9], clip.prompt, id="short")
+    writer.append(np.repeat(clip.frames, 2, axis=3)[:, :, :96], clip.prompt, id="tall")
+    writer.append(clip.frames, "", id="unprompted")
+    results = measure(tmp_path / "odd", ("all",))
+    rows = {row["id"]: row for row in result.read_samples(tmp_path / "odd")}
+    assert rows["still"]["flicker"] is None and "frame" in rows["still"]["reasons"]["flicker"]
+    assert "64x64" in rows["tall"]["reasons"]["physics/inertia"] or "96" in rows["tall"]["reasons"]["physics/inertia"]
+    assert rows["unprompted"]["clip_sim[sandbox]"] is None and rows["unprompted"]["flicker"] is not None
+    assert any("copies" in warning for warning in results.warnings)
+    assert any("no prompt" in warning for warning in results.warnings)
+    assert results.metrics["flicker"]["n"] == 5
+
+
+def test_one_video_gives_numbers_without_intervals(tmp_path: Path) -> None:
+    metrics = measure(write_set(tmp_path / "one", 1), reference=write_set(tmp_path / "real", 2)).metrics
+    assert metrics["flicker"]["value"] is not None and metrics["flicker"]["interval"] is None
+    assert metrics["fvd[sandbox,dct]"]["value"] is None and "1 videos" in metrics["fvd[sandbox,dct]"]["reason"]
+
+
+def test_what_cannot_run_says_why(tmp_path: Path) -> None:
+    metrics = measure(write_set(tmp_path / "base"), backbone=str(tmp_path / "nowhere")).metrics
+    assert "nowhere" in metrics["clip_sim[sandbox]"]["reason"] and metrics["flicker"]["value"] is not None
+    metrics = measure(tmp_path / "base").metrics
+    assert "--reference" in metrics["mmd[sandbox,dct]"]["reason"]
+
+
+def test_a_shared_cache_never_serves_another_set_or_backbone(tmp_path: Path) -> None:
+    one, two = write_set(tmp_path / "one"), write_set(tmp_path / "two", seed=4)
+    alone = measure(two, out=tmp_path / "alone").metrics
+    measure(one, cache=tmp_path / "cache")
+    measure(two, cache=tmp_path / "cache", backbone=ToyBackbone(seed=5), out=tmp_path / "other")
+    assert measure(two, cache=tmp_path / "cache").metrics == alone
+    for path in (tmp_path / "cache").glob("*.npz"):
+        path.write_bytes(b"damaged")
+    assert measure(two, cache=tmp_path / "cache", out=tmp_path / "again").metrics == alone
+
+
+def test_the_set_of_real_clips_is_close_to_itself_and_far_from_noise(tmp_path: Path) -> None:
+    real, other = write_set(tmp_path / "real", 12), write_set(tmp_path / "other", 12, seed=8)
+    writer, rng = videoset.Writer(tmp_path / "noise"), np.random.default_rng(0)
+    for index in range(12):
+        writer.append(rng.random((17, 3, 64, 64), dtype=np.float32), f"prompt {index}", id=f"n{index}")
+    near = measure(other, ("fvd", "mmd"), reference=real).metrics
+    far = measure(tmp_path / "noise", ("fvd", "mmd"), reference=real).metrics
+    assert far["fvd[sandbox,dct]"]["value"] > near["fvd[sandbox,dct]"]["value"]
+    assert far["mmd[sandbox,dct]"]["value"] > 3 * abs(near["mmd[sandbox,dct]"]["value"])
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_set(tmp_path / "base", 2)
+    words = ["eval", str(base), "--metrics", "flicker,motion,attributes", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    assert "flicker" in capsys.readouterr().out and (tmp_path / "out" / "results.json").exists()
+    assert cli.main(["eval", str(base), "--metrics", "fliker"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert cli.main(["eval", str(tmp_path / "none")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["eval", str(tmp_path / "empty")]) == 2
+    assert "holds no video" in capsys.readouterr().err
+    (base / "videos" / "v1.mp4").write_bytes(b"")
+    assert cli.main([*words, "--strict"]) == 2
+    assert "1 videos failed (v1)" in capsys.readouterr().err
+
+
+def test_an_unknown_metric_writes_nothing(tmp_path: Path) -> None:
+    base = write_set(tmp_path / "base", 1)
+    with pytest.raises(UserError):
+        measure(base, ("fvdd",), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

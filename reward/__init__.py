@@ -35,5 +35,7 @@ def load(name_or_path: str) -> Reward:
 
         return preference_model.load(name_or_path)
     if "/" in name_or_path:
-        raise UserError(f"reward {name_or_path!r} is no folder; train one with `soralign reward train --out {name_or_path}`")
+        raise UserError(
+            f"reward {name_or_path!r} is no folder; train one with `soralign reward train --out {name_or_path}`"
+        )
     return cast("Callable[[], Reward]", resolve(REWARDS, name_or_path, "reward"))()

@@ -57,12 +57,12 @@ def text_alignment(observation: reader.Observation, spec: SceneSpec) -> float:
 def visual_quality(observation: reader.Observation, spec: SceneSpec) -> float:
     """Are the objects whole, constant in size and colour, and the rest of the picture clean? In [0, 1].
 
-    The mean over expected objects of three shares, times the cleanliness: frames in which the object is whole (seen or
-    behind something), constancy of area, constancy of colour. A missing object scores 0.
+    The mean over expected objects of a product of three shares (frames in which the object is whole, that is seen or
+    behind something; constancy of area; constancy of colour), times the cleanliness. A missing object scores 0.
     """
     shares = sorted((_constancy(track) for track in observation.tracks), reverse=True)[: len(spec.objects)]
     shares += [0.0] * (len(spec.objects) - len(shares))
-    dirt = min(1.0, observation.residual / 0.05)
+    dirt = min(1.0, observation.residual / 0.1)
     return float(np.mean(shares)) * (1 - dirt)
 
 
@@ -70,13 +70,13 @@ def _constancy(track: reader.Track) -> float:
     seen = track.seen
     whole = float(np.mean([status in ("seen", "hidden") for status in track.status]))
     if seen.sum() < 2:
-        return whole / 3
+        return 0.0
     area = track.area[seen]
     size = 1 - min(1.0, float(area.std() / area.mean()) / 0.3)
     rgb = track.rgb[seen]
     drift = np.nanmax(np.abs(rgb - np.nanmedian(rgb, axis=0))) if np.isfinite(rgb).any() else 1.0
     colour = 1 - min(1.0, float(drift) / 0.4)
-    return (whole + size + colour) / 3
+    return whole * size * colour
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ class SimulatedAnnotator:
         """Which video stands left for this annotator: "a" or "b"."""
         return "ab"[int(self._rng(pair_id, "side").integers(2))]
 
-    def label(
-        self, utility_a: dict[str, float], utility_b: dict[str, float], pair_id: int
-    ) -> dict[str, str]:
+    def label(self, utility_a: dict[str, float], utility_b: dict[str, float], pair_id: int) -> dict[str, str]:
         """Choice "a", "b" or "tie" for every aspect of two gold utilities."""
         bias = self.position_bias * (1 if self.left_is(pair_id) == "a" else -1)
         rng = self._rng(pair_id, "votes")

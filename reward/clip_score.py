@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from base_model.text import SandboxClip, load_clip
-from reward.protocol import Scores, check, only_finite, weights_sha256
+from reward.protocol import Scores, check, evenly_spaced, only_finite, weights_sha256
+
+NUM_IMAGES = 5  # of 17 frames; the mean over five is as good, at a third of the time
 
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Cosine of the prompt with the mean of the frames' embeddings, in [-1, 1]."""
+    """Cosine of the prompt with the mean embedding of a few evenly spaced frames, in [-1, 1]."""
 
     clip: SandboxClip
     name: str = "clip"
@@ -25,11 +27,12 @@ class ClipScore:
     aspects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "version", f"1 {weights_sha256(self.clip)[:12]}")
+        object.__setattr__(self, "version", f"1 {NUM_IMAGES} frames {weights_sha256(self.clip)[:12]}")
 
     def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
         check(frames, prompts)
-        return Scores(only_finite(self.clip.score(frames, prompts), frames), {})
+        images = frames[:, evenly_spaced(frames.shape[1], NUM_IMAGES).unique()]
+        return Scores(only_finite(self.clip.score(images, prompts), frames), {})
 
 
 def shipped() -> ClipScore:

@@ -55,7 +55,7 @@ class Mixture:
             component = (rewards or {}).get(key) or load(key)
             if not component.higher_is_better:
                 weight = -weight
-            same = sum(name.partition("-")[0] == component.name for name in self.components)
+            same = sum(other.name == component.name for other in self.components.values())
             name = component.name if not same else f"{component.name}-{same + 1}"
             self.components[name], self.weights[name] = component, float(weight)
         self.statistics = dict(statistics or {})
@@ -63,7 +63,9 @@ class Mixture:
             if name not in self.components:
                 raise UserError(f"statistics for {name!r}, which is not in the mixture of {', '.join(self.components)}")
             if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
-                raise UserError(f"statistics of {name!r} must be a mean and a deviation above 0, seen {mean}, {deviation}")
+                raise UserError(
+                    f"statistics of {name!r} must be a mean and a deviation above 0, seen {mean}, {deviation}"
+                )
         recipe = [f"{w:g}*{n}@{self.components[n].version}~{self.statistics.get(n)}" for n, w in self.weights.items()]
         self.version = f"{Mixture.version} {' + '.join(recipe)}"
         self.differentiable = all(component.differentiable for component in self.components.values())

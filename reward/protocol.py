@@ -58,7 +58,9 @@ class Reward(Protocol):
 def check(frames: Tensor, prompts: Sequence[str]) -> None:
     """Raises: ValueError unless frames are [batch, time >= 1, 3, height, width] floats with one prompt per video."""
     if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] == 0 or not frames.is_floating_point():
-        raise ValueError(f"frames must be float [batch, time, 3, height, width], seen {frames.dtype} {tuple(frames.shape)}")
+        raise ValueError(
+            f"frames must be float [batch, time, 3, height, width], seen {frames.dtype} {tuple(frames.shape)}"
+        )
     if len(frames) != len(prompts):
         raise ValueError(f"{len(frames)} videos but {len(prompts)} prompts; one prompt per video is needed")
 
@@ -76,3 +78,8 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def evenly_spaced(num_frames: int, count: int) -> Tensor:
+    """Indices of `count` frames from first to last; a shorter video repeats some, one of `count` frames is kept."""
+    return torch.linspace(0, num_frames - 1, count).round().long()

@@ -1,0 +1,75 @@
+"""How often a reward and the votes agree: with ties and without, against baselines, and how honest the chances are.
+
+A difference is utility of a less utility of b; a choice is 0 (a), 1 (tie) or 2 (b).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from reward.bradley_terry import TIE, A, B, rao_kupper_loss
+
+Numbers = NDArray[np.float64]
+Choices = NDArray[np.int64]
+
+
+def decisions(difference: Numbers, threshold: float) -> Choices:
+    """Choice by sign, or tie where |difference| <= threshold; a negative threshold allows no tie but an exact 0."""
+    choice = np.where(difference > 0, A, B)
+    return np.where((np.abs(difference) <= threshold) | (difference == 0), TIE, choice)
+
+
+def correct_without_ties(difference: Numbers, choice: Choices) -> Numbers:
+    """1 where the sign is that of the vote, one half where the difference is exactly 0, NaN where the vote is a tie."""
+    right = np.where(difference == 0, 0.5, (difference > 0) == (choice == A))
+    return np.where(choice == TIE, np.nan, right)
+
+
+def tie_threshold(difference: Numbers, choice: Choices) -> float:
+    """The threshold with the most correct decisions, by an exact scan; the smallest of equally good ones.
+
+    All pairs of one |difference| change sides together: a scan pair by pair overstates the accuracy when scores repeat.
+    Fit it on other pairs than it is judged on. Source: Deutsch et al. 2023 (arXiv 2305.14324).
+    """
+    size = np.abs(difference)
+    candidates, group = np.unique(size, return_inverse=True)
+    # Crossing a pair's size turns its decision from its sign into a tie.
+    gain = (choice == TIE).astype(float) - (decisions(difference, -1.0) == choice)
+    total = np.concatenate([[0.0], np.cumsum(np.bincount(group, gain, minlength=len(candidates)))])
+    best = int(np.argmax(total))
+    return -1.0 if best == 0 else float(candidates[best - 1])
+
+
+def chance(predicted: Choices, choice: Choices) -> float:
+    """Expected accuracy of predictions shuffled over the pairs: how far the mere rates of a, tie and b carry."""
+    return float(sum(np.mean(predicted == kind) * np.mean(choice == kind) for kind in (A, TIE, B)))
+
+
+def calibration(difference: Tensor, votes: Tensor) -> tuple[float, float]:
+    """(temperature, log theta) that make votes most likely, by Rao and Kupper's model of difference / temperature.
+
+    Args: difference [n]; votes [n, 3] shares over (a, tie, b). Temperature stays within [1/50, 50].
+    """
+    difference, votes = difference.double(), votes.double()
+
+    def loss(x: Numbers) -> float:
+        log_theta = torch.tensor(np.logaddexp(0.0, x[1]))
+        return float(rao_kupper_loss(difference / np.exp(x[0]), votes, log_theta.clamp(min=1e-6)))
+
+    limits = [(-np.log(50), np.log(50)), (-12.0, 5.0)]
+    found = minimize(loss, np.array([0.0, -2.0]), method="Nelder-Mead", bounds=limits, options={"maxiter": 400})
+    return float(np.exp(found.x[0])), float(max(np.logaddexp(0.0, found.x[1]), 1e-6))
+
+
+def expected_calibration_error(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
+    """Mean |confidence - accuracy| over bins of equal mass.
+
+    Args: probability [n] given to the side that was predicted, in [0.5, 1]; right [n] 0 or 1.
+    """
+    bins = np.array_split(np.argsort(probability, kind="stable"), min(num_bins, max(1, len(probability) // 15)))
+    gaps = [len(rows) * abs(probability[rows].mean() - right[rows].mean()) for rows in bins if len(rows)]
+    return float(sum(gaps) / len(probability)) if len(probability) else float("nan")

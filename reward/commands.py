@@ -1,0 +1,169 @@
+"""`soralign reward train|score|audit`: votes to a reward, videos to scores, and what a reward can be fooled by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import video, videoset
+from core.cli import parse, verb
+from core.errors import UserError
+from core.files import atomic_write
+from core.preferences import Store
+from core.progress import track
+from reward.train import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.videoset import VideoItem
+    from reward.audit import Finding
+
+BATCH = 16  # videos judged at once
+
+
+def reward(argv: list[str]) -> None:
+    """`soralign reward VERB ...`."""
+    verb(argv, {"train": train, "score": score, "audit": audit}, "soralign reward")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Learn a reward from the votes of a store; --out gets the model and report.json."""
+
+    store: str = field(metadata={"help": "the SQLite file with the votes"})
+    out: str = field(metadata={"help": "folder for the reward"})
+    clip: str | None = field(default=None, metadata={"help": "folder of the frozen CLIP; the shipped one if not given"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score the videos of a set, one JSON line a video."""
+
+    videoset: str = field(metadata={"help": "folder of videos with prompts"})
+    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
+    out: str | None = field(default=None, metadata={"help": "file for the lines; the terminal if not given"})
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Try known exploits on a reward: which spoilt copies of these videos does it pay for?"""
+
+    videoset: str = field(metadata={"help": "folder of videos with prompts, best sampled from the base model"})
+    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
+    num_videos: int = field(default=64, metadata={"help": "how many of the videos are tried"})
+    out: str | None = field(default=None, metadata={"help": "file for the findings as JSON, beside the table"})
+    seed: int = field(default=0, metadata={"help": "of noise and shuffling"})
+
+
+def train(argv: list[str]) -> None:
+    """learn a reward from the votes of a store"""
+    from base_model.text import load_clip
+    from reward import train as trainer
+
+    options = parse(Train, argv, "soralign reward train")
+    if not Path(options.store).is_file():
+        raise UserError(f"store {options.store!r} does not exist; make one with `soralign preferences add`")
+    if Path(options.out).is_file():
+        raise UserError(f"--out {options.out!r} is a file; give the name of a folder")
+    if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
+        raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
+    config = TrainConfig(**{one.name: getattr(options, one.name) for one in fields(TrainConfig)})
+    _, report = trainer.train(Store(options.store), load_clip(options.clip), config, options.out)
+    print(trainer.summary(report))
+    print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
+
+
+def score(argv: list[str]) -> None:
+    """score the videos of a set"""
+    import reward as room
+
+    options = parse(Score, argv, "soralign reward score", positional=("videoset",))
+    judge, items = room.load(options.reward), videoset.read(options.videoset)
+    rows: list[dict[str, Any]] = []
+    for batch in track(list(_batches(items)), "scoring"):
+        scores = judge(_frames(batch), [item.prompt for item in batch])
+        for index, item in enumerate(batch):
+            parts = {name: _number(values[index]) for name, values in scores.parts.items()}
+            rows.append({"id": item.id, "prompt": item.prompt, "total": _number(scores.total[index]), "parts": parts})
+    finite: list[float] = [row["total"] for row in rows if row["total"] is not None]
+    if options.out is not None:
+        atomic_write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    mean = f"mean {sum(finite) / len(finite):.4f} {judge.unit}" if finite else "no finite score"
+    where = f"; lines in {options.out}" if options.out is not None else ""
+    print(f"{judge.name} ({judge.version}): {len(finite)} of {len(rows)} videos scored, {mean}{where}")
+
+
+def audit(argv: list[str]) -> None:
+    """try known exploits on a reward"""
+    import reward as room
+    from reward import audit as auditor
+
+    options = parse(Audit, argv, "soralign reward audit", positional=("videoset",))
+    if options.num_videos < 2:
+        raise UserError(f"--num-videos must be at least 2, seen {options.num_videos}")
+    judge, items = room.load(options.reward), videoset.read(options.videoset)
+    step = max(1, len(items) // options.num_videos)
+    batches = [
+        (_frames(batch), [item.prompt for item in batch]) for batch in _batches(items[::step][: options.num_videos])
+    ]
+    findings, motion = auditor.audit(judge, list(track(batches, "spoiling")), options.seed)
+    told = {
+        "reward": f"{judge.name} {judge.version}",
+        "findings": [_told(finding) for finding in findings],
+        "motion_correlation": motion,
+    }
+    print(f"{'exploit':<14}{'verdict':<10}{'change':>8}{'95 % interval':>20}{'higher':>8}   (in spreads)")
+    for finding in findings:
+        change = finding.change
+        between = f"[{change.low:+.2f}, {change.high:+.2f}]"
+        line = (
+            f"{finding.exploit:<14}{finding.verdict:<10}{change.value:>+8.2f}{between:>20}{finding.share_higher:>8.0%}"
+        )
+        print(line)
+    paid = [finding.exploit for finding in findings if finding.verdict == "pays"]
+    print(f"{judge.name} pays for: {', '.join(paid) or 'none of these'}")
+    print(f"correlation of the score with motion: {'-' if motion is None else f'{motion:+.2f}'}")
+    if options.out is not None:
+        atomic_write(options.out, json.dumps(told, indent=2) + "\n")
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    change = finding.change
+    numbers = {"change": change.value, "low": change.low, "high": change.high, "share_higher": finding.share_higher}
+    clean = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    return {"exploit": finding.exploit, "verdict": finding.verdict, **clean, "n": change.n}
+
+
+def _batches(items: list[VideoItem]) -> Iterator[list[VideoItem]]:
+    yield from (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+def _frames(items: list[VideoItem]) -> Tensor:
+    """Frames of videos of one shape, [batch, time, 3, height, width]."""
+    import torch
+
+    clips = [video.read(item.video).frames for item in items]
+    for clip, item in zip(clips, items, strict=True):
+        if clip.shape != clips[0].shape:
+            raise UserError(
+                f"{item.video} has {_size(clip)}, {items[0].video} has {_size(clips[0])}; score videos of one size"
+            )
+    return torch.stack([torch.from_numpy(clip) for clip in clips])
+
+
+def _size(clip: Any) -> str:
+    return f"{clip.shape[0]} frames of {clip.shape[3]}x{clip.shape[2]}"
+
+
+def _number(value: Tensor) -> float | None:
+    """A score as JSON: None for NaN."""
+    number = float(value)
+    return number if math.isfinite(number) else None

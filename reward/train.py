@@ -1,0 +1,338 @@
+"""Votes to a preference model, in seconds: frozen features once, then small heads on pairs.
+
+Prompts, not pairs, are split three ways: heads learn on the first part, chances and the tie threshold are calibrated on
+the second, everything reported comes from the third. Every head sees its own bootstrap of the training prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_model.text import SandboxClip
+from core import video
+from core.errors import UserError
+from core.files import atomic_write
+from core.preferences import ASPECTS, Store, Vote
+from core.progress import track
+from core.randomness import numpy_generator, seed_for
+from core.stats import Interval, mean_interval
+from reward import accuracy
+from reward.bradley_terry import TIE, A, B, rao_kupper_loss
+from reward.preference_model import Features, Head, PreferenceModel, extract
+
+BATCH = 32  # videos whose features are computed at once
+CHOICE = {"a": A, "tie": TIE, "both_bad": TIE, "b": B}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How heads are trained."""
+
+    num_heads: int = field(default=3, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
+    epochs: int = field(default=24, metadata={"help": "passes over the training pairs"})
+    batch_pairs: int = field(default=32, metadata={"help": "pairs per optimizer step"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "peak; cosine decay to zero"})
+    weight_decay: float = field(default=0.05, metadata={"help": "of AdamW"})
+    calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
+    held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
+    seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
+
+    def __post_init__(self) -> None:
+        whole = {"num_heads": self.num_heads, "epochs": self.epochs, "batch_pairs": self.batch_pairs}
+        for name, value in whole.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, seen {value}")
+        if not (self.learning_rate > 0 and self.weight_decay >= 0):
+            raise UserError(f"learning_rate must be above 0, seen {self.learning_rate}; weight_decay at least 0")
+        shares = (self.calibration_share, self.held_out_share)
+        if not (min(shares) > 0 and sum(shares) < 0.9):
+            raise UserError(
+                f"calibration_share and held_out_share must be above 0 and sum to less than .9, seen {shares}"
+            )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Votes as tensors.
+
+    videos, prompts [video]: each distinct pairing of a file and a prompt; pair [pair, 2]: indices of a and b;
+    votes [pair, aspect, 3]: shares over (a, tie, b), all zero where nobody was asked.
+    """
+
+    videos: tuple[Path, ...]
+    prompts: tuple[str, ...]
+    pair: Tensor
+    votes: Tensor
+    aspects: tuple[str, ...]
+
+    @property
+    def pair_prompts(self) -> list[str]:
+        return [self.prompts[index] for index in self.pair[:, 0].tolist()]
+
+
+def examples(votes: Sequence[Vote]) -> Examples:
+    """Votes of one pair and aspect become shares, "both bad" counts as a tie, "skip" as not asked.
+
+    Raises: UserError when no vote remains, or when every remaining vote is a tie.
+    """
+    counts: dict[tuple[str, Path, Path], Counter[tuple[str, int]]] = {}
+    for vote in votes:
+        if vote.choice in CHOICE:
+            key = (vote.prompt, vote.video_a, vote.video_b)
+            counts.setdefault(key, Counter())[vote.aspect, CHOICE[vote.choice]] += 1
+    if not counts:
+        raise UserError(
+            f"no vote to learn from among {len(votes)} (skips do not count); label some with `soralign label`"
+        )
+    asked = {aspect for counter in counts.values() for aspect, _ in counter}
+    aspects = tuple([name for name in ASPECTS if name in asked] + sorted(asked - set(ASPECTS)))
+    index: dict[tuple[Path, str], int] = {}
+    pair, shares = [], torch.zeros(len(counts), len(aspects), 3)
+    for row, ((prompt, a, b), counter) in enumerate(counts.items()):
+        pair.append([index.setdefault((path, prompt), len(index)) for path in (a, b)])
+        for (aspect, choice), number in counter.items():
+            shares[row, aspects.index(aspect), choice] += number
+    if shares[..., [A, B]].sum() == 0:
+        raise UserError(f"all {len(counts)} pairs are ties; a reward needs some votes for a or b")
+    shares = shares / shares.sum(-1, keepdim=True).clamp(min=1)
+    videos, prompts = zip(*index, strict=True)
+    return Examples(videos, prompts, torch.tensor(pair), shares, aspects)
+
+
+def split(prompts: Sequence[str], config: TrainConfig) -> list[Tensor]:
+    """Row numbers of the training, calibration and held-out pairs; all pairs of one prompt go to one side.
+
+    Raises: UserError with fewer than five prompts.
+    """
+    distinct = sorted(set(prompts))
+    if len(distinct) < 5:
+        raise UserError(f"votes on {len(distinct)} prompts cannot be split; label pairs of at least 5 prompts")
+    order = numpy_generator(config.seed, "reward split").permutation(len(distinct))
+    num_held_out = max(1, round(config.held_out_share * len(distinct)))
+    num_calibration = max(1, round(config.calibration_share * len(distinct)))
+    bounds = {0: 2, num_held_out: 1, num_held_out + num_calibration: 0}
+    side = {}
+    for position, index in enumerate(order.tolist()):
+        side[distinct[index]] = [kind for bound, kind in bounds.items() if bound <= position][-1]
+    rows = [[row for row, prompt in enumerate(prompts) if side[prompt] == kind] for kind in range(3)]
+    return [torch.tensor(row, dtype=torch.long) for row in rows]
+
+
+def decode(videos: Sequence[Path], prompts: Sequence[str], clip: SandboxClip) -> Features:
+    """Frozen features of video files, each read once.
+
+    Raises: UserError for a file that is missing or cannot be read, naming it.
+    """
+    parts, waiting = [], list(range(len(videos)))
+    with torch.no_grad():
+        batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
+        for rows in track(batches, "looking at videos"):
+            for group in _same_shape([(row, torch.from_numpy(video.read(videos[row]).frames)) for row in rows]):
+                frames = torch.stack([clip_frames for _, clip_frames in group])
+                parts.append(([row for row, _ in group], extract(clip, frames, [prompts[row] for row, _ in group])))
+    back = torch.argsort(torch.tensor([row for rows, _ in parts for row in rows]))
+    return Features.cat([features for _, features in parts]).rows(back)
+
+
+def _same_shape(clips: list[tuple[int, Tensor]]) -> list[list[tuple[int, Tensor]]]:
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    for row, frames in clips:
+        groups.setdefault(tuple(frames.shape), []).append((row, frames))
+    return list(groups.values())
+
+
+def train(
+    source: Store | Sequence[Vote], clip: SandboxClip, config: TrainConfig, folder: Path | str | None = None
+) -> tuple[PreferenceModel, dict[str, Any]]:
+    """A preference model and its report, from the votes of a store or a list of them.
+
+    The report has, per aspect, held-out accuracy without and with ties, each with an interval over prompts and beside
+    the majority and random baselines, and the calibration. With `folder`, both are written there, report.json last.
+    Raises: UserError for votes that cannot teach (none, ties only, too few prompts) and videos that cannot be read.
+    """
+    begin = time.perf_counter()
+    data = examples(source.votes() if isinstance(source, Store) else source)
+    parts = split(data.pair_prompts, config)
+    if data.votes[parts[0]][..., [A, B]].sum() == 0:
+        raise UserError("every training pair is a tie; label more pairs, or try another seed")
+    features = decode(data.videos, data.prompts, clip)
+    looked = time.perf_counter()
+    model = fit(features, data, parts, clip, config)
+    report = judge(model, features, data, parts, config)
+    report["seconds"] = {"features": looked - begin, "heads": time.perf_counter() - looked}
+    if folder is not None:
+        model.save(folder)
+        atomic_write(Path(folder) / "report.json", json.dumps(report, indent=2) + "\n")
+    return model, report
+
+
+def fit(
+    features: Features, data: Examples, parts: Sequence[Tensor], clip: SandboxClip, config: TrainConfig
+) -> PreferenceModel:
+    """Train the heads on the first part, calibrate on the second."""
+    learning, calibrating = parts[0], parts[1]
+    heads = [
+        _train_head(features, data, _bootstrap(learning, data, config, number), clip.dim, config, number)
+        for number in track(range(config.num_heads), "training heads")
+    ]
+    size = len(data.aspects)
+    blank = {"mean": torch.zeros(size), "deviation": torch.ones(size)}
+    model = PreferenceModel(
+        clip, heads, data.aspects, **blank, temperature=torch.ones(size), log_theta=torch.ones(size)
+    )
+    with torch.no_grad():
+        utility = model.utilities(features).mean(0)
+    seen = utility[data.pair[learning].unique()]
+    model.mean, model.deviation = seen.mean(0), seen.std(0, correction=0).clamp(min=1e-6)
+    difference = utility[data.pair[:, 0]] - utility[data.pair[:, 1]]
+    for column in range(size):
+        fitted = accuracy.calibration(difference[calibrating, column], data.votes[calibrating, column])
+        model.temperature[column], model.log_theta[column] = fitted
+    return model
+
+
+def _bootstrap(rows: Tensor, data: Examples, config: TrainConfig, number: int) -> Tensor:
+    """Pairs of as many prompts as there are, drawn with replacement; a single head takes every pair once."""
+    if config.num_heads == 1:
+        return rows
+    by_prompt: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        by_prompt.setdefault(data.pair_prompts[row], []).append(row)
+    groups = list(by_prompt.values())
+    drawn = numpy_generator(config.seed, "reward bootstrap", number).integers(len(groups), size=len(groups))
+    return torch.tensor([row for index in drawn for row in groups[index]], dtype=torch.long)
+
+
+def _train_head(features: Features, data: Examples, rows: Tensor, dim: int, config: TrainConfig, number: int) -> Head:
+    """AdamW on the ties-aware likelihood of votes. Sides are swapped at random, so that no head can learn a side."""
+    rng = numpy_generator(config.seed, "reward order", number)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "reward head", number))
+        head = Head(dim, len(data.aspects)).train()
+        raw = nn.Parameter(torch.full((len(data.aspects),), -2.0))
+        groups: list[dict[str, Any]] = [{"params": list(head.parameters())}, {"params": [raw], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        num_steps = config.epochs * math.ceil(len(rows) / config.batch_pairs)
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        )
+        for _ in range(config.epochs):
+            order = rows[torch.from_numpy(rng.permutation(len(rows)))]
+            for chosen in order.split(config.batch_pairs):
+                utility = head(features.rows(data.pair[chosen].flatten())).unflatten(0, (len(chosen), 2))
+                loss = rao_kupper_loss(utility[:, 0] - utility[:, 1], data.votes[chosen], F.softplus(raw))
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+    return head.eval()
+
+
+def judge(
+    model: PreferenceModel, features: Features, data: Examples, parts: Sequence[Tensor], config: TrainConfig
+) -> dict[str, Any]:
+    """The report of a model on the held-out part; every number with n and, where it is an accuracy, an interval."""
+    with torch.no_grad():
+        utility = model.utilities(features).mean(0)
+        chances = model.probabilities(features.rows(data.pair[:, 0]), features.rows(data.pair[:, 1])).numpy()
+    difference = (utility[data.pair[:, 0]] - utility[data.pair[:, 1]]).double().numpy()
+    prompts = data.pair_prompts
+    aspects = {}
+    for column, aspect in enumerate(data.aspects):
+        asked = data.votes[:, column].sum(-1) > 0
+        rows = [part[asked[part]].numpy() for part in parts]
+        # Several votes of one pair: the most frequent choice stands for it.
+        choice = data.votes[:, column].argmax(-1).numpy()
+        clusters = [prompts[row] for row in rows[2]]
+        aspects[aspect] = _judge_aspect(difference[:, column], choice, chances[:, column], rows, clusters)
+        aspects[aspect] |= {
+            "temperature": float(model.temperature[column]),
+            "theta": float(model.log_theta[column].exp()),
+        }
+    return {
+        "aspects": aspects,
+        "num_videos": len(data.videos),
+        "num_prompts": len(set(prompts)),
+        "num_pairs": dict(zip(("training", "calibration", "held_out"), map(len, parts), strict=True)),
+        "clip_sha256": model.clip_sha256,
+        "config": asdict(config),
+    }
+
+
+def _judge_aspect(
+    difference: np.ndarray, choice: np.ndarray, chances: np.ndarray, rows: list[np.ndarray], clusters: list[str]
+) -> dict[str, Any]:
+    learning, calibrating, held_out = rows
+    if not len(held_out):
+        return {"reason": "no held-out pair was asked about this aspect"}
+    seen, judged = choice[held_out], difference[held_out]
+    right = accuracy.correct_without_ties(judged, seen)
+    decided = seen != TIE
+    threshold = accuracy.tie_threshold(difference[calibrating], choice[calibrating]) if len(calibrating) else -1.0
+    predicted = accuracy.decisions(judged, threshold)
+    counts = np.bincount(choice[learning], minlength=3)
+    side = A if counts[A] >= counts[B] else B
+    two = chances[held_out][:, [A, B]]
+    confidence = two.max(1) / two.sum(1)
+    return {
+        "accuracy": _told(mean_interval(right, clusters)),
+        "majority": float(np.mean(seen[decided] == side)) if decided.any() else None,
+        "random": 0.5,
+        "accuracy_with_ties": _told(mean_interval(predicted == seen, clusters)),
+        "majority_with_ties": float(np.mean(seen == int(np.argmax(counts)))),
+        "random_with_ties": accuracy.chance(predicted, seen),
+        "tie_rate": float(np.mean(~decided)),
+        "threshold": threshold,
+        "calibration_error": (
+            accuracy.expected_calibration_error(confidence[decided], right[decided]) if decided.any() else None
+        ),
+    }
+
+
+def _told(interval: Interval) -> dict[str, Any]:
+    """An interval as JSON: no NaN."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in asdict(interval).items()
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report as a table for a terminal."""
+    heading = f"{'majority':>10}{'random':>8}"
+    lines = [f"{'held-out accuracy':<18}{'':>18}{heading}   {'with ties':>9}{heading}{'ECE':>7}"]
+    for aspect, row in report["aspects"].items():
+        if "reason" in row:
+            lines.append(f"{aspect:<18}{row['reason']}")
+            continue
+        plain, ties = row["accuracy"], row["accuracy_with_ties"]
+        between = f"{_short(plain['value'])} [{_short(plain['low'])}, {_short(plain['high'])}]"
+        lines.append(
+            f"{aspect:<18}{between:>18}{_short(row['majority']):>10}{_short(row['random']):>8}   "
+            f"{_short(ties['value']):>9}{_short(row['majority_with_ties']):>10}{_short(row['random_with_ties']):>8}"
+            f"{_short(row['calibration_error']):>7}"
+        )
+    pairs = report["num_pairs"]
+    return "\n".join(
+        [
+            *lines,
+            f"pairs: {pairs['training']} training, {pairs['calibration']} calibration, {pairs['held_out']} held out",
+        ]
+    )
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}".replace("0.", ".", 1)

@@ -1,0 +1,56 @@
+"""Agreement of a reward with votes: exact scan, baselines, calibration."""
+
+import numpy as np
+import pytest
+import torch
+
+from reward import accuracy
+from reward.bradley_terry import TIE, A, B, log_probabilities
+
+
+def test_tie_threshold_equals_brute_force_also_when_scores_repeat() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        n = int(rng.integers(1, 30))
+        difference = rng.integers(-4, 5, n) / 2.0 if rng.random() < 0.7 else rng.normal(size=n)
+        choice = rng.integers(0, 3, n)
+        found = accuracy.tie_threshold(difference, choice)
+        tried = [-1.0, *np.unique(np.abs(difference))]
+        best = max(np.mean(accuracy.decisions(difference, one) == choice) for one in tried)
+        assert np.mean(accuracy.decisions(difference, found) == choice) == pytest.approx(best)
+
+
+def test_threshold_allows_no_ties_when_nobody_votes_tie() -> None:
+    assert accuracy.tie_threshold(np.array([1.0, -2.0, 0.5]), np.array([A, B, A])) < 0
+
+
+def test_without_ties_a_tie_vote_is_left_out_and_an_equal_score_is_half_right() -> None:
+    right = accuracy.correct_without_ties(np.array([1.0, 1.0, 0.0, -1.0]), np.array([A, TIE, B, B]))
+    np.testing.assert_array_equal(right, [1.0, np.nan, 0.5, 1.0])
+
+
+def test_chance_is_that_of_shuffled_predictions() -> None:
+    rng = np.random.default_rng(0)
+    predicted, choice = rng.choice(3, 300, p=[0.5, 0.2, 0.3]), rng.choice(3, 300, p=[0.2, 0.6, 0.2])
+    shuffled = [np.mean(rng.permutation(predicted) == choice) for _ in range(400)]
+    assert accuracy.chance(predicted, choice) == pytest.approx(np.mean(shuffled), abs=0.01)
+
+
+def test_calibration_finds_a_planted_temperature_and_indifference() -> None:
+    rng = np.random.default_rng(2)
+    logit = torch.tensor(rng.normal(0, 1.5, 20000))
+    chances = log_probabilities(logit, torch.tensor(0.4)).exp()
+    choice = (torch.tensor(rng.random(len(logit)))[:, None] > chances.cumsum(-1)).sum(-1).clamp(max=2)
+    votes = torch.nn.functional.one_hot(choice, 3)
+    temperature, log_theta = accuracy.calibration(3.0 * logit, votes)  # overconfident by 3
+    assert temperature == pytest.approx(3.0, rel=0.06)
+    assert log_theta == pytest.approx(0.4, rel=0.06)
+    before = accuracy.expected_calibration_error(*_confidence(3.0 * logit, 0.4, choice))
+    after = accuracy.expected_calibration_error(*_confidence(3.0 * logit / temperature, log_theta, choice))
+    assert after < 0.02 < before
+
+
+def _confidence(difference: torch.Tensor, log_theta: float, choice: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    two = log_probabilities(difference, torch.tensor(log_theta)).exp()[choice != TIE][:, [A, B]].numpy()
+    right = accuracy.correct_without_ties(difference.numpy(), choice.numpy())
+    return two.max(1) / two.sum(1), right[np.isfinite(right)]

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from base_model.world.render import coverage
 from base_model.world.spec import (
@@ -38,6 +40,8 @@ _LENGTH = np.hypot(_CHROMA[:, 0], _CHROMA[:, 1])
 _UNIT = _CHROMA / _LENGTH[:, None]
 SMALLEST_AREA = 14.0  # px^2: half the smallest object of the odd-radius split; less is a smear
 FAINT = 0.06  # chroma share below this is noise of a codec
+STRONG = 0.25  # chroma share that no noise reaches
+CELL = 17  # px, a window that reaches a codec's cell of 8 px to every side; inside one cell colours run together
 
 
 @dataclass(frozen=True)
@@ -89,21 +93,73 @@ def read(frames: np.ndarray) -> Observation:
     length = np.hypot(chroma[..., 0], chroma[..., 1])
     label = np.where(length > 0.04, np.argmax(chroma @ _UNIT.T, axis=-1), -1)
     props = _props(pixels, length)
+    shares = _shares(chroma, label)
+    _unmix(shares, chroma)
     tracks, explained = [], np.zeros(length.shape, dtype=np.float32)
+    for index, share in shares.items():
+        explained += share
+        area = share.sum(axis=(1, 2))
+        if (area > SMALLEST_AREA).sum() >= 2:
+            tracks.append(_track(index, share, area, pixels, props))
+    tracks = _without_slivers(tracks)
+    return Observation(tuple(tracks), props, _residual(pixels, explained, props))
+
+
+def _shares(chroma: np.ndarray, label: np.ndarray) -> dict[int, np.ndarray]:
+    """How much of each pixel each colour covers, [time, height, width] by colour index.
+
+    Colours that do not occur are left out. Only pixels beside a strongly coloured one count: noise has chroma too, and
+    far from the centre it weighs most.
+    """
+    shares = {}
     for index in range(len(_NAMES)):
         mine = label == index
-        if mine.sum() < SMALLEST_AREA:
+        if mine.sum() < SMALLEST_AREA / 2:
             continue
         along = chroma[mine] @ _UNIT[index] / _LENGTH[index]
-        share = np.zeros(length.shape, dtype=np.float32)
+        share = np.zeros(label.shape, dtype=np.float32)
         share[mine] = np.where(along < FAINT, 0.0, np.minimum(along, 1.15))
-        area = share.sum(axis=(1, 2))
-        if (area > SMALLEST_AREA).sum() < 2:
-            continue
-        explained += share
-        tracks.append(_track(index, share, area, pixels, props))
-    tracks = _merge_fringes(tracks)
-    return Observation(tuple(tracks), props, _residual(pixels, explained, props))
+        strong = share > STRONG
+        if strong.any():
+            shares[index] = np.where(maximum_filter(strong, size=(1, 5, 5)), share, 0.0)
+    return shares
+
+
+def _unmix(shares: dict[int, np.ndarray], chroma: np.ndarray) -> None:
+    """Give the mixed edge of two touching objects back to them, in place.
+
+    Where red and blue share a codec's cell, or only a blurred edge, the pixels between them are purple: no third
+    object.
+    """
+    area = {index: share.sum(axis=(1, 2)) for index, share in shares.items()}
+    for mixed in sorted(shares, key=lambda index: float(area[index].max())):
+        larger = [index for index in shares if area[index].max() > area[mixed].max()]
+        for first, second in combinations(larger, 2):
+            basis = np.linalg.inv(_CHROMA[[first, second]])
+            if (_UNIT[mixed] @ basis > 0).all() and _is_mixture(shares, area, mixed, first, second):
+                where = shares[mixed] > 0
+                parts = np.clip(chroma[where] @ basis, 0.0, 1.15)
+                for index, part in zip((first, second), parts.T, strict=True):
+                    shares[index][where] += part
+                    area[index] = shares[index].sum(axis=(1, 2))
+                del shares[mixed]
+                break
+
+
+def _is_mixture(
+    shares: dict[int, np.ndarray], area: dict[int, np.ndarray], mixed: int, first: int, second: int
+) -> bool:
+    """Is this colour only where two others are side by side, and do they lack there what it has?"""
+    there = area[mixed] > 2.0
+    if there.mean() > 0.6 or not ((area[first] > SMALLEST_AREA) & (area[second] > SMALLEST_AREA))[there].all():
+        return False
+    whole = [float(np.median(area[index][~there])) for index in (first, second)]
+    lacking = whole[0] + whole[1] - area[first] - area[second]
+    plenty = area[mixed] > SMALLEST_AREA / 2
+    if (lacking < 0.4 * area[mixed])[plenty].any():
+        return False
+    around = maximum_filter(shares[mixed][there] > STRONG, size=(1, CELL, CELL))
+    return all((around & (shares[index][there] > STRONG)).any() for index in (first, second))
 
 
 def _props(pixels: np.ndarray, length: np.ndarray) -> Props:
@@ -127,7 +183,8 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
     cx, cy = by_column @ x / safe, by_row @ y / safe
     spread = (by_column @ x**2 + by_row @ y**2) / safe - cx**2 - cy**2  # second moment; a disc has area / 2 pi
     present = area > SMALLEST_AREA
-    typical = float(np.median(area[present]))
+    # A passage behind a wall shows parts of the object in half of the frames.
+    typical = float(np.quantile(area[present], 0.5 if props.wall is None else 0.8))
     status: list[Status] = []
     for t in range(num_frames):
         reach = 1.25 * math.sqrt(max(area[t], typical) / math.pi) * 1.3
@@ -136,7 +193,9 @@ def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, 
         at_border = any(len(f) and (f[0] <= 0 or f[-1] >= n - 1) for f, n in zip(filled, (len(x), len(y)), strict=True))
         if area[t] < max(SMALLEST_AREA, 0.25 * typical):
             status.append("hidden" if _was_near_wall(cx, present, t, props, typical) else "absent")
-        elif (at_wall and _touches(filled[0], props)) or (at_border and area[t] < 0.93 * typical):
+        elif at_wall and _touches(filled[0], props) and area[t] < 0.97 * typical:
+            status.append("hidden")
+        elif at_border and area[t] < 0.93 * typical:
             status.append("hidden")
         elif spread[t] > 0.30 * area[t]:  # ball .159, square .167, triangle .192 of its area
             status.append("torn")
@@ -192,8 +251,8 @@ def _shape(share: np.ndarray, cx: np.ndarray, cy: np.ndarray, x: np.ndarray, y: 
     return "ball" if corners < 0.21 else None
 
 
-def _merge_fringes(tracks: list[Track]) -> list[Track]:
-    """Drop a track that is only the mixed-colour edge of other objects: never more than a sliver."""
+def _without_slivers(tracks: list[Track]) -> list[Track]:
+    """Drop a track that is never more than the coloured edge of another object."""
     kept = []
     for track in tracks:
         largest = max(float(other.area.max()) for other in tracks)

@@ -46,7 +46,8 @@ class TrainConfig:
     guidance: float = option(1.0, "guidance scale, the same in sampling and training; 1 = none, half the cost")
     updates: int = option(1, "optimizer steps per pass over the samples, each on its own share of them")
     passes: int = option(1, "passes over the samples of a training step")
-    learning_rate: float = option(3e-4, "of AdamW, constant")
+    learning_rate: float = option(3e-4, "of AdamW, constant after the warm-up")
+    warmup: int = option(5, "training steps over which the learning rate rises to its value")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     lora_rank: int = option(16, "width of the LoRA updates")
     lora_alpha: int = option(32, "LoRA updates are scaled by lora_alpha / lora_rank")
@@ -77,6 +78,8 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        if self.warmup < 0:
+            raise UserError(f"warmup is {self.warmup}, it must be 0 or more")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be above 0")
@@ -120,6 +123,9 @@ def train(
     for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
         experience = algorithm.collect(policy, reward, prompt_set.at(step, config.prompts_per_step), config.seed, step)
         samples += len(experience.advantage) * accelerator.num_processes
+        for group in prepared.param_groups:  # AdamW's first steps have full size however noisy the gradient is:
+            # without warm-up they moved the sandbox policy ten times as far as later ones, in no direction.
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / (config.warmup + 1))
         metrics = experience.metrics | _learn(policy, algorithm, experience, prepared, config, step + 1)
         if accelerator.is_main_process:
             run.log(step + 1, {**metrics}, samples)

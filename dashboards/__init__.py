@@ -7,4 +7,5 @@ PAGES: dict[str, str] = {
     "gallery": "dashboards.pages.gallery:show",
     "checkpoints": "dashboards.pages.checkpoints:show",
     "preferences": "dashboards.pages.preferences:show",
+    "reward": "dashboards.pages.reward:show",
 }

@@ -95,3 +95,35 @@ def choices(counts: dict[str, dict[str, int]]) -> alt.Chart:
         )
         .properties(height=max(60, 34 * len(counts)), description="Shares of answers by aspect")
     )
+
+
+def accuracies(rows: Sequence[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart:
+    """Held-out accuracy by aspect with its interval, beside the baselines that need no model.
+
+    Args: rows with aspect, value, low, high, majority, random, all shares in [0, 1] or None.
+    """
+    names = ("model", "majority", "random")
+    points = [
+        {"aspect": row["aspect"].replace("_", " "), "kind": name, "share": row["value" if name == "model" else name]}
+        | ({"low": row["low"], "high": row["high"]} if name == "model" else {})
+        for row in rows
+        for name in names
+    ]
+    table = pd.DataFrame(points, columns=["aspect", "kind", "share", "low", "high"])
+    base = alt.Chart(table).encode(
+        y=alt.Y("aspect:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
+        color=alt.Color(
+            "kind:N",
+            scale=alt.Scale(domain=list(names), range=[PALETTE[0], PALETTE[1], PALETTE[4]]),
+            legend=alt.Legend(orient="bottom", title=None),
+        ),
+    )
+    share = alt.X("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(names), range=["circle", "diamond", "square"]), legend=None)
+    tooltip = ["aspect:N", "kind:N"] + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("share", "low", "high")]
+    layers = (
+        base.mark_rule(strokeWidth=3, opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(size=110, filled=True, opacity=1).encode(x=share, shape=shape, tooltip=tooltip),
+    )
+    height = 70 + 42 * len(rows)
+    return alt.layer(*layers).properties(height=height, description="Held-out accuracy by aspect beside baselines")

@@ -20,7 +20,15 @@ from core.errors import UserError
 from eval import verdict
 from eval.verdict import Row
 
-MARKERS = ("compare.json", "results.json", "metrics.jsonl", "config.yaml", "preferences.db", videoset.MANIFEST)
+MARKERS = (
+    "compare.json",
+    "results.json",
+    "metrics.jsonl",
+    "config.yaml",
+    "preferences.db",
+    videoset.MANIFEST,
+    "report.json",
+)
 SET_ORDER = ("base", "aligned", "real")
 NOT_SETS = ("align", "reward", "pairs", "samples", "checkpoints")
 MAX_DEPTH = 3
@@ -34,6 +42,7 @@ class Experiment:
     Args:
         sets: evaluated or plain video sets by name, base first, aligned second.
         training: the folder with metrics.jsonl and config.yaml, if there is one.
+        reward: report.json of the preference model, if there is one.
     """
 
     name: str
@@ -42,6 +51,25 @@ class Experiment:
     training: Path | None
     compare: Path | None
     store: Path | None
+    reward: Path | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a preference model agrees with held-out votes on one aspect, beside what no model would get.
+
+    Shares in [0, 1]; `low` and `high` are a 95 % interval; None where there is nothing to count.
+    """
+
+    aspect: str
+    kind: str  # "without ties" or "with ties"
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    majority: float | None
+    random: float | None
+    calibration_error: float | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +112,7 @@ def find(roots: Sequence[Path]) -> list[Experiment]:
 def modified(experiment: Experiment) -> float:
     """Unix time of the last change to anything that is shown; 0 for an empty one."""
     watched = [path / "metrics.jsonl" for path in (experiment.training,) if path]
-    watched += [path for path in (experiment.compare, experiment.store) if path]
+    watched += [path for path in (experiment.compare, experiment.store, experiment.reward) if path]
     watched += [folder / name for folder in experiment.sets.values() for name in ("results.json", videoset.MANIFEST)]
     return max((time_of(path) for path in watched), default=0.0)
 
@@ -131,6 +159,34 @@ def metrics(experiment: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
     except (UserError, OSError) as error:
         return [], [str(error)]
     return [row for row in rows if isinstance(row.get("step"), int | float)], []
+
+
+def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
+    """The preference model's report, aspect by aspect, and what could not be read."""
+    if experiment.reward is None:
+        return [], []
+    document, problems = read_json(experiment.reward)
+    aspects = document.get("aspects")
+    rows = []
+    for aspect, row in aspects.items() if isinstance(aspects, dict) else ():
+        for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
+            told = row.get(f"accuracy{suffix}") if isinstance(row, dict) else None
+            if isinstance(told, dict):
+                finite = {key: verdict.finite(told.get(key)) for key in ("value", "low", "high", "n")}
+                rows.append(
+                    Accuracy(
+                        str(aspect),
+                        kind,
+                        finite["value"],
+                        finite["low"],
+                        finite["high"],
+                        n=None if finite["n"] is None else int(finite["n"]),
+                        majority=verdict.finite(row.get(f"majority{suffix}")),
+                        random=verdict.finite(row.get(f"random{suffix}")),
+                        calibration_error=verdict.finite(row.get("calibration_error")),
+                    )
+                )
+    return rows, problems
 
 
 def config(experiment: Experiment) -> dict[str, Any]:
@@ -267,15 +323,20 @@ def _experiment(folder: Path, name: str) -> Experiment:
     if not sets and is_set(folder):
         sets = {folder.name: folder}
     training = next((path for path in (folder / "align", folder) if _is_training(path)), None)
-    compare_file, store = folder / "compare.json", folder / "preferences.db"
+    reports = (folder / "reward" / "report.json", folder / "report.json")
     return Experiment(
         name,
         folder,
         sets,
         training,
-        compare_file if compare_file.exists() else None,
-        store if store.exists() else None,
+        compare=_existing(folder / "compare.json"),
+        store=_existing(folder / "preferences.db"),
+        reward=next((path for path in reports if path.exists()), None),
     )
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def _is_training(path: Path) -> bool:

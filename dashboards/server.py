@@ -47,6 +47,7 @@ CONFIG: dict[str, Any] = THEME | {
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
     "logger.level": "warning",
+    "runner.magicEnabled": False,  # rewriting the script to print stray values costs more than running it
 }
 # Heavy imports of each app, done before the address is printed, so that the first page does not wait for them. Not the
 # pages themselves: Streamlit complains about caches that are made while it does not run yet.

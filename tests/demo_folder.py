@@ -65,6 +65,21 @@ COMPARISON = {
 }
 
 
+def accuracy(value: float) -> dict[str, float | int]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 200}
+
+
+REWARD_REPORT = {
+    "aspects": {
+        aspect: {"accuracy": accuracy(value), "majority": 0.52, "random": 0.5, "calibration_error": 0.03}
+        | {"accuracy_with_ties": accuracy(value - 0.1), "majority_with_ties": 0.41, "random_with_ties": 0.36}
+        for aspect, value in (("text_alignment", 0.81), ("motion_quality", 0.66), ("overall", 0.78))
+    }
+    | {"visual_quality": {"reason": "no held-out pair was asked about this aspect"}},
+    "num_pairs": {"training": 600, "calibration": 200, "held_out": 200},
+}
+
+
 def write_demo(folder: Path, steps: int = 12, seed: int = 0) -> Path:
     """The whole folder; returns it."""
     write_set(folder / "base", "sandbox", 0.5, 0.25)
@@ -81,6 +96,8 @@ def write_demo(folder: Path, steps: int = 12, seed: int = 0) -> Path:
         writer = videoset.Writer(run.samples / f"step-{step:06d}")
         for index in range(2):
             writer.append(disc(index, 0.5 + step / 12), PROMPTS[index], id=f"{index:04d}", seed=index)
+    (folder / "reward").mkdir(exist_ok=True)
+    (folder / "reward" / "report.json").write_text(json.dumps(REWARD_REPORT))
     store = Store(folder / "preferences.db")
     for index, prompt in enumerate(PROMPTS):
         paths = [folder / name / "videos" / f"{index:04d}.mp4" for name in ("base", "aligned")]

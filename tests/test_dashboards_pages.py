@@ -47,6 +47,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in folder.glob("preferences.db*"):
         path.unlink()  # a new file, because the connection that wrote the old one may still be open
     (folder / "preferences.db").write_bytes(b"no database" * 1000)
+    (folder / "reward" / "report.json").write_text("")
     (folder / "align" / "samples" / "step-000006" / "manifest.jsonl").write_text("{}\n")
     return folder
 

@@ -128,6 +128,26 @@ def test_checkpoints_are_the_sample_sets_by_step(demo: Path) -> None:
     assert list(runs.checkpoints(only(demo))) == [0, 6, 12]
 
 
+def test_the_reward_report_is_read_beside_its_baselines(demo: Path) -> None:
+    rows, problems = runs.accuracies(only(demo))
+    assert problems == [] and len(rows) == 6  # three aspects were asked about, with and without ties
+    text = rows[0]
+    assert (text.aspect, text.kind, text.value, text.majority, text.n) == (
+        "text_alignment",
+        "without ties",
+        0.81,
+        0.52,
+        200,
+    )
+
+
+@pytest.mark.parametrize("content", ["{", '{"aspects": [1]}', '{"aspects": {"overall": {"accuracy": 0.5}}}'])
+def test_a_broken_reward_report_gives_no_rows(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report.json").write_text(content)
+    rows, problems = runs.accuracies(only(tmp_path))
+    assert rows == [] and bool(problems) == (content == "{")
+
+
 def test_reading_writes_nothing(demo: Path) -> None:
     def listing() -> dict[str, float]:
         return {str(path): path.stat().st_mtime for path in demo.rglob("*")}

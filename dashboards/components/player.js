@@ -124,7 +124,10 @@ function createPlayer(stage, onChange) {
   }
 
   function seek(time) {
-    for (const video of videos) video.currentTime = Math.max(0, Math.min(time, length(video) || time));
+    for (const video of videos) {
+      const target = Math.max(0, Math.min(time, length(video) || time));
+      if (video.currentTime !== target) video.currentTime = target;  // even a seek to where it is drops decoded frames
+    }
   }
 
   function restart() { seek(0); play(); }

@@ -104,6 +104,15 @@ def test_sample_clips_are_video_sets_of_the_same_prompts_and_seeds(tmp_path: Pat
     assert [item.prompt for item in before] == PROMPTS[:2]
 
 
+@pytest.mark.parametrize(("warmup", "expected"), [(0, 1e-2), (4, 2e-3)])
+def test_the_first_step_has_the_size_that_the_warm_up_allows(tmp_path: Path, warmup: int, expected: float) -> None:
+    generator = ToyGenerator()
+    config = replace(CONFIG, steps=1, updates=1, warmup=warmup)
+    train(generator, Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    moved = max(float(value.abs().max()) for name, value in generator.network.named_parameters() if "lora_B" in name)
+    assert moved == pytest.approx(expected, rel=0.02)  # AdamW's first step is learning rate x sign
+
+
 def test_two_seeds_differ_and_one_seed_repeats(tmp_path: Path) -> None:
     ends = []
     for index, seed in enumerate((0, 0, 1)):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EMPTY = 0.1  # pixels of imaginary mass at the centre: an empty sector stands there instead of anywhere
 SIDE = 32  # pixels that a frame is brought to
 NUM_HUES = 12
 FEATURES = ("radius", "x", "y", "width", "height", "lightness")
@@ -52,7 +53,7 @@ def moments(frames: Tensor) -> tuple[Tensor, Tensor]:
     sums = torch.einsum("kp,btph->btkh", basis, weight)
     lit = torch.einsum("btp,btph->bth", light, weight)
     mass, sx, sy, sxx, syy = sums.unbind(2)
-    safe = mass + 1.0  # one pixel of mass keeps an empty sector at the origin instead of anywhere
+    safe = mass + EMPTY
     cx, cy = sx / safe, sy / safe
     spread_x = torch.sqrt((sxx / safe - cx * cx).clamp(min=0) + 1e-6)
     spread_y = torch.sqrt((syy / safe - cy * cy).clamp(min=0) + 1e-6)

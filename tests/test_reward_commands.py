@@ -1,0 +1,106 @@
+"""`soralign reward` as a user meets it, and the audit's verdicts on rewards with known faults."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reward_examples import batch, fill_store, moving, ordered_and_shuffled, tiny_clip
+
+from core import videoset
+from core.cli import main
+from reward.audit import EXPLOITS, audit
+from reward.brightness import Brightness
+from reward.motion import Motion
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    writer = videoset.Writer(tmp_path / "videos")
+    for index, (prompt, right, _) in enumerate(ordered_and_shuffled(5)):
+        writer.append(right, prompt, id=f"{index}")
+    return tmp_path / "videos"
+
+
+def test_train_then_score_with_the_folder(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_store(tmp_path)
+    clip, out = tmp_path / "clip", tmp_path / "reward"
+    tiny_clip().save_pretrained(clip)
+    options = ["--store", str(tmp_path / "votes.db"), "--out", str(out), "--clip", str(clip)]
+    assert main(["reward", "train", *options, "--epochs", "1", "--num-heads", "1"]) == 0
+    assert "held out" in capsys.readouterr().out
+    assert json.loads((out / "report.json").read_text())["config"]["epochs"] == 1
+    monkeypatch.setattr("reward.preference_model.load_clip", tiny_clip)
+    lines = tmp_path / "scores.jsonl"
+    assert main(["reward", "score", str(videos), "--reward", str(out), "--out", str(lines)]) == 0
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list("01234")
+    assert all(row["total"] == row["parts"]["overall"] for row in rows)
+
+
+def test_score_prints_one_line_a_video(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reward", "score", str(videos), "--reward", "brightness"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and 0 < json.loads(lines[0])["total"] < 1
+    assert "5 of 5 videos scored" in last
+
+
+def test_audit_says_what_a_reward_pays_for(videos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "audit.json"
+    assert main(["reward", "audit", str(videos), "--reward", "brightness", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "brightness pays for:" in told and "noise" in told.splitlines()[-2]
+    assert {row["exploit"] for row in json.loads(out.read_text())["findings"]} == set(EXPLOITS)
+
+
+def test_audit_knows_the_faults_of_brightness_and_motion() -> None:
+    rng = np.random.default_rng(0)
+    clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow") * 3])
+    prompts = [f"prompt {index}" for index in range(len(clips))]
+    bright = {finding.exploit: finding.verdict for finding in audit(Brightness(), [(clips, prompts)])[0]}
+    assert bright["noise"] == bright["bright"] == "pays" and bright["blank"] == bright["vanishing"] == "resists"
+    assert bright["reversed"] == bright["shuffled"] == "blind"
+    findings, correlation = audit(Motion(), [(clips, prompts)])
+    moved = {finding.exploit: finding.verdict for finding in findings}
+    assert moved["noise"] == moved["shuffled"] == "pays" and moved["frozen"] == moved["half frozen"] == "resists"
+    assert correlation == pytest.approx(1.0)
+
+
+def test_exploits_keep_the_shape_and_leave_the_videos_alone() -> None:
+    frames = torch.rand(2, 9, 3, 16, 16)
+    before = frames.clone()
+    for spoil in EXPLOITS.values():
+        spoilt = spoil(frames, torch.Generator().manual_seed(0))
+        assert spoilt.shape == frames.shape and 0 <= float(spoilt.min()) and float(spoilt.max()) <= 1
+    assert torch.equal(frames, before)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["score", "VIDEOS", "--reward", "brightnes"], "did you mean 'brightness'"),
+        (["score", "VIDEOS/nothing", "--reward", "motion"], "not a folder"),
+        (["score", "VIDEOS", "--reward", "VIDEOS"], "holds no reward"),
+        (["audit", "VIDEOS", "--reward", "motion", "--num-videos", "1"], "at least 2"),
+        (["train", "--store", "VIDEOS/none.db", "--out", "VIDEOS/out"], "does not exist"),
+        (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/manifest.jsonl"], "is a file"),
+        (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--clip", "VIDEOS"], "holds no CLIP"),
+        (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--epochs", "0"], "epochs"),
+        (["teach"], "did you mean 'train'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    videos: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert main(["reward", *[word.replace("VIDEOS", str(videos)) for word in words]]) == 2
+    told = capsys.readouterr().err
+    assert line in told and told.count("\n") == 1
+
+
+def test_videos_of_two_sizes_are_named(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videoset.Writer(videos).append(np.zeros((3, 3, 16, 16), dtype=np.float32), "small", id="odd")
+    assert main(["reward", "score", str(videos), "--reward", "motion"]) == 2
+    assert "odd.mp4 has 3 frames of 16x16" in capsys.readouterr().err

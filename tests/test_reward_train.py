@@ -1,0 +1,130 @@
+"""Votes to a reward: it learns an order-sensitive taste, splits by prompt, repeats, and refuses what cannot teach."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from reward_examples import batch, fill_store, ordered_and_shuffled, tiny_clip
+
+from core.errors import UserError
+from core.preferences import Store, Vote
+from reward import preference_model, train
+from reward.bradley_terry import TIE, A, B
+from reward.preference_model import extract
+from reward.train import Examples, TrainConfig
+
+QUICK = TrainConfig(num_heads=2, epochs=2)
+
+
+def _vote(pair: int, choice: str, aspect: str = "overall", annotator: str = "one", prompt: str | None = None) -> Vote:
+    videos = Path(f"{pair}a.mp4"), Path(f"{pair}b.mp4")
+    return Vote(pair, prompt or f"prompt {pair}", *videos, annotator, aspect, choice, 0.0, None)
+
+
+def test_learns_that_ordered_frames_are_better_than_shuffled_ones() -> None:
+    clips = ordered_and_shuffled(60)
+    pair = torch.tensor([[2 * i, 2 * i + 1] if i % 2 else [2 * i + 1, 2 * i] for i in range(60)])
+    votes = torch.zeros(60, 1, 3)
+    for i in range(60):
+        votes[i, 0, A if i % 2 else B] = 1
+    prompts = tuple(prompt for prompt, _, _ in clips for _ in range(2))
+    data = Examples(tuple(Path(str(i)) for i in range(120)), prompts, pair, votes, ("overall",))
+    clip = tiny_clip()
+    features = extract(clip, batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts)
+    config = TrainConfig(num_heads=1, epochs=16, batch_pairs=16, learning_rate=4e-3)
+    parts = train.split(data.pair_prompts, config)
+    report = train.judge(train.fit(features, data, parts, clip, config), features, data, parts, config)
+    found = report["aspects"]["overall"]
+    assert found["accuracy"]["value"] >= 0.9
+    assert found["accuracy"]["n"] == 12 and found["random"] == 0.5
+
+
+def test_votes_of_several_people_become_shares_and_skips_are_not_asked() -> None:
+    votes = [_vote(1, "a"), _vote(1, "b", annotator="two"), _vote(1, "a", annotator="three")]
+    votes += [_vote(2, "both_bad"), _vote(2, "skip", "motion_quality"), _vote(3, "b", "motion_quality")]
+    data = train.examples(votes)
+    assert data.aspects == ("motion_quality", "overall")
+    assert data.votes[0, 1, A] == pytest.approx(2 / 3) and data.votes[0, 1, B] == pytest.approx(1 / 3)
+    assert data.votes[1, 1, TIE] == 1 and data.votes[1, 0].sum() == 0
+    assert data.votes[2, 0, B] == 1 and len(data.videos) == 6
+
+
+def test_no_prompt_is_on_two_sides_of_the_split() -> None:
+    prompts = [f"prompt {i % 20}" for i in range(100)]
+    parts = train.split(prompts, QUICK)
+    sides = [{prompts[row] for row in part.tolist()} for part in parts]
+    assert sum(map(len, sides)) == 20 and len(set.union(*sides)) == 20
+    assert sum(map(len, parts)) == 100
+    assert [len(side) for side in sides] == [13, 3, 4]
+
+
+def test_training_from_a_store_writes_a_folder_that_scores_alike(tmp_path: Path) -> None:
+    store, clip = fill_store(tmp_path), tiny_clip()
+    model, report = train.train(store, clip, QUICK, tmp_path / "reward")
+    again = preference_model.load(tmp_path / "reward", clip)
+    _, right, wrong = ordered_and_shuffled(1)[0]
+    frames, prompts = batch([right, wrong]), ["a red ball moves 0"] * 2
+    assert torch.equal(model(frames, prompts).total, again(frames, prompts).total)
+    written = json.loads((tmp_path / "reward" / "report.json").read_text())
+    assert written == json.loads(json.dumps(report))
+    assert written["num_pairs"] == {"training": 8, "calibration": 2, "held_out": 2}
+    assert "overall" in train.summary(report)
+
+
+def test_the_same_seed_gives_the_same_reward_and_another_seed_another(tmp_path: Path) -> None:
+    store, clip = fill_store(tmp_path), tiny_clip()
+    first, second, other = (
+        train.train(store, clip, dataclasses.replace(QUICK, seed=seed))[0].version for seed in (0, 0, 1)
+    )
+    assert first == second != other
+
+
+def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
+    store, clip = fill_store(tmp_path), tiny_clip()
+    data = train.examples(store.votes())
+    features = train.decode(data.videos, data.prompts, clip)
+    parts = train.split(data.pair_prompts, QUICK)
+    model = train.fit(features, data, parts, clip, QUICK)
+    scores = model.normalised(features.rows(data.pair[parts[0]].unique())).mean(0)
+    torch.testing.assert_close(scores.mean(0), torch.zeros(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores.std(0, correction=0), torch.ones(1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("votes", "line"),
+    [
+        ([], "no vote to learn from among 0"),
+        ([_vote(1, "skip")], "no vote to learn from among 1"),
+        ([_vote(i, "tie") for i in range(9)], "all 9 pairs are ties"),
+        ([_vote(i, "a") for i in range(4)], "4 prompts cannot be split"),
+        ([_vote(i, "a", prompt=f"{i % 2}") for i in range(20)], "2 prompts cannot be split"),
+        ([_vote(i, "ab"[i % 2]) for i in range(9)], "0a.mp4"),
+    ],
+    ids=["empty", "skips", "ties", "few prompts", "few prompts many pairs", "missing video"],
+)
+def test_votes_that_cannot_teach_are_refused_in_one_line(votes: list[Vote], line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        train.train(votes, tiny_clip(), QUICK)
+    assert "\n" not in str(error.value)
+
+
+def test_votes_for_one_side_only_still_train_and_say_that_majority_does_as_well(tmp_path: Path) -> None:
+    store = fill_store(tmp_path)
+    votes = [dataclasses.replace(vote, choice="a") for vote in store.votes()]
+    _, report = train.train(votes, tiny_clip(), QUICK)
+    assert report["aspects"]["overall"]["majority"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"num_heads": 0}, {"learning_rate": -1.0}, {"held_out_share": 0.0}, {"held_out_share": 0.9}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_empty_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="label some"):
+        train.train(Store(tmp_path / "empty.db"), tiny_clip(), QUICK)

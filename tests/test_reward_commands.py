@@ -89,7 +89,7 @@ def test_exploits_keep_the_shape_and_leave_the_videos_alone() -> None:
         (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/manifest.jsonl"], "is a file"),
         (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--clip", "VIDEOS"], "holds no CLIP"),
         (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--epochs", "0"], "epochs"),
-        (["teach"], "did you mean 'train'"),
+        (["trian"], "did you mean 'train'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -34,7 +34,7 @@ class NFT:
     """Settings of DiffusionNFT."""
 
     group_size: int = option(8, "clips per prompt and step")
-    levels: int = option(3, "noise levels per clip at which the policy is trained, spread over the schedule")
+    levels: int = option(4, "noise levels per clip at which the policy is trained, spread over the schedule")
     strength: float = option(1.0, "distance of the implicit good and bad policies from the sampling one")
     advantage_limit: float = option(5.0, "advantages of +-this many standard deviations count as wholly good or bad")
     old_decay: float = option(0.0, "share of the sampling policy kept at every step; 0 = sample with the newest")

@@ -48,7 +48,7 @@ APPLIES: dict[str, tuple[str, ...]] = {
     "occluder": _ALWAYS,
     "static": _ALWAYS,
 }
-SOMETIMES = frozenset({("occluder", "inertia"), ("bounce", "energy"), ("projectile", "gravity")})
+SOMETIMES = frozenset({("bounce", "energy"), ("projectile", "gravity")})
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def probe(observation: reader.Observation, spec: SceneSpec | None) -> dict[str, 
         found |= dict.fromkeys(PROBES.keys() - found.keys(), missing("the prompt names no scene with a known law"))
     else:
         found |= {
-            "inertia": inertia(paths, family),
+            "inertia": inertia(paths, family, observation.props.wall),
             "gravity": gravity(paths, family),
             "momentum": momentum(paths) if family == "collision" else missing(f"no law of it in a {family} scene"),
             "energy": energy(paths, family),
@@ -125,10 +125,21 @@ def probe(observation: reader.Observation, spec: SceneSpec | None) -> dict[str, 
     return {name: found[name] for name in PROBES}
 
 
-def inertia(paths: list[Path], family: str) -> Probe:
-    """rms |acceleration - law| / radius of the worst object; frames that may hold a contact are cut."""
+def inertia(paths: list[Path], family: str, wall: tuple[float, float] | None = None) -> Probe:
+    """rms |acceleration - law| / radius of the worst object; frames that may hold a contact are cut.
+
+    Args:
+        wall: left and right edge of an occluder, px. What went behind it must have come out, or nothing is measured.
+    """
+    if family == "occluder" and wall is not None and not all(_crosses(path, wall) for path in paths):
+        return missing("an object did not come out from behind the wall")
     worst = [departure for path in paths if math.isfinite(departure := _departure(path, paths, family))]
     return Probe(max(worst)) if worst else missing("no three frames in a row without a contact")
+
+
+def _crosses(path: Path, wall: tuple[float, float]) -> bool:
+    x = path.position[:, 0]
+    return bool((x < wall[0]).any() and (x > wall[1]).any())
 
 
 def _departure(path: Path, paths: list[Path], family: str) -> float:

@@ -35,6 +35,12 @@ def fast_dtype() -> torch.dtype:
     )
 
 
+def _precision(dtype: str, auto: torch.dtype) -> torch.dtype:
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"dtype {dtype!r} is unknown; known: auto, {', '.join(DTYPES)}")
+    return auto if dtype == "auto" else DTYPES[dtype]
+
+
 @dataclass
 class NativeGenerator:
     """See `base_model.protocol.Generator`.
@@ -115,9 +121,7 @@ def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> Na
     """
     from base_model.pipeline import SoralignPipeline
 
-    if dtype not in ("auto", *DTYPES):
-        raise UserError(f"dtype {dtype!r} is unknown; known: auto, {', '.join(DTYPES)}")
-    precision = fast_dtype() if dtype == "auto" else DTYPES[dtype]
+    precision = _precision(dtype, fast_dtype())
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise UserError(f"no model at '{folder}': a saved pipeline has a model_index.json")
@@ -129,8 +133,9 @@ def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> Na
             low_cpu_mem_usage=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise UserError(f"the model at '{folder}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the model at '{folder}' cannot be loaded: {reason}") from error
     finally:
         enable_progress_bar()
     for part in (pipeline.vae, pipeline.transformer, pipeline.clip):
@@ -147,7 +152,11 @@ def sandbox(dtype: str = "auto") -> NativeGenerator:
 
 
 def nano(dtype: str = "auto") -> NativeGenerator:
-    """A tiny model with random weights, for tests: milliseconds a step. fp32 unless asked otherwise."""
+    """A tiny model with random weights, for tests: milliseconds a step. fp32 unless asked otherwise.
+
+    Raises: UserError for an unknown dtype.
+    """
+    precision = _precision(dtype, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = CausalVideoVAE(latent_channels=4, width=16, encoder_blocks="m", decoder_blocks="m")
@@ -161,6 +170,5 @@ def nano(dtype: str = "auto") -> NativeGenerator:
         clip = SandboxClip(dim=16, vision_width=48, vision_layers=1, text_width=16, text_layers=1)
     for part in (vae, transformer, clip):
         part.eval().requires_grad_(False)
-    if dtype == "bfloat16":
-        vae, transformer = vae.bfloat16(), transformer.bfloat16()
+    vae, transformer = vae.to(precision), transformer.to(precision)
     return NativeGenerator(vae, transformer, clip, name="nano", size=VideoSize(5, 32, 32))

@@ -40,7 +40,8 @@ THREADS = 2  # of torch; a fixed number, because sums in another order would giv
 class Plan:
     """How much of everything; the defaults end within ten minutes on two cores."""
 
-    num_prompts: int = 128
+    most_objects: int = 1
+    num_prompts: int = 192
     clips_per_prompt: int = 4
     denoising_steps: int = 10
     align_steps: int = 40
@@ -85,7 +86,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     say("sampling clips of the base model for training prompts")
     generator = base_model.load("sandbox")
     sampling = {"num_steps": plan.denoising_steps, "guidance": 1.0, "batch": 16}
-    prompts = dataset.prompts(seed_for(seed, "training prompts"), plan.num_prompts, "train", most_objects=2)
+    prompts = dataset.prompts(seed_for(seed, "training prompts"), plan.num_prompts, "train", most_objects=plan.most_objects)
     repeated = [prompt for prompt in prompts for _ in range(plan.clips_per_prompt)]
     items = write_videos(generator, repeated, out / "pairs", seed=seed_for(seed, "pairs"), **sampling)
 
@@ -103,13 +104,13 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     trained = train(generator, reward, DDPO(), prompts, config, out / "align")
 
     say("generating base and aligned videos for held-out prompts")
-    chosen = dataset.prompts(seed_for(seed, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=2)
+    chosen = dataset.prompts(seed_for(seed, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=plan.most_objects)
     twice = [prompt for prompt in chosen for _ in range(plan.eval_seeds)]
     same = seed_for(seed, "evaluation")
     write_videos(generator, twice, out / "aligned", seed=same, lora_name=_relative(trained.latest(), out), **sampling)
     with lora.reference(generator.policy_module()):
         write_videos(generator, twice, out / "base", seed=same, **sampling)
-    write_world(out / "real", plan.real_videos, seed=same, split="heldout", most_objects=2)
+    write_world(out / "real", plan.real_videos, seed=same, split="heldout", most_objects=plan.most_objects)
 
     say("measuring")
     for name in ("base", "aligned"):

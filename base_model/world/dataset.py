@@ -67,6 +67,11 @@ def is_heldout(family: str, item: ObjectSpec) -> bool:
     return int.from_bytes(digest, "big") % 6 == 0
 
 
+def _has_heldout(family: str) -> bool:
+    pairs = {(colour, shape) for colour in COLOURS for shape in SHAPES} - UNSEEN_PAIRS
+    return any(is_heldout(family, ObjectSpec(colour, shape)) for colour, shape in pairs)
+
+
 def _belongs(spec: SceneSpec, split: str) -> bool:
     unseen = any((item.colour, item.shape) in UNSEEN_PAIRS for item in spec.objects)
     if split == "unseen":
@@ -76,16 +81,17 @@ def _belongs(spec: SceneSpec, split: str) -> bool:
 
 
 def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int = 3) -> SceneSpec:
-    """A random scene of a split."""
+    """A random scene of a split: families are equally likely in every split, then the objects are drawn to belong to it."""
     families = [f for f in FAMILIES if f in FAST] if split in ("velocity", "both") else list(FAMILIES)
+    families = [f for f in families if f != "collision" or most_objects > 1]
+    if split == "heldout":  # the hash left no triple of some family out
+        families = [f for f in families if _has_heldout(f)]
+    family = families[int(rng.integers(len(families)))]
     counts = {n: share for n, share in NUM_OBJECTS.items() if n <= most_objects}
     shares = np.array(list(counts.values()))
+    count = int(rng.choice(list(counts), p=shares / shares.sum()))
+    count = 2 if family == "collision" else min(count, MOST_OBJECTS[family])
     while True:
-        family = families[int(rng.integers(len(families)))]
-        count = int(rng.choice(list(counts), p=shares / shares.sum()))
-        count = 2 if family == "collision" else min(count, MOST_OBJECTS[family])
-        if family == "collision" and most_objects < 2:
-            continue
         colours = rng.choice(list(COLOURS), size=count, replace=False)
         sizes = list(SIZES) if count < 3 else ["small", "medium"]
         objects = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core import prompts as prompt_file
 from core.cli import parse
@@ -99,9 +99,13 @@ def write_videos(
     seeds = [seed_for(seed, "video", index) for index in range(len(prompts))]
     names = [f"{index:05d}" for index in range(len(prompts))]
     for name, prompt, own in zip(names, prompts, seeds, strict=True):
-        if name in there and (there[name].prompt, there[name].seed, there[name].lora) != (prompt, own, lora_name):
+        if name not in there:
+            continue
+        held, wanted = there[name], {"prompt": prompt, "seed": own, "model": generator.name, "lora": lora_name}
+        other = [key for key, value in wanted.items() if getattr(held, key) != value]
+        if other:
             raise UserError(
-                f"{out} already holds other videos ('{name}' has another prompt, seed or LoRA); choose another folder"
+                f"{out} already holds other videos ('{name}' has another {' and '.join(other)}); choose another folder"
             )
     missing = [index for index, name in enumerate(names) if name not in there]
     chunks = [missing[start : start + batch] for start in range(0, len(missing), batch)]
@@ -144,15 +148,23 @@ def world(argv: list[str]) -> None:
 def write_world(
     out: Path | str, count: int, *, seed: int, split: str = "train", noise: float = 0.0, most_objects: int = 3
 ) -> list[VideoItem]:
-    """Draw `count` clips of a split into a video set with ground-truth state; keeps what is there."""
-    from base_model.world.dataset import make_clip
+    """Draw `count` clips of a split into a video set with ground-truth state; keeps what is there.
+
+    Raises: UserError on an unknown split, or if the set holds other videos.
+    """
+    from base_model.world.dataset import check_split, make_clip
     from base_model.world.spec import FPS
 
+    check_split(split)
     writer = Writer(out)
     there = {item.id for item in writer.items}
+    options: dict[str, Any] = {"split": split, "noise": noise, "most_objects": most_objects}
+    # The first is enough to tell another seed or split.
+    if writer.items and writer.items[0].prompt != make_clip(seed, 0, **options).prompt:
+        raise UserError(f"{out} already holds other videos (another seed, split or noise); choose another folder")
     for index in track(range(count), f"drawing {Path(out).name}"):
         if f"{index:05d}" not in there:
-            clip = make_clip(seed, index, split=split, noise=noise, most_objects=most_objects)
+            clip = make_clip(seed, index, **options)
             writer.append(
                 clip.frames, clip.prompt, id=f"{index:05d}", seed=seed, model="world", fps=FPS, state=clip.state
             )

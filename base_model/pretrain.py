@@ -26,6 +26,7 @@ from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
+from core.errors import UserError
 from core.progress import track
 from core.randomness import numpy_generator, seed_for, torch_generator
 from core.run import Run, step_of
@@ -56,6 +57,9 @@ class PretrainConfig:
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
     seed: int = _option(0, "everything random derives from it")
+
+
+LOG_EVERY = 50  # steps that one line of the log averages
 
 
 class Part(Protocol):
@@ -225,6 +229,22 @@ class TransformerPart:
         self.network.half().save_pretrained(folder)
 
 
+def check(config: PretrainConfig) -> None:
+    """Refuse a recipe that cannot run, before any time is spent. Raises: UserError."""
+    for name in ("steps", "batch", "warmup", "num_clips", "save_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
+    for name in ("noise", "decay", "ema", "caption_dropout"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
+    for name in ("codec", "clip") if config.part == "transformer" else ():
+        if not (Path(getattr(config, name)) / "config.json").is_file():
+            raise UserError(
+                f"the transformer needs a trained {name}: {name} is '{getattr(config, name)}', which holds no "
+                f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder"
+            )
+
+
 PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
     "codec": CodecPart,
     "clip": ClipPart,
@@ -233,8 +253,8 @@ PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
 
 
 def rate(config: PretrainConfig, step: int) -> float:
-    """Learning rate of a step: linear warm-up, constant, linear fall."""
-    left = (config.steps - step) / (config.decay * config.steps)
+    """Learning rate of a step: linear warm-up, constant, linear fall to nothing after the last step."""
+    left = (config.steps - step) / (config.decay * config.steps) if config.decay else 1.0
     return config.learning_rate * min(1.0, (step + 1) / config.warmup, left)
 
 
@@ -261,7 +281,9 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
     The transformer computes in bf16 where that is fast, from fp32 master weights.
+    Raises: UserError for a recipe that cannot run, and for a folder that holds another run.
     """
+    check(config)
     run = Run.open(Path(out), asdict(config))
     part = PARTS[config.part](config)
     low_precision = config.part == "transformer" and fast_dtype() == torch.bfloat16
@@ -287,7 +309,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
         saved = [optimizer.state_dict() for optimizer in optimizers]
         torch.save({"master": weights, "average": average, "optimizers": saved}, folder / "state.pt")
 
-    begin, total = time.perf_counter(), 0.0
+    begin, losses = time.perf_counter(), list[float]()
     for step in track(range(done, config.steps), f"pretrain {config.part}", total=config.steps - done):
         loss = part.loss(step)
         loss.backward()
@@ -303,11 +325,11 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             for name, weight in master.items():
                 live[name].copy_(weight)
                 average[name].lerp_(weight, 1.0 - keep)
-        total += float(loss.detach())
-        if (step + 1) % 50 == 0:
-            seconds = time.perf_counter() - begin
-            run.log(step + 1, {"pretrain/loss": total / 50, "time/seconds": seconds}, (step + 1) * config.batch)
-            begin, total = time.perf_counter(), 0.0
+        losses.append(float(loss.detach()))
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+            mean, seconds = sum(losses) / len(losses), time.perf_counter() - begin
+            run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, (step + 1) * config.batch)
+            begin, losses = time.perf_counter(), []
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             run.save(step + 1, write, keep=2)
     network.float().eval()

@@ -81,7 +81,7 @@ def _belongs(spec: SceneSpec, split: str) -> bool:
 
 
 def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int = 3) -> SceneSpec:
-    """A random scene of a split: families are equally likely in every split, then the objects are drawn to belong to it."""
+    """A random scene of a split: families are equally likely in it, then objects are drawn until they belong to it."""
     families = [f for f in FAMILIES if f in FAST] if split in ("velocity", "both") else list(FAMILIES)
     families = [f for f in families if f != "collision" or most_objects > 1]
     if split == "heldout":  # the hash left no triple of some family out

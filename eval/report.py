@@ -235,13 +235,12 @@ def _steps(demo: Demo) -> str:
     if not demo.metrics:
         return ""
     last = demo.metrics[-1]
-    parts = [f"{int(last['step'])} steps"]
+    parts = [f"{int(last['step'])} training steps"]
     if finite(last.get("samples")) is not None:
         parts.append(f"{int(last['samples']):,} videos generated".replace(",", "\u2009"))
-    times = [finite(row.get("time")) for row in demo.metrics]
     seconds = sum(finite(row.get(name)) or 0.0 for row in demo.metrics for name in row if name.startswith("time/"))
-    if seconds and all(times):
-        parts.append(f"{seconds / 60:.1f} minutes")
+    if seconds:
+        parts.append(f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds")
     return ", ".join([str(demo.config.get("algorithm", "")).strip() or "alignment", *parts])
 
 

@@ -27,10 +27,12 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return "\u2013"
     magnitude = abs(value)
-    if magnitude != 0 and not 1e-3 <= magnitude < 1e5:
+    if magnitude == 0:
+        return "0"
+    if not 1e-3 <= magnitude < 1e5:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
-    decimals = digits - 1 if magnitude == 0 else max(0, digits - 1 - math.floor(math.log10(magnitude)))
+    decimals = max(0, digits - 1 - math.floor(math.log10(magnitude)))
     return f"{value:.{decimals}f}".replace("-", "\u2212")
 
 

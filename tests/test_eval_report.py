@@ -296,7 +296,7 @@ def test_headline_follows_the_interval(rate: float, words: str) -> None:
 
 def test_numbers_keep_three_digits() -> None:
     assert [svg.number(value) for value in (0.74213, 1234.5, -0.5, 2e-6, 0, None)] == [
-        "0.742", "1234", "\u22120.500", "2.00e\u22126", "0.00", "\u2013",
+        "0.742", "1234", "\u22120.500", "2.00e\u22126", "0", "\u2013",
     ]  # fmt: skip
 
 

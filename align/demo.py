@@ -9,6 +9,7 @@ held-out split: their combinations of colour, shape and motion occur neither in 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sys
@@ -44,10 +45,12 @@ class Plan:
     num_prompts: int = 192
     clips_per_prompt: int = 4
     denoising_steps: int = 10
-    align_steps: int = 40
-    eval_prompts: int = 160
+    align_steps: int = 48
+    learning_rate: float = 1e-3
+    levels: int = 4
+    eval_prompts: int = 144
     eval_seeds: int = 2
-    real_videos: int = 320
+    real_videos: int = 256
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     import torch
 
     import base_model
-    from align.ddpo import DDPO
+    from align.nft import NFT
     from align.train import TrainConfig, train
     from base_model import lora
     from base_model.commands import write_videos, write_world
@@ -85,10 +88,11 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
 
     say("sampling clips of the base model for training prompts")
     generator = base_model.load("sandbox")
-    sampling = {"num_steps": plan.denoising_steps, "guidance": 1.0, "batch": 16}
-    prompts = dataset.prompts(seed_for(seed, "training prompts"), plan.num_prompts, "train", most_objects=plan.most_objects)
+    draw = functools.partial(write_videos, generator, num_steps=plan.denoising_steps, guidance=1.0, batch=16)
+    most = plan.most_objects
+    prompts = dataset.prompts(seed_for(seed, "training prompts"), plan.num_prompts, "train", most_objects=most)
     repeated = [prompt for prompt in prompts for _ in range(plan.clips_per_prompt)]
-    items = write_videos(generator, repeated, out / "pairs", seed=seed_for(seed, "pairs"), **sampling)
+    items = draw(repeated, out / "pairs", seed=seed_for(seed, "pairs"))
 
     say("a simulated annotator compares them")
     store = Store(out / "preferences.db")
@@ -98,23 +102,31 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     clip = load_clip()
     preference = learn_reward(store, clip, out / "reward", seed)
 
-    say("aligning with DDPO against preference model and CLIP score")
+    say("aligning with DiffusionNFT against preference model and CLIP score")
     reward = mixture(preference, clip, items)
-    config = TrainConfig(steps=plan.align_steps, denoising_steps=plan.denoising_steps, seed=seed)
-    trained = train(generator, reward, DDPO(), prompts, config, out / "align")
+    config = TrainConfig(
+        steps=plan.align_steps,
+        denoising_steps=plan.denoising_steps,
+        learning_rate=plan.learning_rate,
+        updates=2,
+        save_every=10,
+        sample_every=10,
+        seed=seed,
+    )
+    trained = train(generator, reward, NFT(levels=plan.levels), prompts, config, out / "align")
 
     say("generating base and aligned videos for held-out prompts")
-    chosen = dataset.prompts(seed_for(seed, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=plan.most_objects)
+    chosen = dataset.prompts(seed_for(seed, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=most)
     twice = [prompt for prompt in chosen for _ in range(plan.eval_seeds)]
     same = seed_for(seed, "evaluation")
-    write_videos(generator, twice, out / "aligned", seed=same, lora_name=_relative(trained.latest(), out), **sampling)
+    draw(twice, out / "aligned", seed=same, lora_name=_relative(trained.latest(), out))
     with lora.reference(generator.policy_module()):
-        write_videos(generator, twice, out / "base", seed=same, **sampling)
-    write_world(out / "real", plan.real_videos, seed=same, split="heldout", most_objects=plan.most_objects)
+        draw(twice, out / "base", seed=same)
+    write_world(out / "real", plan.real_videos, seed=same, split="heldout", most_objects=most)
 
     say("measuring")
     for name in ("base", "aligned"):
-        evaluate(out / name, reference=out / "real", seed=seed)
+        evaluate(out / name, reference=out / "real", cache=out / "features", seed=seed)
     result = compare(out / "base", out / "aligned", out / "compare.json", seed=seed)
     page = report.write(out)
     picture(out)

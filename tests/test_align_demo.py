@@ -1,0 +1,51 @@
+"""The demo end to end on the shipped model, small: what it leaves behind, and that a second call repeats nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from align import demo
+from base_model.world import dataset
+from core.preferences import Store
+from core.randomness import seed_for
+
+PLAN = demo.Plan(num_prompts=14, clips_per_prompt=3, align_steps=2, eval_prompts=8, eval_seeds=2, real_videos=12)
+
+
+@pytest.mark.slow
+def test_a_small_demo_leaves_everything_the_contract_names_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "THREADS", 1)
+    out = tmp_path / "demo"
+    first = demo.run(out, 3, PLAN)
+    for name in (
+        "base/results.json",
+        "aligned/results.json",
+        "compare.json",
+        "report.html",
+        "preferences.db",
+        "demo.png",
+    ):
+        assert (out / name).stat().st_size > 0, name
+    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(first))
+    names = set(first["metrics"])
+    assert {"gold_win_rate", "physics_pass_rate", "clip_sim[sandbox]", "fvd[sandbox,dct]", "diversity"} <= names
+    assert Store(out / "preferences.db").stats()["votes"] == 14 * 3 * 4  # three pairs of three clips, four aspects
+    lines = (out / "align" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    again = demo.run(out, 3, PLAN)
+    assert again["metrics"] == first["metrics"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == before
+
+
+def test_evaluation_prompts_of_the_demo_never_occur_in_training() -> None:
+    plan = demo.Plan()
+    most = plan.most_objects
+    train = dataset.prompts(seed_for(0, "training prompts"), plan.num_prompts, "train", most_objects=most)
+    judged = dataset.prompts(seed_for(0, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=most)
+    assert len(set(judged)) >= 128
+    assert not set(train) & set(judged)

@@ -24,7 +24,7 @@ KEPT_DIVERSITY = 0.8  # below this share of base, a model has begun to repeat it
 # The metric's name without its protocol -> one sentence for somebody who has not read the code.
 MEANINGS = {
     "gold_win_rate": "share of same-seed pairs in which the judge prefers aligned; a tie is half a win",
-    "gold": "the judge's score of one video: prompt fulfilled and physics obeyed",
+    "gold": "the judge's score of one video: prompt fulfilled, physics obeyed, picture clean",
     "physics_pass_rate": "videos whose every physics probe lies where real simulations lie",
     "physics_quality": "graded physical plausibility of a video",
     "physics_coverage": "share of the probes that apply and could be measured",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class Plan:
     num_prompts: int = 192
     clips_per_prompt: int = 4
     denoising_steps: int = 10
-    align_steps: int = 48
+    align_steps: int = 36
     learning_rate: float = 1e-3
     levels: int = 4
     eval_prompts: int = 144
@@ -69,6 +70,9 @@ def demo(argv: list[str]) -> None:
 
 def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """All stages; returns what compare.json holds."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # a waiting thread that spins starves the other on a busy machine
     import torch
 
     import base_model

@@ -1,0 +1,201 @@
+"""Pretraining: the schedule's closed form, a stopped run that ends as an unbroken one, losses that fall."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from base_model import pretrain as pretraining
+from base_model.codec.vae import CausalVideoVAE
+from base_model.native import nano
+from base_model.pretrain import PretrainConfig, check, pretrain, rate
+from base_model.text import SandboxClip
+from base_model.transformer import VideoTransformer
+from core.errors import UserError
+from core.randomness import numpy_generator
+from core.run import read_metrics
+
+SMALL = PretrainConfig(steps=5, batch=2, warmup=2, num_clips=4, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec and a CLIP to train a transformer on."""
+    folder = tmp_path_factory.mktemp("parts")
+    model = nano()
+    model.vae.save_pretrained(folder / "codec")
+    model.clip.save_pretrained(folder / "clip")
+    return folder
+
+
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three networks a few channels wide: what is tested is the loop around them."""
+    monkeypatch.setattr(pretraining, "CausalVideoVAE", _SmallCodec)
+    monkeypatch.setattr(pretraining.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
+    monkeypatch.setattr(
+        pretraining, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
+    )
+    monkeypatch.setattr(
+        pretraining, "VideoTransformer", lambda **sizes: VideoTransformer(width=48, num_layers=2, num_heads=2, **sizes)
+    )
+
+
+class _SmallCodec:
+    from_pretrained = CausalVideoVAE.from_pretrained
+
+    def __new__(cls) -> CausalVideoVAE:  # type: ignore[misc]
+        return CausalVideoVAE(4, 24, encoder_blocks="mp", decoder_blocks="mp")
+
+
+def _with_from_pretrained(network: type, **sizes: int) -> object:
+    def make() -> object:
+        return network(text_width=16, text_layers=1, **sizes)
+
+    make.from_pretrained = network.from_pretrained  # type: ignore[attr-defined]
+    return make
+
+
+def _config(part: str, parts: Path, **changes: object) -> PretrainConfig:
+    return replace(SMALL, part=part, codec=str(parts / "codec"), clip=str(parts / "clip"), **changes)  # type: ignore[arg-type]
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    config = PretrainConfig(steps=100, warmup=10, decay=0.4, learning_rate=0.5)
+    expected = [0.5 * min(1.0, (step + 1) / 10, (100 - step) / 40) for step in range(100)]
+    assert [rate(config, step) for step in range(100)] == pytest.approx(expected)
+    assert rate(config, 0) == pytest.approx(0.05) and rate(config, 9) == rate(config, 60) == 0.5
+    assert rate(config, 80) == pytest.approx(0.25) and rate(config, 99) == pytest.approx(0.0125)
+
+
+def test_without_decay_the_rate_stays() -> None:
+    config = PretrainConfig(steps=100, warmup=10, decay=0.0, learning_rate=0.5)
+    assert rate(config, 99) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"num_clips": 0}, "num_clips is 0"),
+        ({"noise": 1.2}, "noise is 1.2"),
+        ({"ema": -0.1}, "ema is -0.1"),
+        ({"part": "transformer"}, "needs a trained codec"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_before_it_starts(
+    tmp_path: Path, change: dict[str, object], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        pretrain(replace(SMALL, **change), tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_recipes_can_run() -> None:
+    import yaml
+
+    folder = Path(pretraining.__file__).parent / "recipes"
+    seen = set()
+    for path in folder.glob("*.yaml"):
+        values = {k: float(v) if k == "learning_rate" else v for k, v in yaml.safe_load(path.read_text()).items()}
+        config = PretrainConfig(**values)
+        seen.add(config.part)
+        if config.part != "transformer":  # its parts are trained before it
+            check(config)
+    assert seen == {"codec", "clip", "transformer"}
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["codec", "clip", "transformer"])
+@pytest.mark.usefixtures("small_networks")
+def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
+    part: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(part, parts, ema=0.5)
+    whole = pretrain(config, tmp_path / "whole")
+    kind = type(pretraining.PARTS[part](config))
+    loss = kind.loss
+
+    def stopped(self: object, step: int) -> torch.Tensor:
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(self, step)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kind, "loss", stopped)
+        pretrain(config, tmp_path / "broken")
+    latest = (tmp_path / "broken" / "checkpoints").glob("step-*")
+    assert [path.name for path in latest] == ["step-000002"] and not (tmp_path / "broken" / part).exists()
+    broken = pretrain(config, tmp_path / "broken")
+    files = [run.folder / part / "diffusion_pytorch_model.safetensors" for run in (whole, broken)]
+    first, second = (load_file(path) for path in files)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert all(value.dtype == torch.float16 and value.isfinite().all() for value in first.values())
+    assert read_metrics(broken.folder)[-1]["step"] == 5
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_another_recipe_does_not_continue_the_run(parts: Path, tmp_path: Path) -> None:
+    config = _config("transformer", parts, steps=1)
+    pretrain(config, tmp_path / "run")
+    with pytest.raises(UserError, match="learning_rate"):
+        pretrain(replace(config, learning_rate=1e-4), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_saved_codec_carries_the_statistics_that_normalise_its_latents(parts: Path, tmp_path: Path) -> None:
+    config = _config("codec", parts, num_clips=6)
+    run = pretrain(config, tmp_path / "run")
+    codec = CausalVideoVAE.from_pretrained(run.folder / "codec", low_cpu_mem_usage=False).float().eval()
+    clips = torch.stack([torch.from_numpy(pixels) for pixels, _ in pretraining.pool(config, 6)]).float() / 255
+    with torch.no_grad():
+        latents = codec.encode(clips)
+    for part in (latents[:, :, :1], latents[:, :, 1:]):
+        assert part.mean(dim=(0, 2, 3, 4)).abs().max() < 0.02  # to what fp16 weights lose
+        assert (part.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.02
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_moving_average_lags_behind(parts: Path, tmp_path: Path) -> None:
+    """With decay 0 the saved weights are the last ones; with 1 - 1e-9 the warm-up of the average still decides."""
+    last = pretrain(_config("transformer", parts, ema=0.0), tmp_path / "last")
+    slow = pretrain(_config("transformer", parts, ema=1.0), tmp_path / "slow")
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    state = torch.load(last.latest() / "state.pt", weights_only=True)  # type: ignore[operator]
+    for key, value in load_file(last.folder / name).items():
+        assert torch.equal(value, state["master"][key].half())
+    assert any(not torch.equal(v, load_file(slow.folder / name)[k]) for k, v in load_file(last.folder / name).items())
+
+
+@pytest.mark.slow
+def test_the_codec_starts_as_the_principal_components_of_its_patches() -> None:
+    part = pretraining.CodecPart(replace(SMALL, num_clips=24))
+    crops = part.crops(200, numpy_generator(1, "crops"))
+    with torch.no_grad():
+        part.network.encoder = torch.nn.Identity()
+        mean, log_variance = part.network.encode_moments(crops)
+    for latents in (mean[:, :, :1], mean[:, :, 1:]):
+        flat = latents.transpose(0, 1).flatten(1)
+        covariance = torch.cov(flat)
+        assert covariance.diagonal() == pytest.approx(1.0, abs=0.5)  # these are other crops than the start saw
+        assert (covariance - covariance.diagonal().diag()).abs().mean() < 0.1
+    assert torch.allclose(log_variance, torch.tensor(-3.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["codec", "clip", "transformer"])
+@pytest.mark.usefixtures("small_networks")
+def test_the_loss_falls_on_a_few_clips(part: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretraining, "LOG_EVERY", 10)
+    config = _config(part, parts, steps=120, batch=8, warmup=5, num_clips=8, save_every=120, learning_rate=3e-3)
+    run = pretrain(config, tmp_path / "run")
+    losses = [row["pretrain/loss"] for row in read_metrics(run.folder)]
+    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0], losses

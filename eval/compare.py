@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from core.errors import UserError
@@ -250,41 +252,60 @@ def verdict(row: Row) -> str:
 def show(
     compared: dict[str, Any], names: tuple[str, str] = ("base", "aligned"), console: Console | None = None
 ) -> None:
-    """Print the comparison as a table: a | b | difference | interval | p | verdict."""
-    title = f"{compared['num_pairs']} pairs of {compared['num_prompts']} prompts; p after Holm's correction"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric", no_wrap=True)
-    for heading in (*names, "difference", "95 % interval", "p", "n"):
+    """Print the comparison: a | b | difference | interval | p, and what it says. Narrow terminals lose Holm and n."""
+    console = console or Console()
+    is_wide = console.width >= 100
+    table = Table(box=box.SIMPLE_HEAD if is_wide else None, pad_edge=False, padding=(0, 1))
+    table.add_column("metric", overflow="fold")
+    for heading in (
+        *names,
+        "difference" if is_wide else "diff.",
+        "95 % interval",
+        "p",
+        *(("Holm", "n") if is_wide else ()),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    words = {"b better": "[bold green]{} better[/]", "b worse": "[bold red]{} worse[/]"}
+    table.add_column(f"{names[1]} is" if is_wide else "", no_wrap=True)
+    untested = []
     for name, row in compared["metrics"].items():
-        tested = row["reason"] is None
-        said = words[row["verdict"]].format(names[1]) if row["verdict"] in words else row["verdict"]
-        table.add_row(
-            name.replace("[", r"\["),
-            _number(row["a"]),
-            _number(row["b"]),
-            _number(row["difference"], signed=True),
-            f"{_number(row['low'])} .. {_number(row['high'])}" if tested and row["low"] is not None else "-",
-            _p(row["p_holm"]),
-            str(row["n"]),
-            said if tested else f"[dim]{row['reason']}[/]".replace("[sandbox", r"\[sandbox"),
-        )
-    (console or Console()).print(table)
+        if row["reason"] is not None:
+            untested.append(f"{name}: {row['reason']}")
+            continue
+        values = [_number(row["a"]), _number(row["b"]), _number(row["difference"], signed=True)]
+        interval = "-" if row["low"] is None else f"{_number(row['low'])} .. {_number(row['high'])}"
+        extra = [_p(row["p_holm"]), str(row["n"])] if is_wide else []
+        table.add_row(escape(name), *values, interval, _p(row["p"]), *extra, _word(row))
+    console.print(table)
+    console.print(
+        f"{compared['num_pairs']} pairs, {compared['num_prompts']} prompts; better and worse hold after Holm's"
+        " correction for all rows, (in brackets) only alone"
+    )
     if "gold_win_rate" in compared["metrics"]:
-        (console or Console()).print(
-            f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate"
-        )
+        console.print(f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate itself")
+    for line in untested:
+        console.print(f"not compared: {line}", markup=False)
+
+
+def _word(row: Row) -> str:
+    """better, worse or changed; in brackets where Holm's correction takes it back."""
+    if row["p"] is None or row["p"] >= SIGNIFICANT:
+        return ""
+    better = None if row["higher_is_better"] is None else (row["difference"] > 0) == row["higher_is_better"]
+    word = {None: "changed", True: "better", False: "worse"}[better]
+    if row["p_holm"] >= SIGNIFICANT:
+        return f"({word})"
+    return {None: word, True: f"[bold green]{word}[/]", False: f"[bold red]{word}[/]"}[better]
 
 
 def _number(value: float | None, signed: bool = False) -> str:
+    """Three digits after the point, fewer for large numbers."""
     if value is None:
         return "-"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
+    return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
 def _p(value: float | None) -> str:
     if value is None:
         return "-"
-    return "< .001" if value < 0.001 else f"{value:.3f}"
+    return "<.001" if value < 0.001 else f"{value:.3f}"

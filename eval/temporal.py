@@ -109,8 +109,8 @@ ORDER_SENSITIVITY = Metric(
     version="1",
     unit="cosine",
     range=(-2.0, 2.0),
-    higher_is_better=True,
+    higher_is_better=None,
     needs=("frames", "backbone"),
-    blind_spots="small for scenes with little motion; the same for a reversed video",
+    blind_spots="a control of consistency: 0 where order is not seen; jumps raise it, reversal does not change it",
     per_video=order_sensitivity,
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
     from reward.preference_model import PreferenceModel
     from reward.protocol import Reward
 
-THREADS = 2  # of torch; a fixed number, because sums in another order would give another table
+THREADS = 1  # of torch: a second one gained nothing on two hyperthreads, and another order of sums gives another table
+# Without the prompt's cross-attention the gradient of two batches agrees better (cosine .107 against .019) at less cost.
+ADAPTED = ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out", "mlp_in", "mlp_out", "modulation"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
         steps=plan.align_steps,
         denoising_steps=plan.denoising_steps,
         learning_rate=plan.learning_rate,
+        lora_targets=ADAPTED,
         updates=2,
         save_every=10,
         sample_every=10,

@@ -44,7 +44,7 @@ def test_measuring_a_band_gives_the_same_bytes_and_passes_through_a_codec() -> N
 
 @pytest.mark.slow
 def test_real_simulations_pass_and_defects_do_not() -> None:
-    """What a defect may leave lawful is let through: a slide that froze after its stop, a mirror in time of a collision."""
+    """Left out: defects that may leave a clip lawful, as a slide frozen after its stop or a collision run backwards."""
 
     def pass_rate(noise: float, wanted: tuple[str | None, ...]) -> float:
         passed = []

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from reward.preference_model import PreferenceModel
     from reward.protocol import Reward
 
-THREADS = 1  # of torch: a second one gained nothing on two hyperthreads, and another order of sums gives another table
+# Of torch. A second one gained nothing on two hyperthreads, and another order of sums would give another table.
+THREADS = 1
 # Without the prompt's cross-attention the gradient of two batches agrees better (cosine .107 against .019) at less cost.
 ADAPTED = ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out", "mlp_in", "mlp_out", "modulation"]
 
@@ -71,7 +72,6 @@ def demo(argv: list[str]) -> None:
 
 def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """All stages; returns what compare.json holds."""
-    os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # a waiting thread that spins starves the other on a busy machine
     import torch

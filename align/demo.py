@@ -72,8 +72,6 @@ def demo(argv: list[str]) -> None:
 
 def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """All stages; returns what compare.json holds."""
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # a waiting thread that spins starves the other on a busy machine
     import torch
 
     import base_model

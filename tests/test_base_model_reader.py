@@ -111,6 +111,8 @@ def test_props_are_seen_where_they_stand() -> None:
     for observation, clip in _observed():
         assert observation.props.floor == (clip.spec.family in ("bounce", "projectile", "slide"))
         assert (observation.props.wall is not None) == (clip.spec.family == "occluder")
+        assert observation.props.rod == (clip.spec.family == "pendulum")
+        assert observation.residual < 0.002
     assert read(_scene(12.0, 30.0, wall=(24.0, 40.0))).props.wall == pytest.approx((24.0, 40.0), abs=1.0)
 
 
@@ -241,6 +243,12 @@ def test_a_frozen_clip_is_not_read_as_moving(family: str) -> None:
         assert read_family(read(frozen)) in ("static", None)
         row = match(read(frozen), clip.spec)
         assert row["family"] == (family == "static") and row["direction"] == (clip.spec.direction is None)
+
+
+def test_a_shaky_passage_is_no_pendulum_without_a_rod() -> None:
+    arc = 40.0 - 6.0 * ((TIME - 8) / 8.0) ** 2
+    frames = _scene(12 + 2.4 * TIME, arc)
+    assert read(frames).props.rod is False and read_family(read(frames)) is None
 
 
 def test_motion_that_belongs_to_no_family_is_not_given_one() -> None:

@@ -24,6 +24,7 @@ from base_model.world.spec import (
     GRAVITY,
     GROUND,
     HEIGHT,
+    ROD_GREY,
     SIZES,
     WALL_GREY,
     WIDTH,
@@ -70,10 +71,11 @@ class Track:
 
 @dataclass(frozen=True)
 class Props:
-    """What stands in the scene: the floor, and the wall's (left, right) edge in px."""
+    """What stands in the scene: the floor, the wall's (left, right) edge in px, a pendulum's rod."""
 
     floor: bool
     wall: tuple[float, float] | None
+    rod: bool
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def read(frames: np.ndarray) -> Observation:
         if (area > SMALLEST_AREA).sum() >= 2:
             tracks.append(_track(index, share, area, pixels, props))
     tracks = _without_slivers(tracks)
-    return Observation(tuple(tracks), props, _residual(pixels, explained, props))
+    return Observation(tuple(tracks), props, _residual(pixels, length, explained, props))
 
 
 def _shares(chroma: np.ndarray, label: np.ndarray) -> dict[int, np.ndarray]:
@@ -172,7 +174,19 @@ def _props(pixels: np.ndarray, length: np.ndarray) -> Props:
     wall = None
     if 6 <= len(columns) and columns[-1] - columns[0] + 1 == len(columns):
         wall = (float(columns[0]), float(columns[-1] + 1))
-    return Props(floor, wall)
+    thin = _rod_share(pixels, length, floor, wall).sum(axis=(1, 2))
+    return Props(floor, wall, bool(np.median(thin) > 2.0))
+
+
+def _rod_share(pixels: np.ndarray, length: np.ndarray, floor: bool, wall: tuple[float, float] | None) -> np.ndarray:
+    """How much of each pixel a rod could cover, [time, height, width]: grey where there is neither floor nor wall."""
+    grey = (pixels.mean(axis=-1) - GROUND[0]) / (ROD_GREY - GROUND[0])
+    share = np.where((length < 0.08) & (grey > 0.3), grey, 0.0)
+    if floor:
+        share[:, int(FLOOR) - 1 :] = 0.0
+    if wall is not None:
+        share[:, :, max(0, int(wall[0]) - 2) : int(wall[1]) + 2] = 0.0
+    return share
 
 
 def _track(index: int, share: np.ndarray, area: np.ndarray, pixels: np.ndarray, props: Props) -> Track:
@@ -262,13 +276,15 @@ def _without_slivers(tracks: list[Track]) -> list[Track]:
     return kept
 
 
-def _residual(pixels: np.ndarray, explained: np.ndarray, props: Props) -> float:
+def _residual(pixels: np.ndarray, length: np.ndarray, explained: np.ndarray, props: Props) -> float:
     """Mean grey departure of the pixels that no object, floor, wall or rod explains."""
     free = explained < 0.02
     if props.floor:
         free[:, int(FLOOR) - 1 :] = False
     if props.wall is not None:
         free[:, :, max(0, int(props.wall[0]) - 1) : int(props.wall[1]) + 1] = False
+    if props.rod:
+        free &= maximum_filter(_rod_share(pixels, length, props.floor, props.wall), size=(1, 3, 3)) == 0.0
     return float(np.abs(pixels[free] - np.asarray(GROUND, dtype=np.float32)).mean()) if free.any() else 0.0
 
 
@@ -324,7 +340,7 @@ def _motion(track: Track, props: Props) -> str | None:
             return "projectile"
         return None
     bend = np.polyfit(frames, p[:, 1], 2)[0] * 2
-    if span[0] > 5.0 and bend < -0.012 and abs(off[:, 1]).max() > 0.5:
+    if props.rod and span[0] > 5.0 and bend < -0.012 and abs(off[:, 1]).max() > 0.5:
         return "pendulum"
     if straight < 1.2 and min(span) < 3.0 and max(span) > 8.0:
         return "uniform"

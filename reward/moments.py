@@ -17,6 +17,7 @@ from torch import Tensor
 EMPTY = 0.1  # pixels of imaginary mass at the centre: an empty sector stands there instead of anywhere
 SIDE = 32  # pixels that a frame is brought to
 NUM_HUES = 12
+SHARPNESS = 16  # power of the soft cut: 30 degrees away a sector still counts .58, 90 degrees away .004
 FEATURES = ("radius", "x", "y", "width", "height", "lightness")
 FAINT = 0.05  # chroma below this is noise of a codec, not colour
 
@@ -41,8 +42,7 @@ def moments(frames: Tensor) -> tuple[Tensor, Tensor]:
     angles = torch.arange(NUM_HUES, device=frames.device) * (2 * math.pi / NUM_HUES)
     towards = torch.stack([angles.cos(), angles.sin()])  # [2, hue]
     cosine = torch.stack([u / chroma, v / chroma], -1).flatten(2, 3) @ towards.to(frames.dtype)
-    # cos^16 of half the angle: 30 degrees away a sector still counts .58, 90 degrees away .004.
-    share = (0.5 + 0.5 * cosine).clamp(min=0) ** 16
+    share = (0.5 + 0.5 * cosine).clamp(min=0) ** SHARPNESS
     weight = share / share.sum(-1, keepdim=True) * solid.flatten(2).unsqueeze(-1)  # [batch, time, pixel, hue]
 
     x = (torch.arange(width, device=frames.device, dtype=frames.dtype) + 0.5) / width - 0.5
@@ -59,3 +59,12 @@ def moments(frames: Tensor) -> tuple[Tensor, Tensor]:
     spread_y = torch.sqrt((syy / safe - cy * cy).clamp(min=0) + 1e-6)
     radius = torch.sqrt(mass / (math.pi * height * width) + 1e-6)
     return torch.stack([radius, cx, cy, spread_x, spread_y, lit / safe], -1), mass
+
+
+def hue_colours() -> Tensor:
+    """A clear colour in the middle of every sector, [hue, 3] in [0, 1]."""
+    angles = torch.arange(NUM_HUES) * (2 * math.pi / NUM_HUES)
+    u, v = 0.55 * angles.cos(), 0.55 * angles.sin()
+    red = 2 * u / math.sqrt(6)
+    green, blue = -u / math.sqrt(6) + v / math.sqrt(2), -u / math.sqrt(6) - v / math.sqrt(2)
+    return (0.55 + torch.stack([red, green, blue], 1)).clamp(0, 1)

@@ -30,7 +30,9 @@ from core.randomness import numpy_generator, seed_for
 from core.stats import Interval, mean_interval
 from reward import accuracy
 from reward.bradley_terry import TIE, A, B, rao_kupper_loss
-from reward.preference_model import Features, Head, PreferenceModel, extract
+from reward.features import features as frozen_features
+from reward.features import questions
+from reward.preference_model import Head, PreferenceModel
 
 BATCH = 32  # videos whose features are computed at once
 CHOICE = {"a": A, "tie": TIE, "both_bad": TIE, "b": B}
@@ -40,11 +42,11 @@ CHOICE = {"a": A, "tie": TIE, "both_bad": TIE, "b": B}
 class TrainConfig:
     """How heads are trained."""
 
-    num_heads: int = field(default=3, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
-    epochs: int = field(default=24, metadata={"help": "passes over the training pairs"})
-    batch_pairs: int = field(default=32, metadata={"help": "pairs per optimizer step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "peak; cosine decay to zero"})
-    weight_decay: float = field(default=0.05, metadata={"help": "of AdamW"})
+    num_heads: int = field(default=5, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
+    epochs: int = field(default=30, metadata={"help": "passes over the training pairs"})
+    batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
+    weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
     calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
     held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
     seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
@@ -130,20 +132,22 @@ def split(prompts: Sequence[str], config: TrainConfig) -> list[Tensor]:
     return [torch.tensor(row, dtype=torch.long) for row in rows]
 
 
-def decode(videos: Sequence[Path], prompts: Sequence[str], clip: SandboxClip) -> Features:
-    """Frozen features of video files, each read once.
+def decode(videos: Sequence[Path], prompts: Sequence[str], clip: SandboxClip) -> Tensor:
+    """Frozen features of video files, [video, feature], each file read once.
 
     Raises: UserError for a file that is missing or cannot be read, naming it.
     """
     parts, waiting = [], list(range(len(videos)))
+    asked = questions(clip)
     with torch.no_grad():
         batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         for rows in track(batches, "looking at videos"):
             for group in _same_shape([(row, torch.from_numpy(video.read(videos[row]).frames)) for row in rows]):
                 frames = torch.stack([clip_frames for _, clip_frames in group])
-                parts.append(([row for row, _ in group], extract(clip, frames, [prompts[row] for row, _ in group])))
+                texts = [prompts[row] for row, _ in group]
+                parts.append(([row for row, _ in group], frozen_features(clip, asked, frames, texts)))
     back = torch.argsort(torch.tensor([row for rows, _ in parts for row in rows]))
-    return Features.cat([features for _, features in parts]).rows(back)
+    return torch.cat([features for _, features in parts])[back]
 
 
 def _same_shape(clips: list[tuple[int, Tensor]]) -> list[list[tuple[int, Tensor]]]:
@@ -179,12 +183,12 @@ def train(
 
 
 def fit(
-    features: Features, data: Examples, parts: Sequence[Tensor], clip: SandboxClip, config: TrainConfig
+    features: Tensor, data: Examples, parts: Sequence[Tensor], clip: SandboxClip, config: TrainConfig
 ) -> PreferenceModel:
     """Train the heads on the first part, calibrate on the second."""
     learning, calibrating = parts[0], parts[1]
     heads = [
-        _train_head(features, data, _bootstrap(learning, data, config, number), clip.dim, config, number)
+        _train_head(features, data, _bootstrap(learning, data, config, number), config, number)
         for number in track(range(config.num_heads), "training heads")
     ]
     size = len(data.aspects)
@@ -215,12 +219,13 @@ def _bootstrap(rows: Tensor, data: Examples, config: TrainConfig, number: int) -
     return torch.tensor([row for index in drawn for row in groups[index]], dtype=torch.long)
 
 
-def _train_head(features: Features, data: Examples, rows: Tensor, dim: int, config: TrainConfig, number: int) -> Head:
-    """AdamW on the ties-aware likelihood of votes. Sides are swapped at random, so that no head can learn a side."""
+def _train_head(features: Tensor, data: Examples, rows: Tensor, config: TrainConfig, number: int) -> Head:
+    """AdamW on the likelihood of votes with ties. A utility is of one video alone, so no head can learn a side."""
     rng = numpy_generator(config.seed, "reward order", number)
+    seen = features[data.pair[rows].unique()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "reward head", number))
-        head = Head(dim, len(data.aspects)).train()
+        head = Head(seen.mean(0), seen.std(0, correction=0).clamp(min=1e-4), len(data.aspects)).train()
         raw = nn.Parameter(torch.full((len(data.aspects),), -2.0))
         groups: list[dict[str, Any]] = [{"params": list(head.parameters())}, {"params": [raw], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -231,7 +236,7 @@ def _train_head(features: Features, data: Examples, rows: Tensor, dim: int, conf
         for _ in range(config.epochs):
             order = rows[torch.from_numpy(rng.permutation(len(rows)))]
             for chosen in order.split(config.batch_pairs):
-                utility = head(features.rows(data.pair[chosen].flatten())).unflatten(0, (len(chosen), 2))
+                utility = head(features[data.pair[chosen].flatten()]).unflatten(0, (len(chosen), 2))
                 loss = rao_kupper_loss(utility[:, 0] - utility[:, 1], data.votes[chosen], F.softplus(raw))
                 optimizer.zero_grad()
                 loss.backward()
@@ -242,12 +247,12 @@ def _train_head(features: Features, data: Examples, rows: Tensor, dim: int, conf
 
 
 def judge(
-    model: PreferenceModel, features: Features, data: Examples, parts: Sequence[Tensor], config: TrainConfig
+    model: PreferenceModel, features: Tensor, data: Examples, parts: Sequence[Tensor], config: TrainConfig
 ) -> dict[str, Any]:
     """The report of a model on the held-out part; every number with n and, where it is an accuracy, an interval."""
     with torch.no_grad():
         utility = model.utilities(features).mean(0)
-        chances = model.probabilities(features.rows(data.pair[:, 0]), features.rows(data.pair[:, 1])).numpy()
+        chances = model.probabilities(features[data.pair[:, 0]], features[data.pair[:, 1]]).numpy()
     difference = (utility[data.pair[:, 0]] - utility[data.pair[:, 1]]).double().numpy()
     prompts = data.pair_prompts
     aspects = {}

@@ -12,8 +12,9 @@ from reward_examples import batch, moving, tiny_clip
 import reward
 from core.errors import UserError
 from reward import preference_model
-from reward.moments import FEATURES, moments
-from reward.preference_model import Features, Head, PreferenceModel, extract
+from reward.features import OPPOSITES, features, questions
+from reward.moments import FEATURES, NUM_HUES, hue_colours, moments
+from reward.preference_model import Head, PreferenceModel
 
 PROMPTS = ["a red ball moves", "a blue ball moves"]
 ASPECTS = ("motion_quality", "overall")
@@ -22,10 +23,12 @@ ASPECTS = ("motion_quality", "overall")
 def _model(num_heads: int = 2) -> PreferenceModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        heads = [Head(16, 2) for _ in range(num_heads)]
+        clip = tiny_clip()
+        seen = features(clip, questions(clip), _frames(), PROMPTS)
+        heads = [Head(seen.mean(0), torch.ones(seen.shape[1]), 2) for _ in range(num_heads)]
     rest = {"mean": torch.tensor([0.1, -0.2]), "deviation": torch.tensor([0.5, 2.0])}
     rest |= {"temperature": torch.tensor([1.0, 2.0]), "log_theta": torch.tensor([0.3, 0.1])}
-    return PreferenceModel(tiny_clip(), heads, ASPECTS, **rest)
+    return PreferenceModel(clip, heads, ASPECTS, **rest)
 
 
 def _frames() -> torch.Tensor:
@@ -100,8 +103,8 @@ def test_pixels_that_are_no_numbers_make_only_their_video_missing() -> None:
 
 def test_chances_sum_to_one_and_equal_videos_are_no_more_a_than_b() -> None:
     model, frames = _model(), _frames()
-    a = extract(model.clip, frames, PROMPTS)
-    b = a.rows(torch.tensor([1, 1]))
+    a = model.features(frames, PROMPTS)
+    b = a[[1, 1]]
     chances = model.probabilities(a, b)
     torch.testing.assert_close(chances.sum(-1), torch.ones(2, 2))
     torch.testing.assert_close(chances[1, :, 0], chances[1, :, 2])
@@ -115,7 +118,7 @@ def test_saved_and_loaded_scores_are_equal_to_the_last_bit(tmp_path: Path) -> No
     assert torch.equal(before.total, after.total)
     assert all(torch.equal(before.parts[name], after.parts[name]) for name in before.parts)
     assert again.version == model.version and again.aspects == model.aspects
-    a = extract(model.clip, _frames(), PROMPTS)
+    a = model.features(_frames(), PROMPTS)
     assert torch.equal(model.probabilities(a, a), again.probabilities(a, a))
 
 
@@ -157,7 +160,22 @@ def test_loading_by_an_unknown_name_says_near_names_and_by_a_missing_folder_says
         reward.load("runs/none")
 
 
-def test_rows_and_cat_of_features_are_inverse() -> None:
-    features = extract(tiny_clip(), _frames(), PROMPTS)
-    again = Features.cat([features.rows(torch.tensor([0])), features.rows(torch.tensor([1]))])
-    assert torch.equal(again.moments, features.moments) and len(again) == 2
+def test_there_is_one_answer_of_unit_length_per_hue_and_per_pair_of_opposites() -> None:
+    asked = questions(tiny_clip())
+    for answers, count in ((asked.hue, NUM_HUES), (asked.words, len(OPPOSITES))):
+        assert answers.shape == (count, 16)
+        torch.testing.assert_close(answers.norm(dim=-1), torch.ones(count))
+
+
+def test_features_tell_motion_from_rest_and_forwards_from_backwards() -> None:
+    clip = tiny_clip()
+    asked, frames = questions(clip), _frames()
+    still = frames[:, :1].expand_as(frames)
+    plain, back, rest = (features(clip, asked, video, PROMPTS) for video in (frames, frames.flip(1), still))
+    assert ((plain - back).abs().amax(1) > 0.1).all() and ((plain - rest).abs().amax(1) > 0.1).all()
+
+
+def test_hue_colours_lie_in_their_own_sector() -> None:
+    colours = hue_colours()[None, :, :, None, None].expand(1, -1, -1, 32, 32)  # one frame per hue
+    _, mass = moments(colours)
+    assert mass[0].argmax(-1).tolist() == list(range(NUM_HUES))

@@ -12,7 +12,8 @@ from core.errors import UserError
 from core.preferences import Store, Vote
 from reward import preference_model, train
 from reward.bradley_terry import TIE, A, B
-from reward.preference_model import extract
+from reward.features import features as frozen_features
+from reward.features import questions
 from reward.train import Examples, TrainConfig
 
 QUICK = TrainConfig(num_heads=2, epochs=2)
@@ -32,8 +33,10 @@ def test_learns_that_ordered_frames_are_better_than_shuffled_ones() -> None:
     prompts = tuple(prompt for prompt, _, _ in clips for _ in range(2))
     data = Examples(tuple(Path(str(i)) for i in range(120)), prompts, pair, votes, ("overall",))
     clip = tiny_clip()
-    features = extract(clip, batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts)
-    config = TrainConfig(num_heads=1, epochs=16, batch_pairs=16, learning_rate=4e-3)
+    features = frozen_features(
+        clip, questions(clip), batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts
+    )
+    config = TrainConfig(num_heads=1, epochs=20, batch_pairs=16)
     parts = train.split(data.pair_prompts, config)
     report = train.judge(train.fit(features, data, parts, clip, config), features, data, parts, config)
     found = report["aspects"]["overall"]
@@ -87,7 +90,7 @@ def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
     features = train.decode(data.videos, data.prompts, clip)
     parts = train.split(data.pair_prompts, QUICK)
     model = train.fit(features, data, parts, clip, QUICK)
-    scores = model.normalised(features.rows(data.pair[parts[0]].unique())).mean(0)
+    scores = model.normalised(features[data.pair[parts[0]].unique()]).mean(0)
     torch.testing.assert_close(scores.mean(0), torch.zeros(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(scores.std(0, correction=0), torch.ones(1), atol=1e-3, rtol=0)
 
@@ -118,7 +121,8 @@ def test_votes_for_one_side_only_still_train_and_say_that_majority_does_as_well(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"num_heads": 0}, {"learning_rate": -1.0}, {"held_out_share": 0.0}, {"held_out_share": 0.9}]
+    "wrong",
+    [{"epochs": 0}, {"num_heads": 0}, {"learning_rate": -1.0}, {"held_out_share": 0.0}, {"held_out_share": 0.9}],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -184,7 +184,7 @@ def test_drawn_area_and_centroid_are_those_of_the_shape(shape: str) -> None:
 
 
 def test_every_family_colour_shape_and_size_is_produced() -> None:
-    specs = [make_clip(11, index).spec for index in range(125)]  # three objects are rare: under one clip in a hundred
+    specs = [make_clip(11, index).spec for index in range(125)]  # three objects are rare: one clip in forty
     assert {spec.family for spec in specs} == set(FAMILIES)
     objects = [item for spec in specs for item in spec.objects]
     assert {item.colour for item in objects} == set(COLOURS)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Of torch. A second one gained nothing on two hyperthreads, and another order of sums would give another table.
 THREADS = 1
-# Without the prompt's cross-attention the gradient of two batches agrees better (cosine .107 against .019) at less cost.
+# Without the cross-attention the gradients of two batches agree better (cosine .107 against .019), at less cost.
 ADAPTED = ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out", "mlp_in", "mlp_out", "modulation"]
 
 

@@ -107,8 +107,9 @@ def write_videos(
             raise UserError(
                 f"{out} already holds other videos ('{name}' has another {' and '.join(other)}); choose another folder"
             )
-    missing = [index for index, name in enumerate(names) if name not in there]
-    chunks = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    chunks = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
+    # A chunk of which a part is there is generated whole: in a batch of another size its last bits would differ.
+    chunks = [chunk for chunk in chunks if any(names[index] not in there for index in chunk)]
     for chunk in track(chunks, f"generating {Path(out).name}"):
         frames = generate_frames(
             generator,
@@ -120,6 +121,8 @@ def write_videos(
             size=size,  # type: ignore[arg-type]
         )
         for index, clip in zip(chunk, frames, strict=True):
+            if names[index] in there:
+                continue
             details = {"seed": seeds[index], "model": generator.name, "lora": lora_name, "fps": generator.fps}
             writer.append(clip.numpy(), prompts[index], id=names[index], **details)  # type: ignore[arg-type]
     return sorted(writer.items, key=lambda item: item.id)

@@ -43,7 +43,7 @@ def test_generate_writes_a_video_set(tmp_path: Path, prompts: Path, capsys: pyte
 def test_generate_goes_on_where_it_was_killed(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["generate", "--prompts", str(prompts), "--num-per-prompt", "2", "--batch", "1", *NANO, "--out"]
+    words = ["generate", "--prompts", str(prompts), "--num-per-prompt", "2", "--batch", "3", *NANO, "--out"]
     assert main([*words, str(tmp_path / "whole")]) == 0
     append, written = videoset.Writer.append, []
 

@@ -212,7 +212,7 @@ def measure_band(num_clips: int, seed: int = 0, codec: Codec | None = None) -> d
     rows, coverage = {}, {}
     for family, probes in values.items():
         finite = {name: [v for v in found if np.isfinite(v)] for name, found in probes.items()}
-        rows[family] = {name: band_of(found, name) for name, found in finite.items() if len(found) >= 20}
+        rows[family] = {name: band_of(found, name) for name, found in finite.items() if found}
         coverage[family] = {name: len(finite[name]) / len(probes[name]) for name in probes}
     return {
         "about": "band of real simulations; see eval/physics.py",

@@ -48,7 +48,7 @@ class Plan:
     num_prompts: int = 192
     clips_per_prompt: int = 4
     denoising_steps: int = 10
-    align_steps: int = 36
+    align_steps: int = 30
     learning_rate: float = 1e-3
     levels: int = 4
     eval_prompts: int = 144

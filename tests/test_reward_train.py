@@ -16,6 +16,7 @@ from reward.features import features as frozen_features
 from reward.features import questions
 from reward.train import Examples, TrainConfig
 
+WRONG = [("epochs", 0), ("num_heads", 0), ("guard_weight", -0.1), ("learning_rate", -1.0), ("held_out_share", 0.0)]
 QUICK = TrainConfig(num_heads=2, epochs=2)
 
 
@@ -42,6 +43,19 @@ def test_learns_that_ordered_frames_are_better_than_shuffled_ones() -> None:
     found = report["aspects"]["overall"]
     assert found["accuracy"]["value"] >= 0.9
     assert found["accuracy"]["n"] == 12 and found["random"] == 0.5
+
+
+def test_guards_teach_that_a_frozen_copy_is_worse_though_no_vote_says_so(tmp_path: Path) -> None:
+    store, clip = fill_store(tmp_path), tiny_clip()
+    _, right, _ = ordered_and_shuffled(1)[0]
+    frames = batch([right, right])
+    frames[1] = frames[1, :1]
+    gap = {}
+    for weight in (0.0, 1.0):
+        config = dataclasses.replace(QUICK, epochs=20, guard_weight=weight)
+        moving, frozen = train.train(store, clip, config)[0](frames, ["a red ball moves 0"] * 2).total.tolist()
+        gap[weight] = moving - frozen
+    assert gap[1.0] > max(0.0, gap[0.0])
 
 
 def test_votes_of_several_people_become_shares_and_skips_are_not_asked() -> None:
@@ -122,7 +136,14 @@ def test_votes_for_one_side_only_still_train_and_say_that_majority_does_as_well(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"num_heads": 0}, {"learning_rate": -1.0}, {"held_out_share": 0.0}, {"held_out_share": 0.9}],
+    [
+        {"epochs": 0},
+        {"guard_weight": -0.1},
+        {"num_heads": 0},
+        {"learning_rate": -1.0},
+        {"held_out_share": 0.0},
+        {"held_out_share": 0.9},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):

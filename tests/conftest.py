@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 
 # Before torch is imported anywhere: spinning OpenMP threads make tiny models a hundred times slower on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,3 +37,11 @@ def clip() -> NDArray[np.float32]:
         for channel, value in enumerate((0.8, 0.2, 0.1)):
             frames[time, channel][disc] = value
     return frames
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """A shell that starts the tests in the background makes them ignore Ctrl-C, and every process they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -235,7 +235,8 @@ def _encode(target: str | io.BytesIO, pixels: Iterable[NDArray[np.uint8]], fps: 
     with av.open(target, "w", format="mp4", options=options) as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = images.shape[2], images.shape[1], "yuv420p"
-        stream.options = {"crf": str(CRF), "preset": "medium"}
+        # Without mb-tree: at small sizes x264 lets it read stale memory, and equal frames gave unequal files.
+        stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": "mbtree=0"}
         context = stream.codec_context
         context.thread_count = 1  # also makes the bytes independent of the machine's number of cores
         # Said in the file and used in the conversion, so that browsers show the colours we meant. 1 is BT.709.

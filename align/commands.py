@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
-from align import ALGORITHMS, prompts
-from core import registry
+from align import ALGORITHMS
+from core import prompts, registry
 from core.cli import parse
 from core.errors import UserError
 

@@ -8,11 +8,12 @@ import torch
 from toy_generator import Brightness, Scores, ToyGenerator
 
 from align.ddpo import DDPO
-from align.prompts import PromptSet, read
+from align.prompts import PromptSet
 from align.train import TrainConfig, train
 from base_model import lora
 from core import videoset
 from core.errors import UserError
+from core.prompts import read
 from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d", "e"]

@@ -40,7 +40,6 @@ def test_generate_writes_a_video_set(tmp_path: Path, prompts: Path, capsys: pyte
     assert not np.allclose(seen[0].frames, seen[1].frames, atol=0.05)
 
 
-@pytest.mark.xfail(strict=False, reason="a written file now and then differs in its last bits; see docs/log.md")
 def test_generate_goes_on_where_it_was_killed(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

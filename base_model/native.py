@@ -98,9 +98,15 @@ class NativeGenerator:
         return without + guidance * (velocity - without)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Where `condition` gives cells ("known" and "clean"), the velocity leads exactly to them."""
         dtype = self.transformer.patch_in.weight.dtype
-        text, pooled = condition["text"].to(dtype), condition["pooled"].to(dtype)
-        return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled).float()
+        text, pooled, known = condition["text"].to(dtype), condition["pooled"].to(dtype), condition.get("known")
+        if known is None:
+            return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled).float()
+        given, clean = known[:, None], condition["clean"]
+        seen = torch.where(given, clean, latents).to(dtype)
+        free = self.transformer(seen, sigma, text, condition["mask"], pooled, known).float()
+        return torch.where(given, (latents - clean) / sigma.reshape(-1, 1, 1, 1, 1), free)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents.to(self.vae.first_in.weight.dtype)).float()

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import fast_dtype
+from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
+from base_model.world.spec import FAMILIES, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
+from core.files import replacing
 from core.progress import track
 from core.randomness import numpy_generator, seed_for, torch_generator
 from core.run import Run, step_of
@@ -53,6 +56,18 @@ class PretrainConfig:
     kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
     shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
     caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
+    given: float = _option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
+    families: list[str] = field(
+        default_factory=lambda: list(FAMILIES),
+        metadata={"help": "transformer: families of motion drawn from; a name given twice is drawn twice as often"},
+    )
+    sizes: list[str] = field(
+        default_factory=lambda: [f"{NUM_FRAMES}x{HEIGHT}x{WIDTH}"],
+        metadata={"help": "transformer: frames x height x width of the clips; the first is the usual one"},
+    )
+    latents: str = _option("", "transformer: folder for the encoded clips, filled where they are missing")
+    start: str = _option("", "transformer: folder of a trained transformer to go on from; empty = from nothing")
+    compile: bool = _option(False, "transformer: compile the blocks, half again as fast after the first minutes")
     codec: str = _option("", "transformer: folder of the trained codec")
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
@@ -185,26 +200,31 @@ class ClipPart:
 
 
 class TransformerPart:
-    """Rectified flow on the codec's latents: squared error of the velocity.
+    """Rectified flow on the codec's latents: squared error of the velocity where nothing is given.
 
-    Noise levels are logit-normal and shifted (SD3, Esser et al. 2024).
+    Noise levels are logit-normal and shifted (SD3, Esser et al. 2024). Most steps show whole clips of the first size;
+    the others a clip cut short (the codec is causal: the first latents of a clip are those of a shorter one) or one
+    of another size, so that one set of weights knows all of them.
     """
+
+    SHORTER, OTHER_SIZE = 0.12, 0.12  # shares of steps
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         vae = CausalVideoVAE.from_pretrained(config.codec, low_cpu_mem_usage=False).float().eval()
         clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
-        latents, rows, known, chunk = [], [], {"": 0}, []
+        known: dict[str, int] = {"": 0}
+        self.latents, self.rows = [], []
+        for size in config.sizes:
+            latents, prompts = latent_pool(config, vae, size)
+            self.latents.append(latents)
+            self.rows.append(torch.tensor([known.setdefault(prompt, len(known)) for prompt in prompts]))
         with torch.no_grad():
-            for index, (pixels, item) in enumerate(pool(config, config.num_clips), start=1):
-                rows.append(known.setdefault(item.prompt, len(known)))
-                chunk.append(pixels)
-                if len(chunk) == 16 or index == config.num_clips:
-                    latents.append(vae.encode(torch.from_numpy(np.stack(chunk)).float() / 255.0).half())
-                    chunk = []
             words = [clip.text_tokens(list(known)[start : start + 256]) for start in range(0, len(known), 256)]
-        self.latents, self.rows = torch.cat(latents), torch.tensor(rows)
         self.text, self.mask, self.pooled = (torch.cat([part[i] for part in words]) for i in range(3))
+        if config.start:
+            self.network = VideoTransformer.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "transformer weights"))
             self.network = VideoTransformer(in_channels=vae.channels, text_width=clip.text_width, pooled_width=clip.dim)
@@ -212,21 +232,85 @@ class TransformerPart:
     def loss(self, step: int) -> Tensor:
         config = self.config
         rng = torch_generator(config.seed, "transformer step", step)
-        index = torch.randint(len(self.latents), (config.batch,), generator=rng)
-        clean = self.latents[index].float()
+        kind, which = torch.rand(2, generator=rng).tolist()
+        other = len(self.latents) > 1 and kind > 1.0 - self.OTHER_SIZE
+        pool = 1 + int(which * (len(self.latents) - 1)) if other else 0
+        index = torch.randint(len(self.latents[pool]), (config.batch,), generator=rng)
+        clean = self.latents[pool][index].float()
+        if kind < self.SHORTER:
+            clean = clean[:, :, : 1 + int(which * (clean.shape[2] - 1))]
         even = torch.sigmoid(torch.randn(config.batch, generator=rng))
         sigma = config.shift * even / (1.0 + (config.shift - 1.0) * even)
         noise = torch.randn(clean.shape, generator=rng)
         silent = torch.rand(config.batch, generator=rng) < config.caption_dropout
-        rows = self.rows[index].masked_fill(silent, 0)
+        rows = self.rows[pool][index].masked_fill(silent, 0)
+        known = torch.zeros(clean.shape[0], *clean.shape[2:], dtype=torch.bool)
+        if clean.shape[2] > 1:
+            for row in (torch.rand(config.batch, generator=rng) < config.given).nonzero().flatten().tolist():
+                known[row] = random_mask(clean.shape[2:], self.network.patch_size, rng)
+        free = ~known[:, None]
         dtype = next(self.network.parameters()).dtype
-        noisy = flow.interpolate(clean, noise, sigma).to(dtype)
+        noisy = torch.where(free, flow.interpolate(clean, noise, sigma), clean).to(dtype)
         text, pooled = self.text[rows].to(dtype), self.pooled[rows].to(dtype)
-        predicted = self.network(noisy, sigma, text, self.mask[rows], pooled)
-        return F.mse_loss(predicted.float(), flow.velocity(clean, noise))
+        predicted = self.network(noisy, sigma, text, self.mask[rows], pooled, known)
+        error = (predicted.float() - flow.velocity(clean, noise)).square() * free
+        return error.sum() / (free.sum() * clean.shape[1])
 
     def save(self, folder: Path) -> None:
         self.network.half().save_pretrained(folder)
+
+
+SHARD = 512  # clips per file of latents
+
+
+def sizes_of(size: str) -> tuple[int, int, int]:
+    """(frames, height, width) of a text like "17x64x64". Raises: UserError."""
+    parts = size.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"size '{size}' is not FRAMESxHEIGHTxWIDTH, as in {NUM_FRAMES}x{HEIGHT}x{WIDTH}")
+    frames, height, width = map(int, parts)
+    if frames < NUM_FRAMES or height < HEIGHT or width < WIDTH:
+        raise UserError(f"size '{size}' is smaller than the sandbox's own {NUM_FRAMES}x{HEIGHT}x{WIDTH}")
+    return frames, height, width
+
+
+def latent_pool(config: PretrainConfig, vae: CausalVideoVAE, size: str) -> tuple[Tensor, list[str]]:
+    """Latents fp16 [clip, C, T, H, W] and prompts of the training clips of one size ("17x64x64").
+
+    Written file by file to `config.latents`, so a run that was killed, or a second one, does not encode them again.
+    The first size has `num_clips` clips, each other one an eighth of that.
+    """
+    num_frames, height, width = sizes_of(size)
+    count = math.ceil((config.num_clips if size == config.sizes[0] else config.num_clips / 8) / SHARD)
+    folder = Path(config.latents) / size
+    folder.mkdir(parents=True, exist_ok=True)
+    latents, prompts = [], []
+    for number in track(range(count), f"encoding {size} clips"):
+        path = folder / f"{number:04d}.npz"
+        if not path.is_file():
+            encoded, words = [], []
+            for start in range(number * SHARD, (number + 1) * SHARD, 16):
+                clips = [
+                    make_clip(
+                        seed_for(config.seed, f"pretrain/{config.part}"),
+                        index,
+                        noise=config.noise,
+                        families=config.families,
+                        num_frames=num_frames,
+                        height=height,
+                        width=width,
+                    )
+                    for index in range(start, start + 16)
+                ]
+                words += [clip.prompt for clip in clips]
+                with torch.no_grad():
+                    encoded.append(vae.encode(torch.from_numpy(np.stack([clip.frames for clip in clips]))).half())
+            with replacing(path) as temporary:
+                np.savez(temporary, latents=torch.cat(encoded).numpy(), prompts=np.array(words))
+        with np.load(path) as stored:
+            latents.append(torch.from_numpy(stored["latents"]))
+            prompts += stored["prompts"].tolist()
+    return torch.cat(latents), prompts
 
 
 def check(config: PretrainConfig) -> None:
@@ -286,6 +370,10 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     check(config)
     run = Run.open(Path(out), asdict(config))
     part = PARTS[config.part](config)
+    if config.compile and isinstance(part, TransformerPart):
+        torch._dynamo.config.recompile_limit = 32  # one compilation for each size of clip
+        for block in part.network.blocks:
+            block.compile(dynamic=False)
     low_precision = config.part == "transformer" and fast_dtype() == torch.bfloat16
     network = (part.network.bfloat16() if low_precision else part.network).train()
     live = dict(network.named_parameters())

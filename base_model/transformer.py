@@ -52,6 +52,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         super().__init__()
         self.patch_size, self.head_dim = patch_size, width // num_heads
         self.patch_in = nn.Linear(in_channels * patch_size**2, width)
+        self.known_in = nn.Linear(patch_size**2, width, bias=False)
         self.time_in, self.time_out = nn.Linear(width, width), nn.Linear(width, width)
         self.pooled_in = nn.Linear(pooled_width, width)
         self.text_norm = nn.LayerNorm(text_width)
@@ -62,14 +63,24 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for layer in (self.modulation_out, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.known_in.weight)
 
-    def forward(self, latents: Tensor, sigma: Tensor, text: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        text: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """Velocity [B, C, T, H, W].
 
         Args:
             latents: [B, C, T, H, W]. sigma: [B] noise level, 1 = noise.
             text: [B, word, text_width] token vectors. mask: [B, word], True where a token is real.
             pooled: [B, pooled_width].
+            known: [B, T, H, W], True where the latents are given clean, as in image to video; None = nowhere.
         """
         b, c, t, h, w = latents.shape
         p = self.patch_size
@@ -79,6 +90,9 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             .reshape(b, t * h * w // p**2, c * p * p)
         )
         x = self.patch_in(x)
+        if known is not None:
+            cells = known.reshape(b, t, h // p, p, w // p, p).transpose(3, 4).reshape(b, -1, p * p)
+            x = x + self.known_in(cells.to(x.dtype))
         condition = self.time_out(
             F.silu(self.time_in(sigma_embedding(sigma, self.time_in.in_features).to(latents.dtype)))
         )

@@ -8,7 +8,8 @@ leave the training ranges, as PhyWorld does (Kang et al. 2024, arXiv 2411.02385)
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast, get_args
 
 import numpy as np
@@ -17,13 +18,25 @@ from base_model.world.caption import caption
 from base_model.world.corrupt import Drawn, choose_defect, spoil_state, spoil_time
 from base_model.world.render import render
 from base_model.world.simulate import Motion, Setup, acceptable, draw_setup, simulate
-from base_model.world.spec import COLOURS, FAMILIES, SHAPES, SIZES, Direction, ObjectSpec, SceneSpec, reach
+from base_model.world.spec import (
+    COLOURS,
+    FAMILIES,
+    HEIGHT,
+    NUM_FRAMES,
+    SHAPES,
+    SIZES,
+    WIDTH,
+    Direction,
+    ObjectSpec,
+    SceneSpec,
+    reach,
+)
 from core.errors import UserError
 from core.randomness import numpy_generator
 
 SPLITS = ("train", "heldout", "unseen", "velocity", "radius", "both")
 UNSEEN_PAIRS = frozenset({("purple", "triangle"), ("orange", "square"), ("cyan", "ball")})
-NUM_OBJECTS = {1: 0.70, 2: 0.24, 3: 0.06}
+NUM_OBJECTS = {1: 0.55, 2: 0.39, 3: 0.06}
 MOST_OBJECTS = {"uniform": 3, "bounce": 3, "static": 3, "projectile": 2, "pendulum": 2, "slide": 2, "occluder": 2}
 # Outside the training ranges (about 1.2-3.4 px/frame, 4.2-8.2 px), as far as the frame allows.
 FAST = {
@@ -80,9 +93,15 @@ def _belongs(spec: SceneSpec, split: str) -> bool:
     return not unseen and heldout == (split == "heldout")
 
 
-def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int = 3) -> SceneSpec:
-    """A random scene of a split: families are equally likely in it, then objects are drawn until they belong to it."""
-    families = [f for f in FAMILIES if f in FAST] if split in ("velocity", "both") else list(FAMILIES)
+def draw_spec(
+    rng: np.random.Generator, split: str = "train", most_objects: int = 3, families: Sequence[str] = FAMILIES
+) -> SceneSpec:
+    """A random scene of a split: families are equally likely in it, then objects are drawn until they belong to it.
+
+    Args:
+        families: drawn from; a name given twice is drawn twice as often.
+    """
+    families = [f for f in families if f in FAST] if split in ("velocity", "both") else list(families)
     families = [f for f in families if f != "collision" or most_objects > 1]
     if split == "heldout":  # the hash left no triple of some family out
         families = [f for f in families if _has_heldout(f)]
@@ -106,7 +125,9 @@ def draw_spec(rng: np.random.Generator, split: str = "train", most_objects: int 
             return spec
 
 
-def draw_motion(spec: SceneSpec, rng: np.random.Generator, split: str = "train") -> Motion | None:
+def draw_motion(
+    spec: SceneSpec, rng: np.random.Generator, split: str = "train", num_frames: int = NUM_FRAMES
+) -> Motion | None:
     """A run of the scene, or None if sixteen draws found no start that fits."""
     for _ in range(16):
         radii = []
@@ -117,14 +138,19 @@ def draw_motion(spec: SceneSpec, rng: np.random.Generator, split: str = "train")
         setup = draw_setup(spec, radii, rng, speeds)
         if setup is None:
             continue
-        motion = simulate(setup)
+        motion = simulate(setup, num_frames)
         if acceptable(spec, motion):
             return motion
     return None
 
 
 def draw(
-    spec: SceneSpec, motion: Motion, defect: str | None, rng: np.random.Generator
+    spec: SceneSpec,
+    motion: Motion,
+    defect: str | None,
+    rng: np.random.Generator,
+    height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a run [time, 3, height, width], spoilt by `defect` if given, and the share of each object seen.
 
@@ -141,7 +167,16 @@ def draw(
         spoil_state(defect, drawn, [reach(s, r) for s, r in zip(shapes, radii, strict=True)], rng)
     pivots = [b.pivot for b in setup.bodies]
     frames = render(
-        drawn.position, drawn.rgb, drawn.alpha, shapes, radii, floor=setup.floor, wall=setup.wall, pivots=pivots
+        drawn.position,
+        drawn.rgb,
+        drawn.alpha,
+        shapes,
+        radii,
+        floor=setup.floor,
+        wall=setup.wall,
+        pivots=pivots,
+        height=height,
+        width=width,
     )
     visible = drawn.alpha.copy()
     if setup.wall is not None:
@@ -156,27 +191,44 @@ def draw(
 
 
 def make_clip(
-    seed: int, index: int, *, split: str = "train", noise: float = 0.0, style: str | None = None, most_objects: int = 3
+    seed: int,
+    index: int,
+    *,
+    split: str = "train",
+    noise: float = 0.0,
+    style: str | None = None,
+    most_objects: int = 3,
+    families: Sequence[str] = FAMILIES,
+    num_frames: int = NUM_FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> Clip:
     """Clip number `index` of a seed.
 
     Args:
         noise: share of spoilt clips, in [0, 1].
         style: caption style; None draws short (2 of 5) or descriptive (3 of 5).
-    Raises: UserError on an unknown split.
+        families: drawn from; a name given twice is drawn twice as often.
+        num_frames: from 17; what leaves the frame in a longer time is drawn again.
+        height, width: from 64; the scene is staged in a 64 x 64 part of a larger frame, on the floor where it has one.
+    Raises: UserError on an unknown split, ValueError for a smaller clip.
     """
     check_split(split)
+    if num_frames < NUM_FRAMES or height < HEIGHT or width < WIDTH:
+        raise ValueError(f"a clip is at least {NUM_FRAMES}x{HEIGHT}x{WIDTH}, not {num_frames}x{height}x{width}")
     rng = numpy_generator(seed, f"world/{split}", index)
     motion = None
     while motion is None:
-        spec = draw_spec(rng, split, most_objects)
-        motion = draw_motion(spec, rng, split)
+        spec = draw_spec(rng, split, most_objects, families)
+        motion = draw_motion(spec, rng, split, num_frames)
     defect = choose_defect(rng) if rng.random() < noise else None
     if defect == "gravity":
         motion = _wrong_gravity(motion, rng)
     chosen = style or ("short" if rng.random() < 0.4 else "descriptive")
-    prompt = caption(draw_spec(rng, split, most_objects) if defect == "caption" else spec, chosen)
-    frames, visible = draw(spec, motion, defect, rng)
+    prompt = caption(draw_spec(rng, split, most_objects, families) if defect == "caption" else spec, chosen)
+    if (height, width) != (HEIGHT, WIDTH):
+        motion = _staged(motion, height, width, rng)
+    frames, visible = draw(spec, motion, defect, rng, height, width)
     state = {
         "position": motion.position,
         "velocity": motion.velocity,
@@ -192,7 +244,26 @@ def make_clip(
 def _wrong_gravity(motion: Motion, rng: np.random.Generator) -> Motion:
     setup = motion.setup
     wrong = float(rng.choice([0.0, 0.25])) * setup.gravity if setup.gravity else 0.35
-    return simulate(Setup(setup.bodies, wrong, setup.floor, setup.wall))
+    return simulate(Setup(setup.bodies, wrong, setup.floor, setup.wall), len(motion.position))
+
+
+def _staged(motion: Motion, height: int, width: int, rng: np.random.Generator) -> Motion:
+    """The run moved to its place in a larger frame: anywhere across; on the floor, under the ceiling, or anywhere."""
+    setup = motion.setup
+    hangs = any(body.pivot is not None for body in setup.bodies)
+    down = 0 if hangs else height - HEIGHT if setup.floor else int(rng.integers(height - HEIGHT + 1))
+    right = int(rng.integers(width - WIDTH + 1))
+
+    def moved(place: tuple[float, float]) -> tuple[float, float]:
+        return place[0] + right, place[1] + down
+
+    bodies = tuple(
+        replace(body, position=moved(body.position), pivot=body.pivot and moved(body.pivot)) for body in setup.bodies
+    )
+    wall = setup.wall and (setup.wall[0] + right, setup.wall[1] + right)
+    return Motion(
+        motion.position + (right, down), motion.velocity, motion.contact, replace(setup, bodies=bodies, wall=wall)
+    )
 
 
 def prompts(

@@ -103,7 +103,7 @@ def test_every_token_sees_every_other_in_time_and_space(network: VideoTransforme
 
 
 def test_gradients_reach_every_weight(network: VideoTransformer) -> None:
-    known = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    known = torch.zeros(2, 3, 4, 6, dtype=torch.bool)
     known[:, 0] = True
     network(**_inputs(), known=known).square().sum().backward()
     for name, value in network.named_parameters():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from align import objectives
 from align.advantages import Advantages, group_advantages, prompt_advantages
@@ -61,6 +61,9 @@ class DDPO:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
         stop = window_limit(policy.num_steps, self.window, self.window_stop)
         check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
+
+    def modules(self, policy: Policy) -> dict[str, nn.Module]:
+        return {}
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = roll_out(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from align import objectives
 from align.advantages import group_advantages
@@ -55,6 +55,9 @@ class GRPO:
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
         stop = window_limit(policy.num_steps, self.window, self.window_stop)
         check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
+
+    def modules(self, policy: Policy) -> dict[str, nn.Module]:
+        return {}
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = roll_out(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from align import objectives
 from align.advantages import group_advantages
@@ -49,6 +49,9 @@ class NFT:
             raise UserError("old_decay must be in [0, 1), strength and advantage_limit above 0")
         if policy.generator.family != "flow":
             raise UserError(f"nft needs a model of family 'flow', this one is '{policy.generator.family}'; use ddpo")
+
+    def modules(self, policy: Policy) -> dict[str, nn.Module]:
+        return {}
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         old = policy.weights()

@@ -19,15 +19,20 @@ from base_model.protocol import Condition, Generator, cat
 
 
 class Velocity(nn.Module):
-    """`generator.predict` as a module, so that accelerate can wrap it (gradient averaging, autocast)."""
+    """`generator.predict` as a module, so that accelerate can wrap it (gradient averaging, autocast).
+
+    own: the algorithm's networks. They live in the same module because FSDP and DeepSpeed wrap one module per run.
+    """
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.network = generator.policy_module()
         self.predict = generator.predict
+        self.own = nn.ModuleDict()
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.predict(*inputs)
+    def forward(self, *inputs: Any, name: str | None = None) -> Tensor:
+        """Velocity, or what the algorithm's network `name` answers."""
+        return self.predict(*inputs) if name is None else self.own[name](*inputs)
 
 
 @dataclass
@@ -50,12 +55,21 @@ class Policy:
     _empty: dict[int, Condition] = field(default_factory=dict, repr=False)
 
     @property
+    def own(self) -> nn.ModuleDict:
+        """The algorithm's networks, unwrapped."""
+        return self.accelerator.unwrap_model(self.model).own
+
+    @property
     def schedule(self) -> flow.Schedule:
         return self.generator.schedule(self.num_steps)
 
     def velocity(self, latents: Tensor, step: Tensor, condition: Condition) -> Tensor:
         """Velocity with gradients, fp32; `step` long [batch]."""
         return self.model(latents, step, self.schedule, condition, self._unconditional(len(latents)), self.guidance)
+
+    def call(self, name: str, *inputs: Any) -> Tensor:
+        """What the algorithm's own network `name` (of `Algorithm.modules`) says, with gradients."""
+        return self.model(*inputs, name=name)
 
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the model it started as."""

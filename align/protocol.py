@@ -1,14 +1,16 @@
 """What an alignment algorithm is: a frozen dataclass that is its own configuration, with two verbs.
 
 `collect` makes experience with the policy, `loss` judges a part of it; the loop in `train.py` does everything else
-and is the same for all. To add an algorithm: one file here and one line in `ALGORITHMS` of `align/__init__.py`.
+and is the same for all. An algorithm that needs networks of its own (a critic) names them in `modules`; they are
+trained, saved and restored beside the adapters. To add an algorithm: one file here and one line in `ALGORITHMS` of
+`align/__init__.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from align.experience import Experience, Part
 from align.policy import Policy
@@ -22,6 +24,14 @@ class Algorithm(Protocol):
 
     def check(self, policy: Policy) -> None:
         """Refuse settings that do not fit the policy, before any time is spent (UserError)."""
+        ...
+
+    def modules(self, policy: Policy) -> dict[str, nn.Module]:
+        """The algorithm's own networks, empty for most; `policy.call(name, ...)` runs them.
+
+        They start from weights that depend on nothing but the settings, so build them under a fixed seed. An algorithm
+        that names any has a field `critic_learning_rate`, of AdamW for all of them.
+        """
         ...
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from align import health
 from align.experience import Experience
@@ -109,10 +110,11 @@ def train(
         network, config.lora_rank, config.lora_alpha, config.lora_targets, seed_for(config.seed, "lora")
     )
     network.eval()  # for good: dropout would make replay differ from sampling
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    model, prepared = accelerator.prepare(Velocity(generator), optimizer)
-    policy = Policy(generator, model, parameters, accelerator, config.denoising_steps, config.guidance, config.batch)
+    velocity = Velocity(generator)
+    policy = Policy(generator, velocity, parameters, accelerator, config.denoising_steps, config.guidance, config.batch)
     algorithm.check(policy)
+    velocity.own.update(algorithm.modules(policy))
+    policy.model, prepared = accelerator.prepare(velocity, _optimizer(velocity, parameters, algorithm, config))
     prompt_set = PromptSet(tuple(prompts), config.seed)
 
     run = _open(out, _description(generator, reward, algorithm, prompts, config), accelerator)
@@ -125,7 +127,7 @@ def train(
         samples += len(experience.advantage) * accelerator.num_processes
         for group in prepared.param_groups:  # AdamW's first steps have full size however noisy the gradient is:
             # without warm-up they moved the sandbox policy ten times as far as later ones, in no direction.
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / (config.warmup + 1))
+            group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1))
         metrics = experience.metrics | _learn(policy, algorithm, experience, prepared, config, step + 1)
         if accelerator.is_main_process:
             run.log(step + 1, {**metrics}, samples)
@@ -166,7 +168,7 @@ def _learn(
     begin = time.perf_counter()
     tally = health.Tally()
     logged: dict[str, float] = {}
-    norms = []
+    norms: dict[str, list[float]] = {}
     rounds = config.passes * config.updates
     for update in range(rounds):
         parts = list(experience.parts(config.batch, update % config.updates, config.updates))
@@ -180,17 +182,36 @@ def _learn(
         if update == 0 and error is not None:
             logged["align/first_pass_ratio_error"] = float(accelerator.gather(error.reshape(1)).max())
             health.check_first_pass(logged["align/first_pass_ratio_error"], step)
-        norms.append(float(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)))
-        health.check_gradient(norms[-1], step)
-        if norms[-1] > 0:  # with nothing to learn, AdamW would still drift on its momentum
-            optimizer.step()
+        for group in optimizer.param_groups:  # each by itself: a critic's error must not shrink the policy's step
+            norm = float(accelerator.clip_grad_norm_(group["params"], config.max_grad_norm))
+            health.check_gradient(norm, step)
+            norms.setdefault(group["name"], []).append(norm)
+            if norm == 0:  # with nothing to learn, AdamW would still drift on its momentum
+                for value in group["params"]:
+                    value.grad = None
+        optimizer.step()
         optimizer.zero_grad()
     for name, value in tally.means(rounds).items():
         logged[f"align/{name}"] = float(accelerator.reduce(value, "mean"))
-    logged["align/grad_norm"] = sum(norms) / len(norms)
+    logged["align/grad_norm"] = sum(norms["adapters"]) / rounds
+    if "own" in norms:
+        logged["align/critic_grad_norm"] = sum(norms["own"]) / rounds
     logged["align/lora_norm"] = health.norm(policy.parameters)
     logged["time/train_seconds"] = time.perf_counter() - begin
     return logged
+
+
+def _optimizer(
+    velocity: Velocity, parameters: list[nn.Parameter], algorithm: Algorithm, config: TrainConfig
+) -> torch.optim.Optimizer:
+    """AdamW over the adapters and, as a group with a learning rate of its own, the algorithm's networks."""
+    groups: list[dict[str, Any]] = [
+        {"name": "adapters", "params": parameters, "lr": config.learning_rate, "initial_lr": config.learning_rate}
+    ]
+    if own := list(velocity.own.parameters()):
+        rate = algorithm.critic_learning_rate  # type: ignore[attr-defined]
+        groups.append({"name": "own", "params": own, "lr": rate, "initial_lr": rate})
+    return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
 def _description(
@@ -220,7 +241,7 @@ def _save(run: Run, policy: Policy, optimizer: Any, step: int, samples: int) -> 
     def write(folder: Path) -> None:
         lora.save(policy.generator.policy_module(), folder / "lora")
         state = {"optimizer": optimizer.state_dict(), "memory": policy.memory, "samples": samples}
-        torch.save(state, folder / "state.pt")
+        torch.save(state | {"own": policy.own.state_dict()}, folder / "state.pt")
 
     if policy.accelerator.is_main_process:
         run.save(step, write)
@@ -238,6 +259,7 @@ def _restore(run: Run, policy: Policy, optimizer: Any) -> tuple[int, int]:
     lora.load(policy.generator.policy_module(), folder / "lora")
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
+    policy.own.load_state_dict(state["own"])
     policy.memory.update(state["memory"])
     return step, state["samples"]
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toy_generator import Brightness, Scores, ToyGenerator
 
 from align.ddpo import DDPO
+from align.experience import Part
+from align.policy import Policy
 from align.prompts import PromptSet
 from align.train import TrainConfig, train
 from base_model import lora
@@ -37,6 +40,24 @@ class Killed(Brightness):
         return super().__call__(frames, prompts)
 
 
+@dataclass(frozen=True)
+class WithCritic(DDPO):
+    """DDPO beside a network of its own that learns to foretell the advantage."""
+
+    critic_learning_rate: float = 3e-2
+
+    def modules(self, policy: Policy) -> dict[str, nn.Module]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return {"critic": nn.Linear(8, 1)}
+
+    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(policy, part)
+        value = policy.call("critic", part.before.flatten(1)).flatten()
+        error = (value - part.advantage).square().mean()
+        return loss + error, metrics | {"value_error": error}
+
+
 def _adapters(generator: ToyGenerator) -> list[torch.Tensor]:
     return [value.detach() for value in lora.parameters(generator.network)]
 
@@ -61,6 +82,22 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, torn: bo
         for run in (unbroken, resumed)
     ]
     assert timeless[0] == timeless[1] and len(timeless[0]) == CONFIG.steps
+
+
+def test_an_algorithms_own_networks_are_trained_saved_and_restored_beside_the_adapters(tmp_path: Path) -> None:
+    algorithm = WithCritic(group_size=8, window=2, clip_range=1e-2)
+    config = replace(CONFIG, warmup=0, updates=1, steps=4)
+    unbroken = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(ToyGenerator(), Killed(fatal=6), algorithm, PROMPTS, config, tmp_path / "broken")
+    resumed = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, config, tmp_path / "broken")
+    ends = [torch.load(run.folder / "checkpoints" / "step-000004" / "state.pt") for run in (unbroken, resumed)]
+    assert all(torch.equal(ends[0]["own"][name], ends[1]["own"][name]) for name in ("critic.weight", "critic.bias"))
+    assert [group["lr"] for group in ends[0]["optimizer"]["param_groups"]] == [1e-2, 3e-2]
+    start = algorithm.modules(None)["critic"].weight.detach()  # type: ignore[arg-type]
+    moved = (ends[0]["own"]["critic.weight"] - start).abs().max()
+    assert 3e-2 < float(moved) < 4.1 * 3e-2
+    assert all(row["align/critic_grad_norm"] > 0 for row in read_metrics(unbroken.folder))
 
 
 def test_a_finished_run_is_loaded_and_not_trained_further(tmp_path: Path) -> None:

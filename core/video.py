@@ -236,7 +236,8 @@ def _encode(target: str | io.BytesIO, pixels: Iterable[NDArray[np.uint8]], fps: 
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = images.shape[2], images.shape[1], "yuv420p"
         # Without mb-tree: at small sizes x264 lets it read stale memory, and equal frames gave unequal files.
-        stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": "mbtree=0"}
+        # Chroma sits between the pixels, as `reformat` puts it; untold, readers take it for left-sited, half a pixel off.
+        stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": "mbtree=0:chromaloc=1"}
         context = stream.codec_context
         context.thread_count = 1  # also makes the bytes independent of the machine's number of cores
         # Said in the file and used in the conversion, so that browsers show the colours we meant. 1 is BT.709.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from base_model.world import caption, reader
 from base_model.world.simulate import SLIDE_FRICTION
-from base_model.world.spec import FLOOR, GRAVITY, HEIGHT, RESTITUTION, WIDTH, SceneSpec, below, reach
+from base_model.world.spec import FLOOR, GRAVITY, HEIGHT, RESTITUTION, SceneSpec, below, reach
 
 Array = NDArray[np.float64]
 
@@ -77,10 +77,12 @@ class Path:
     shape: str
 
     @classmethod
-    def of(cls, track: reader.Track) -> Path:
+    def of(cls, track: reader.Track, height: int = HEIGHT) -> Path:
+        """In frames of another `height`, y counts as if the floor were where the standard frame has it."""
         frame = np.flatnonzero(track.seen)
         radius = float(np.median(track.radius[frame])) if len(frame) else math.nan
-        return cls(frame, track.position[frame].astype(np.float64), radius, track.shape or "ball")
+        position = track.position[frame].astype(np.float64) - (0, height - HEIGHT)
+        return cls(frame, position, radius, track.shape or "ball")
 
     @property
     def velocity(self) -> Array:
@@ -100,7 +102,7 @@ def probe(observation: reader.Observation, spec: SceneSpec | None) -> dict[str, 
     Args:
         spec: the scene that the prompt names; None leaves the probes that need no law of motion.
     """
-    paths = [Path.of(track) for track in observation.tracks]
+    paths = [Path.of(track, observation.height) for track in observation.tracks]
     paths = [path for path in paths if len(path.frame) >= 3]
     if not paths:
         return dict.fromkeys(PROBES, missing("no object was seen in three frames"))
@@ -371,11 +373,12 @@ def _halves(path: Path) -> tuple[float, float] | None:
 
 def permanence(observation: reader.Observation) -> Probe:
     """Share of object-frames in which an object is gone or torn though nothing stands before it."""
-    gone = np.array([_gone(track, observation.props.wall) for track in observation.tracks])
+    gone = np.array([_gone(track, observation) for track in observation.tracks])
     return Probe(float(gone.mean()))
 
 
-def _gone(track: reader.Track, wall: tuple[float, float] | None) -> NDArray[np.bool_]:
+def _gone(track: reader.Track, observation: reader.Observation) -> NDArray[np.bool_]:
+    wall = observation.props.wall
     gone = np.array([status in ("absent", "torn") for status in track.status])
     frame = np.flatnonzero(track.seen)
     if wall is None or len(frame) < 2:
@@ -387,7 +390,7 @@ def _gone(track: reader.Track, wall: tuple[float, float] | None) -> NDArray[np.b
     x = track.position[last, 0] + speed * (later - last)
     radius = 1.5 * float(np.median(track.radius[frame])) + 1
     outside = (x < wall[0] - radius) | (x > wall[1] + radius)
-    gone[later] |= outside & (x > 0) & (x < WIDTH)
+    gone[later] |= outside & (x > 0) & (x < observation.width)
     return gone
 
 
@@ -554,7 +557,9 @@ def _off(name: str, family: str | None, value: float, best: float) -> float:
 def quality(frames: NDArray[np.floating], prompt: str) -> float:
     """Graded physical plausibility of one sandbox video for its prompt, in [0, 1].
 
-    Args: frames [time, 3, 64, 64] in [0, 1]; a prompt outside the sandbox grammar leaves the lawless probes.
+    Args:
+        frames: [time, 3, height >= 64, width >= 64] in [0, 1].
+        prompt: one outside the sandbox grammar leaves the lawless probes.
     """
     spec = caption.parse(prompt)
     return grade(probe(reader.read(np.asarray(frames)), spec), spec)

@@ -8,7 +8,7 @@ import pytest
 
 from base_model.world.caption import caption, parse
 from base_model.world.dataset import SPLITS, Clip, make_clip
-from base_model.world.reader import Observation, footprint, match, read, read_family
+from base_model.world.reader import Observation, match, read, read_family
 from base_model.world.render import coverage, render
 from base_model.world.spec import (
     COLOURS,
@@ -98,6 +98,17 @@ def test_the_other_splits_are_read_as_well(split: str) -> None:
     assert _errors(observed).mean() < 0.05
 
 
+def test_a_larger_frame_is_read_as_well() -> None:
+    clips = [make_clip(11, index, height=96, width=128) for index in range(40)]
+    observed = [(read(clip.frames), clip) for clip in clips]
+    assert _errors(observed).mean() < 0.05
+    rows = [match(observation, clip.spec) for observation, clip in observed]
+    assert min(np.mean([row[name] for row in rows]) for name in rows[0]) >= 0.95
+    for observation, clip in observed:
+        assert observation.props.floor == (clip.spec.family in ("bounce", "projectile", "slide"))
+        assert (observation.height, observation.width) == (96, 128)
+
+
 def test_radius_and_colour_are_those_drawn() -> None:
     for observation, clip in _observed():
         tracks = {track.colour: track for track in observation.tracks}
@@ -165,12 +176,6 @@ def test_a_third_object_that_comes_for_a_while_is_not_taken_for_a_mixture() -> N
     purple = _scene(x + 10.0, 20.0, colour="purple", radius=4.0, alpha=(TIME > 9).astype(float))
     observation = read(np.maximum(np.maximum(red, blue), purple))
     assert {track.colour for track in observation.tracks} == {"red", "blue", "purple"}
-
-
-def test_the_footprint_is_where_the_object_was_drawn() -> None:
-    (track,) = read(_scene(20 + 1.3 * TIME, 31.4, shape="triangle")).tracks
-    drawn = coverage("triangle", 6.0, np.stack([20 + 1.3 * TIME, np.full(NUM_FRAMES, 31.4)], axis=1))
-    assert np.abs(footprint(track) - drawn).max() < 0.15
 
 
 # --- lost, never guessed ----------------------------------------------------------------------------------------------
@@ -303,9 +308,6 @@ def test_a_prompt_alone_is_enough_to_judge_a_clip() -> None:
             assert spec is not None and all(match(observation, spec).values())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="core.video averages chroma centred, its files say left: colours come back .46 px off"
-)
 def test_a_video_file_does_not_move_the_objects(tmp_path: Path) -> None:
     clip = _clips()[0]
     video.write(tmp_path / "clip.mp4", clip.frames, FPS)

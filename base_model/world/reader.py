@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from base_model.world.render import coverage
 from base_model.world.spec import (
     COLOURS,
     FLOOR,
@@ -80,15 +79,20 @@ class Props:
 
 @dataclass(frozen=True)
 class Observation:
-    """All that was read. `residual` is the mean distance of pixels from ground + props + objects, in [0, 1]."""
+    """All that was read of frames `height` x `width` px.
+
+    `residual` is the mean distance of pixels from ground + props + objects, in [0, 1].
+    """
 
     tracks: tuple[Track, ...]
     props: Props
     residual: float
+    height: int = HEIGHT
+    width: int = WIDTH
 
 
 def read(frames: np.ndarray) -> Observation:
-    """Read a clip, float32 [time, 3, 64, 64] in [0, 1]."""
+    """Read a clip, float32 [time, 3, height >= 64, width >= 64] in [0, 1]."""
     frames = np.asarray(frames, dtype=np.float32)
     pixels = frames.transpose(0, 2, 3, 1)
     chroma = pixels @ _AXES.T
@@ -104,7 +108,13 @@ def read(frames: np.ndarray) -> Observation:
         if (area > SMALLEST_AREA).sum() >= 2:
             tracks.append(_track(index, share, area, pixels, props))
     tracks = _without_slivers(tracks)
-    return Observation(tuple(tracks), props, _residual(pixels, length, explained, props))
+    residual = _residual(pixels, length, explained, props)
+    return Observation(tuple(tracks), props, residual, *frames.shape[2:])
+
+
+def _floor(pixels: np.ndarray) -> int:
+    """Row of the floor's top edge in pixels [..., height, width, 3]; it is measured from the lower edge."""
+    return int(FLOOR) + pixels.shape[-3] - HEIGHT
 
 
 def _shares(chroma: np.ndarray, label: np.ndarray) -> dict[int, np.ndarray]:
@@ -167,9 +177,9 @@ def _is_mixture(
 def _props(pixels: np.ndarray, length: np.ndarray) -> Props:
     grey = np.where(length < 0.08, pixels.mean(axis=-1), np.nan)
     with np.errstate(invalid="ignore"):
-        below = grey[:, int(FLOOR) + 1 :]
+        below = grey[:, _floor(pixels) + 1 :]
         floor = bool((np.abs(below - FLOOR_GREY) < 0.09).mean() > 0.7)
-        tall = (np.abs(grey[:, : int(FLOOR) - 2] - WALL_GREY) < 0.09).mean(axis=(0, 1))
+        tall = (np.abs(grey[:, : _floor(pixels) - 2] - WALL_GREY) < 0.09).mean(axis=(0, 1))
     columns = np.flatnonzero(tall > 0.6)
     wall = None
     if 6 <= len(columns) and columns[-1] - columns[0] + 1 == len(columns):
@@ -183,7 +193,7 @@ def _rod_share(pixels: np.ndarray, length: np.ndarray, floor: bool, wall: tuple[
     grey = (pixels.mean(axis=-1) - GROUND[0]) / (ROD_GREY - GROUND[0])
     share = np.where((length < 0.08) & (grey > 0.3), grey, 0.0)
     if floor:
-        share[:, int(FLOOR) - 1 :] = 0.0
+        share[:, _floor(pixels) - 1 :] = 0.0
     if wall is not None:
         share[:, :, max(0, int(wall[0]) - 2) : int(wall[1]) + 2] = 0.0
     return share
@@ -280,7 +290,7 @@ def _residual(pixels: np.ndarray, length: np.ndarray, explained: np.ndarray, pro
     """Mean grey departure of the pixels that no object, floor, wall or rod explains."""
     free = explained < 0.02
     if props.floor:
-        free[:, int(FLOOR) - 1 :] = False
+        free[:, _floor(pixels) - 1 :] = False
     if props.wall is not None:
         free[:, :, max(0, int(props.wall[0]) - 1) : int(props.wall[1]) + 1] = False
     if props.rod:
@@ -404,12 +414,3 @@ def _direction_right(track: Track | None, spec: SceneSpec) -> bool:
     way = p[min(len(p) - 1, turns.get(spec.family, len(p)))] - p[0]
     sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[spec.direction]
     return bool(way[sign[0]] * sign[1] > 1.0)
-
-
-def footprint(track: Track) -> np.ndarray:
-    """Where the track would be drawn, [time, height, width] in [0, 1]; frames where it is not seen are empty."""
-    drawn = np.zeros((len(track.status), HEIGHT, WIDTH), dtype=np.float32)
-    seen = track.seen
-    if seen.any() and track.shape is not None:
-        drawn[seen] = coverage(track.shape, float(np.median(track.radius[seen])), track.position[seen])
-    return drawn

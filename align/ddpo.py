@@ -54,7 +54,7 @@ class DDPO:
     )
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
-    def check(self, policy: Policy) -> None:
+    def check(self, policy: Policy, reward: "Reward") -> None:
         if self.group_size < 2 and self.advantage == "group":
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
         if self.clip_range <= 0:

@@ -12,7 +12,7 @@ replaying clip by clip moved it by 1e-7 (fp32) and 3e-6 (bf16).
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +26,7 @@ from core.errors import UserError
 from core.randomness import seed_for, torch_generator
 
 if TYPE_CHECKING:
-    from reward.protocol import Reward, Scores
+    from reward.protocol import Reward
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,44 @@ class Part:
     condition: Condition
     advantage: Tensor
     weight: Tensor
+    extra: dict[str, Tensor]
     share: float
 
 
 @dataclass(frozen=True)
 class Experience:
-    """This process's samples, ready for the loss, and what to log about them."""
+    """This process's samples, ready for the loss, and what to log about them.
+
+    num_sampled: clips that this process has drawn for it, which may be more than are learned from.
+    extra: what one algorithm needs beyond the common, each [n, S, ...] as the trajectory is.
+    """
 
     trajectory: sampler.Trajectory
     condition: Condition
     advantage: Tensor
     weight: Tensor
     metrics: dict[str, float]
+    num_sampled: int
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, index: Tensor) -> "Experience":
+        """The clips at `index` (long tensor), in its order."""
+        path = self.trajectory
+        return replace(
+            self,
+            trajectory=sampler.Trajectory(
+                latents=path.latents[index],
+                steps=path.steps,
+                before=path.before[index],
+                after=path.after[index],
+                mean=path.mean[index],
+                log_prob=path.log_prob[index],
+            ),
+            condition=take(self.condition, index),
+            advantage=self.advantage[index],
+            weight=self.weight[index],
+            extra=take(self.extra, index),
+        )
 
     def parts(self, batch: int, update: int, updates: int) -> Iterator[Part]:
         """The parts of optimizer step `update` of `updates`: whole forwards of `batch` clips, one denoising step each.
@@ -99,6 +125,7 @@ class Experience:
                     condition=take(self.condition, rows),
                     advantage=self.advantage[rows],
                     weight=self.weight[rows],
+                    extra={name: value[rows, index] for name, value in self.extra.items()},
                     share=size / (rows_in_update * len(path.steps)),
                 )
 
@@ -113,7 +140,68 @@ def experience(rollout: Rollout, advantages: Advantages) -> Experience:
         advantage=advantages.value[rows].to(device),
         weight=advantages.weight[rows].to(device),
         metrics=rollout.metrics | {"align/dead_groups": advantages.dead},
+        num_sampled=len(rollout.rows),
     )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everybody's scores in global order, and what to log about them.
+
+    reward, valid [n]: as in `Rollout`. slope: d reward / d latents of this process's rows if it was asked for, 0 where
+    the reward is not finite.
+    """
+
+    reward: Tensor
+    valid: Tensor
+    slope: Tensor | None
+    metrics: dict[str, float]
+
+
+def judge(
+    policy: Policy,
+    reward: "Reward",
+    latents: Tensor,
+    prompts: Sequence[str],
+    rows: range,
+    step: int,
+    with_slope: bool = False,
+) -> Verdict:
+    """Decode and judge this process's clean `latents`, which are the `rows` of everybody's `prompts`.
+
+    Raises: UserError if the reward fails, or if no reward at all is finite.
+    """
+    mine = [prompts[row] for row in rows]
+    total, components, slope, judging = _scores(policy, reward, latents, mine, with_slope)
+    names = list(components)
+    table = torch.stack([total, *(components[name] for name in names)], 1).to(policy.accelerator.device)
+    table = policy.accelerator.gather(table).double().cpu()
+    scores, valid = table[:, 0], table[:, 0].isfinite()
+    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
+        logging.getLogger(__name__).warning(
+            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
+            reward.name, float(scores[row]), row, step + 1, prompts[row],
+        )  # fmt: skip
+    if not valid.any():
+        raise UserError(
+            f"reward '{reward.name}' gave no finite value for any of the {len(prompts)} samples of step {step + 1} "
+            f"(first prompt: '{prompts[0]}'); check the reward on a few clips with `soralign reward score`"
+        )
+    metrics = {
+        "reward/total": float(scores[valid].mean()),
+        "reward/std": float(scores[valid].std(correction=0)),
+        "reward/masked": float((~valid).sum()),
+        "time/reward_seconds": judging,
+    }
+    for column, name in enumerate(names, start=1):
+        values = table[:, column]
+        if (good := values[values.isfinite()]).numel():
+            metrics[f"reward/{name}"] = float(good.mean())
+    sign = 1.0 if reward.higher_is_better else -1.0
+    if slope is not None:
+        kept = valid[rows.start : rows.stop].reshape(-1, *[1] * (slope.dim() - 1)).to(slope.device)
+        slope = torch.where(kept, sign * slope, 0.0)
+    return Verdict(sign * scores, valid, slope, metrics)
 
 
 def roll_out(
@@ -149,36 +237,10 @@ def roll_out(
     rng = [torch_generator(seed, "exploration", step, row) for row in rows]
     condition = policy.condition(mine)
     trajectory = policy.sample(condition, noise, kind=kind, eta=eta, window=window, rng=rng)
-    total, components, judging = _judge(policy, reward, trajectory.latents, mine)
-    sampling = time.perf_counter() - begin - judging
-
-    names = list(components)
-    table = torch.stack([total, *(components[name] for name in names)], 1).to(policy.accelerator.device)
-    table = policy.accelerator.gather(table).double().cpu()
-    scores, valid = table[:, 0], table[:, 0].isfinite()
-    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
-        logging.getLogger(__name__).warning(
-            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
-            reward.name, float(scores[row]), row, step + 1, everyone[row],
-        )  # fmt: skip
-    if not valid.any():
-        raise UserError(
-            f"reward '{reward.name}' gave no finite value for any of the {len(everyone)} samples of step {step + 1} "
-            f"(first prompt: '{everyone[0]}'); check the reward on a few clips with `soralign reward score`"
-        )
-    metrics = {
-        "reward/total": float(scores[valid].mean()),
-        "reward/std": float(scores[valid].std(correction=0)),
-        "reward/masked": float((~valid).sum()),
-        "time/sample_seconds": sampling,
-        "time/reward_seconds": judging,
-    }
-    for column, name in enumerate(names, start=1):
-        values = table[:, column]
-        if (good := values[values.isfinite()]).numel():
-            metrics[f"reward/{name}"] = float(good.mean())
-    sign = 1.0 if reward.higher_is_better else -1.0
-    return Rollout(trajectory, condition, everyone, rows, sign * scores, valid, metrics)
+    verdict = judge(policy, reward, trajectory.latents, everyone, rows, step)
+    elapsed = time.perf_counter() - begin
+    metrics = verdict.metrics | {"time/sample_seconds": elapsed - verdict.metrics["time/reward_seconds"]}
+    return Rollout(trajectory, condition, everyone, rows, verdict.reward, verdict.valid, metrics)
 
 
 def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:
@@ -193,27 +255,37 @@ def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:
     return range(rank * share, (rank + 1) * share)
 
 
-@torch.no_grad()
-def _judge(
-    policy: Policy, reward: "Reward", latents: Tensor, prompts: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor], float]:
-    """(total [n], components, seconds the reward took), decoding and judging `policy.batch` clips at a time."""
-    scores: list[Scores] = []
+def _scores(
+    policy: Policy, reward: "Reward", latents: Tensor, prompts: Sequence[str], with_slope: bool
+) -> tuple[Tensor, dict[str, Tensor], Tensor | None, float]:
+    """(total [n], components, d total / d latents, seconds the reward took), `policy.batch` clips at a time."""
+    totals: list[Tensor] = []
+    components: dict[str, list[Tensor]] = {}
+    slopes: list[Tensor] = []
     seconds = 0.0
     for start in range(0, len(latents), policy.batch):
         rows = slice(start, start + policy.batch)
-        frames = policy.generator.decode(latents[rows])
-        begin = time.perf_counter()
-        try:
-            scores.append(reward(frames, list(prompts[rows])))
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first prompt "
-                f"'{prompts[rows][0]}': {type(error).__name__}: {error} (--debug shows where)"
-            ) from error
-        seconds += time.perf_counter() - begin
-    total = torch.cat([score.total.float().cpu() for score in scores])
-    names = [name for name in scores[0].parts if name != "total"]
-    return total, {name: torch.cat([score.parts[name].float().cpu() for score in scores]) for name in names}, seconds
+        with torch.set_grad_enabled(with_slope):
+            clean = latents[rows].detach().requires_grad_(with_slope)
+            frames = policy.generator.decode(clean)
+            begin = time.perf_counter()
+            try:
+                score = reward(frames, list(prompts[rows]))
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first "
+                    f"prompt '{prompts[rows][0]}': {type(error).__name__}: {error} (--debug shows where)"
+                ) from error
+            seconds += time.perf_counter() - begin
+        if with_slope:
+            if not score.total.requires_grad:
+                raise UserError(f"reward '{reward.name}' says it is differentiable but its score carries no gradient")
+            slopes += torch.autograd.grad(score.total.sum(), clean)
+        totals.append(score.total.detach().float().cpu())
+        for name, value in score.parts.items():
+            if name != "total":
+                components.setdefault(name, []).append(value.detach().float().cpu())
+    joined = {name: torch.cat(values) for name, values in components.items()}
+    return torch.cat(totals), joined, torch.cat(slopes) if slopes else None, seconds

@@ -48,7 +48,7 @@ class GRPO:
     )
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
-    def check(self, policy: Policy) -> None:
+    def check(self, policy: Policy, reward: "Reward") -> None:
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
         if self.clip_range <= 0 or self.kl_limit <= 0:

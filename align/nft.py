@@ -40,7 +40,7 @@ class NFT:
     old_decay: float = option(0.0, "share of the sampling policy kept at every step; 0 = sample with the newest")
     kl_weight: float = option(0.0, "weight of the squared velocity difference to the reference (adapters off)")
 
-    def check(self, policy: Policy) -> None:
+    def check(self, policy: Policy, reward: "Reward") -> None:
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
         if not 1 <= self.levels <= policy.num_steps:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Algorithm(Protocol):
     """One way to move a policy toward a reward."""
 
-    def check(self, policy: Policy) -> None:
-        """Refuse settings that do not fit the policy, before any time is spent (UserError)."""
+    def check(self, policy: Policy, reward: "Reward") -> None:
+        """Refuse settings that do not fit the policy or the reward, before any time is spent (UserError)."""
         ...
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:

@@ -112,7 +112,7 @@ def train(
     network.eval()  # for good: dropout would make replay differ from sampling
     velocity = Velocity(generator)
     policy = Policy(generator, velocity, parameters, accelerator, config.denoising_steps, config.guidance, config.batch)
-    algorithm.check(policy)
+    algorithm.check(policy, reward)
     velocity.own.update(algorithm.modules(policy))
     policy.model, prepared = accelerator.prepare(velocity, _optimizer(velocity, parameters, algorithm, config))
     prompt_set = PromptSet(tuple(prompts), config.seed)
@@ -124,7 +124,7 @@ def train(
     name = type(algorithm).__name__
     for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
         experience = algorithm.collect(policy, reward, prompt_set.at(step, config.prompts_per_step), config.seed, step)
-        samples += len(experience.advantage) * accelerator.num_processes
+        samples += experience.num_sampled * accelerator.num_processes
         for group in prepared.param_groups:  # AdamW's first steps have full size however noisy the gradient is:
             # without warm-up they moved the sandbox policy ten times as far as later ones, in no direction.
             group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1))

@@ -5,12 +5,15 @@ A difference is utility of a less utility of b; a choice is 0 (a), 1 (tie) or 2 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from core.randomness import numpy_generator
 from reward.bradley_terry import TIE, A, B, rao_kupper_loss
 
 Numbers = NDArray[np.float64]
@@ -65,11 +68,41 @@ def calibration(difference: Tensor, votes: Tensor) -> tuple[float, float]:
     return float(np.exp(found.x[0])), float(max(np.logaddexp(0.0, found.x[1]), 1e-6))
 
 
-def expected_calibration_error(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
-    """Mean |confidence - accuracy| over bins of equal mass.
+@dataclass(frozen=True)
+class Bin:
+    """One point of a reliability curve: n predictions, their mean confidence, and the share of them that was right."""
 
-    Args: probability [n] given to the side that was predicted, in [0.5, 1]; right [n] 0 or 1.
+    confidence: float
+    accuracy: float
+    n: int
+
+
+def reliability_curve(probability: Numbers, right: Numbers, num_bins: int = 10) -> list[Bin]:
+    """Bins of equal mass from the least to the most confident; fewer of them where 15 predictions would not fill one.
+
+    Args: probability [n] given to the side that was predicted, in [0.5, 1]; right [n] in [0, 1].
     """
-    bins = np.array_split(np.argsort(probability, kind="stable"), min(num_bins, max(1, len(probability) // 15)))
-    gaps = [len(rows) * abs(probability[rows].mean() - right[rows].mean()) for rows in bins if len(rows)]
-    return float(sum(gaps) / len(probability)) if len(probability) else float("nan")
+    count = min(num_bins, max(1, len(probability) // 15))
+    bins = np.array_split(np.argsort(probability, kind="stable"), count)
+    return [Bin(float(probability[rows].mean()), float(right[rows].mean()), len(rows)) for rows in bins if len(rows)]
+
+
+def expected_calibration_error(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
+    """Mean |confidence - accuracy| over the bins of the reliability curve. Arguments as there."""
+    curve = reliability_curve(probability, right, num_bins)
+    total = sum(one.n for one in curve)
+    return sum(one.n * abs(one.confidence - one.accuracy) for one in curve) / total if total else float("nan")
+
+
+def calibration_floor(probability: Numbers, num_bins: int = 10, num_draws: int = 200, seed: int = 0) -> float:
+    """The calibration error that chance alone leaves: its mean when every prediction is right exactly as often as its
+    probability says. It is no 0: ten bins of twenty pairs show .08. Arguments as for `reliability_curve`."""
+    rng = numpy_generator(seed, "calibration floor")
+    draws = (rng.random((num_draws, len(probability))) < probability).astype(np.float64)
+    return float(np.mean([expected_calibration_error(probability, right, num_bins) for right in draws]))
+
+
+def brier_score(chances: Numbers, votes: Numbers) -> float:
+    """Mean squared distance of chances [n, class] from votes [n, class], summed over classes: 0 is perfect, two equal
+    classes guessed by halves give .5. Source: Brier 1950."""
+    return float(((chances - votes) ** 2).sum(1).mean()) if len(chances) else float("nan")

@@ -54,3 +54,29 @@ def _confidence(difference: torch.Tensor, log_theta: float, choice: torch.Tensor
     two = log_probabilities(difference, torch.tensor(log_theta)).exp()[choice != TIE][:, [A, B]].numpy()
     right = accuracy.correct_without_ties(difference.numpy(), choice.numpy())
     return two.max(1) / two.sum(1), right[np.isfinite(right)]
+
+
+def test_the_reliability_curve_of_a_known_liar() -> None:
+    probability, right = np.repeat([0.6, 0.9], 30), np.repeat([1.0, 0.0], 30)
+    low, high = accuracy.reliability_curve(probability, right, num_bins=2)
+    assert (low.confidence, low.accuracy, low.n) == (pytest.approx(0.6), 1.0, 30)
+    assert (high.confidence, high.accuracy, high.n) == (pytest.approx(0.9), 0.0, 30)
+    assert accuracy.expected_calibration_error(probability, right, num_bins=2) == pytest.approx((0.4 + 0.9) / 2)
+
+
+def test_the_calibration_floor_is_what_an_honest_model_shows_and_falls_with_the_number_of_pairs() -> None:
+    rng = np.random.default_rng(3)
+    probability = rng.uniform(0.5, 1.0, 4000)
+    right = (rng.random(4000) < probability).astype(float)
+    shown = [
+        accuracy.expected_calibration_error(probability[i : i + 200], right[i : i + 200]) for i in range(0, 4000, 200)
+    ]
+    assert accuracy.calibration_floor(probability[:200]) == pytest.approx(np.mean(shown), abs=0.01)
+    assert accuracy.calibration_floor(probability) < 0.5 * accuracy.calibration_floor(probability[:200])
+
+
+def test_brier_score_of_certain_and_of_guessed_chances() -> None:
+    votes = np.eye(2)
+    assert accuracy.brier_score(votes, votes) == 0
+    assert accuracy.brier_score(np.full((2, 2), 0.5), votes) == 0.5
+    assert accuracy.brier_score(votes[::-1], votes) == 2

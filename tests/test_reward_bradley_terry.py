@@ -5,7 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reward.bradley_terry import TIE, A, B, bradley_terry_loss, log_probabilities, rao_kupper_loss
+from reward.bradley_terry import (
+    LOSSES,
+    TIE,
+    A,
+    B,
+    bradley_terry_loss,
+    davidson_log_probabilities,
+    davidson_loss,
+    log_probabilities,
+    margin_loss,
+    rao_kupper_loss,
+    regression_loss,
+)
 
 
 def test_probabilities_sum_to_one_and_mirror_when_the_sides_swap() -> None:
@@ -62,3 +74,61 @@ def test_recovers_planted_utilities_and_indifference() -> None:
     found = learned.detach().numpy()
     np.testing.assert_allclose(found - found.mean(), planted, atol=0.12)
     assert float(F.softplus(raw.detach()).exp()) == pytest.approx(planted_theta, rel=0.06)
+
+
+def test_davidsons_ties_keep_their_ratio_and_their_chance_at_zero() -> None:
+    difference, nu = torch.linspace(-9, 9, 37, dtype=torch.float64), 1.7
+    chances = davidson_log_probabilities(difference, torch.tensor(nu).log().double()).exp()
+    torch.testing.assert_close(chances.sum(-1), torch.ones(37, dtype=torch.float64))
+    ratio = chances[:, TIE] ** 2 / (chances[:, A] * chances[:, B])
+    torch.testing.assert_close(ratio, torch.full_like(ratio, nu**2))
+    assert float(chances[18, TIE]) == pytest.approx(nu / (2 + nu))
+    torch.testing.assert_close(chances[:, A] / chances[:, B], difference.exp())
+
+
+def test_a_margin_of_zero_is_bradley_terry_with_ties_as_halves_and_a_margin_asks_for_more() -> None:
+    difference = torch.tensor([-2.0, 0.3, 1.7], dtype=torch.float64)
+    votes = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0.2, 0, 0.8]], dtype=torch.float64)
+    plain = bradley_terry_loss(difference, votes[:, A] + votes[:, TIE] / 2)
+    torch.testing.assert_close(margin_loss(difference, votes), plain)
+    shifted = bradley_terry_loss(difference[:1] - 0.57, votes[:1, A])
+    torch.testing.assert_close(margin_loss(difference[:1], votes[:1], 0.57), shifted)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_falls_toward_the_winner_ignores_the_unasked_and_weighs_votes(name: str) -> None:
+    width = torch.tensor(-0.5, dtype=torch.float64)
+    votes = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 1.0]], dtype=torch.float64)
+    difference = torch.tensor([0.2, 5.0, 0.4], dtype=torch.float64, requires_grad=True)
+    loss = LOSSES[name](difference, votes, width, 0.3)
+    (gradient,) = torch.autograd.grad(loss, difference)
+    assert gradient[0] < 0 and gradient[1] == 0 and gradient[2] > 0
+    asked = LOSSES[name](difference[[0, 2]], votes[[0, 2]], width, 0.3)
+    torch.testing.assert_close(loss, asked)
+    weighted = LOSSES[name](difference[[0, 2]], votes[[0, 2]] * torch.tensor([[3.0], [1.0]]).double(), width, 0.3)
+    repeated = LOSSES[name](difference[[0, 0, 0, 2]], votes[[0, 0, 0, 2]], width, 0.3)
+    torch.testing.assert_close(weighted, repeated)
+
+
+def test_davidson_recovers_a_planted_rate_of_ties() -> None:
+    votes = torch.tensor([[40.0, 30.0, 30.0]], dtype=torch.float64)
+    difference, log_nu = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimizer = torch.optim.LBFGS([difference, log_nu], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = davidson_loss(difference, votes, log_nu)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert difference.item() == pytest.approx(np.log(4 / 3), abs=1e-4)
+    assert float(log_nu.exp()) == pytest.approx(30 / np.sqrt(40 * 30), abs=1e-4)
+
+
+def test_regression_leaves_out_ratings_that_were_not_given() -> None:
+    utility = torch.tensor([1.0, 2.0, 7.0], requires_grad=True)
+    loss = regression_loss(utility, torch.tensor([0.0, 4.0, float("nan")]))
+    assert float(loss) == pytest.approx((1 + 4) / 2)
+    (gradient,) = torch.autograd.grad(loss, utility)
+    torch.testing.assert_close(gradient, torch.tensor([1.0, -2.0, 0.0]))

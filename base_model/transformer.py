@@ -17,6 +17,7 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
 from base_model.dit.blocks import Block, modulate
+from base_model.dit.patches import grid_of, patchify, unpatchify
 from base_model.dit.position import rotary_table
 
 
@@ -82,28 +83,26 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             pooled: [B, pooled_width].
             known: [B, T, H, W], True where the latents are given clean, as in image to video; None = nowhere.
         """
-        b, c, t, h, w = latents.shape
-        p = self.patch_size
-        x = (
-            latents.reshape(b, c, t, h // p, p, w // p, p)
-            .permute(0, 2, 3, 5, 1, 4, 6)
-            .reshape(b, t * h * w // p**2, c * p * p)
-        )
-        x = self.patch_in(x)
+        patch = (1, self.patch_size, self.patch_size)
+        grid = grid_of(latents.shape, patch)
+        x = self.patch_in(patchify(latents, patch))
         if known is not None:
-            cells = known.reshape(b, t, h // p, p, w // p, p).transpose(3, 4).reshape(b, -1, p * p)
-            x = x + self.known_in(cells.to(x.dtype))
-        condition = self.time_out(
-            F.silu(self.time_in(sigma_embedding(sigma, self.time_in.in_features).to(latents.dtype)))
-        )
-        condition = condition + self.pooled_in(pooled)
+            x = x + self.known_in(patchify(known[:, None], patch).to(x.dtype))
+        condition = self.condition(sigma, pooled)
         text = self.text_norm(text)
-        cos, sin = rotary_table((t, h // p, w // p), self.head_dim)
+        cos, sin = rotary_table(grid, self.head_dim)
         table = (cos.to(latents.device), sin.to(latents.device))
         words = mask[:, None, None, :]
         for block in self.blocks:
             x = block(x, condition, text, table, words)
+        return unpatchify(self.velocity_of(x, condition[:, None]), grid, patch)
+
+    def condition(self, sigma: Tensor, pooled: Tensor) -> Tensor:
+        """What adaLN listens to, [B, width]: noise level [B] and prompt vector [B, pooled_width]."""
+        level = sigma_embedding(sigma, self.time_in.in_features).to(pooled.dtype)
+        return self.time_out(F.silu(self.time_in(level))) + self.pooled_in(pooled)
+
+    def velocity_of(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The last layer: tokens [B, token, width] to velocities of their cells; condition [B, 1 or token, width]."""
         shift, scale = self.modulation_out(F.silu(condition)).chunk(2, dim=-1)
-        x = self.patch_out(modulate(self.norm_out(x), shift, scale))
-        x = x.reshape(b, t, h // p, w // p, c, p, p).permute(0, 4, 1, 2, 5, 3, 6)
-        return x.reshape(b, c, t, h, w)
+        return self.patch_out(modulate(self.norm_out(x), shift, scale))

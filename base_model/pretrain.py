@@ -7,12 +7,14 @@ gives the same weights as an unbroken run. Data are drawn from the sandbox world
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
-from base_model.world.spec import FAMILIES, HEIGHT, NUM_FRAMES, WIDTH
+from base_model.world.spec import COLOURS, FAMILIES, HEIGHT, NUM_FRAMES, SHAPES, SIZES, WIDTH, Direction, SceneSpec
 from core.errors import UserError
 from core.files import replacing
 from core.progress import track
@@ -53,6 +55,17 @@ class PretrainConfig:
     ema: float = _option(0.0, "decay of the moving average of the weights; 0 = none")
     num_clips: int = _option(3000, "different clips in the training pool")
     noise: float = _option(0.25, "share of clips spoilt with web noise")
+    start: str = _option("", "folder of trained weights to go on from; empty = from nothing")
+    latent_noise: float = _option(
+        0.0,
+        "codec: above 0 the decoder alone goes on from `start`, on latents with up to this much noise, in standard "
+        "deviations, as a transformer draws them",
+    )
+    hard_negatives: int = _option(
+        0,
+        "clip: above 0 the image tower alone goes on from `start`, against this many captions per clip that differ "
+        "in one word",
+    )
     kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
     shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
     caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
@@ -65,8 +78,9 @@ class PretrainConfig:
         default_factory=lambda: [f"{NUM_FRAMES}x{HEIGHT}x{WIDTH}"],
         metadata={"help": "transformer: frames x height x width of the clips; the first is the usual one"},
     )
-    latents: str = _option("", "transformer: folder for the encoded clips, filled where they are missing")
-    start: str = _option("", "transformer: folder of a trained transformer to go on from; empty = from nothing")
+    latents: str = _option(
+        "", "transformer: folder for the encoded clips, filled where they are missing; empty = in the run"
+    )
     compile: bool = _option(False, "transformer: compile the blocks, half again as fast after the first minutes")
     codec: str = _option("", "transformer: folder of the trained codec")
     clip: str = _option("", "transformer: folder of the trained CLIP")
@@ -106,10 +120,16 @@ class CodecPart:
             frames.append(pixels)
             centres.append(clip.state["position"][:, 0])
         self.frames, self.centres = np.stack(frames), np.stack(centres)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.seed, "codec weights"))
-            self.network = CausalVideoVAE()
-        self._start_from_principal_components()
+        if config.start:
+            self.network = CausalVideoVAE.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for(config.seed, "codec weights"))
+                self.network = CausalVideoVAE()
+            self._start_from_principal_components()
+        if config.latent_noise:
+            for layer in (self.network.first_in, self.network.rest_in, self.network.encoder, self.network.moments):
+                layer.requires_grad_(False)
 
     def crops(self, count: int, rng: np.random.Generator) -> Tensor:
         """Pixels in [-1, 1], [count, time, 3, CROP, CROP]."""
@@ -140,6 +160,8 @@ class CodecPart:
 
     def loss(self, step: int) -> Tensor:
         x = self.crops(self.config.batch, numpy_generator(self.config.seed, "codec step", step))
+        if self.config.latent_noise:
+            return self._decoder_loss(x, step)
         done = step / self.config.steps
         weight = self.config.kl_weight * (1.0 - 0.8 * max(0.0, done - 0.6) / 0.4)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
@@ -149,9 +171,24 @@ class CodecPart:
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         return F.mse_loss(y.float(), x) + weight * kl
 
+    def _decoder_loss(self, x: Tensor, step: int) -> Tensor:
+        """Squared error from latents with noise of a level drawn evenly for each clip; the latents stay what they are,
+        so a transformer trained on them stays valid."""
+        rng = torch_generator(self.config.seed, "codec noise", step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+            with torch.no_grad():
+                raw, _ = self.network.encode_moments(x)
+            _, std = self.network._statistics(raw.shape[2])
+            level = self.config.latent_noise * torch.rand(len(raw), 1, 1, 1, 1, generator=rng)
+            y = self.network.decode_raw(raw + level * std * torch.randn(raw.shape, generator=rng))
+        return F.mse_loss(y.float(), x)
+
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """The codec with the statistics of its latents in the config."""
+        """The codec with the statistics of its latents in the config; they stay while the encoder does."""
+        if self.config.latent_noise:
+            self.network.half().save_pretrained(folder)
+            return
         raw = []
         for start in range(0, min(512, len(self.frames)), 16):
             frames = torch.from_numpy(self.frames[start : start + 16]).float() / 255.0
@@ -170,15 +207,22 @@ class ClipPart:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        frames, captions = [], []
+        frames, captions, specs = [], [], []
         for pixels, clip in pool(config, config.num_clips, stride=2):
             frames.append(pixels)
             captions.append([caption(clip.spec, style) for style in ("short", "descriptive")])
-        self.frames, self.captions = np.stack(frames), captions
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.seed, "clip weights"))
-            self.network = SandboxClip()
-        self.network.clip.logit_scale.data.fill_(math.log(1 / 0.07))
+            specs.append(clip.spec)
+        self.frames, self.captions, self.specs = np.stack(frames), captions, specs
+        if config.start:
+            self.network = SandboxClip.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for(config.seed, "clip weights"))
+                self.network = SandboxClip()
+            self.network.clip.logit_scale.data.fill_(math.log(1 / 0.07))
+        if config.hard_negatives:
+            self.network.requires_grad_(False)
+            self.network.clip.visual.requires_grad_(True)
 
     def loss(self, step: int) -> Tensor:
         rng = numpy_generator(self.config.seed, "clip step", step)
@@ -186,17 +230,52 @@ class ClipPart:
         start = int(rng.integers(3))
         frames = torch.from_numpy(self.frames[rows][:, [start, start + 3, start + 6]]).float() / 255.0
         words = [self.captions[row][int(rng.random() < 0.6)] for row in rows]
+        near = [
+            caption(other_word(self.specs[row], rng), "descriptive")
+            for row in rows
+            for _ in range(self.config.hard_negatives)
+        ]
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
             videos, texts = self.network.encode_videos(frames), self.network.encode_text(words)
+            wrong = self.network.encode_text(near) if near else None
         similarity = videos.float() @ texts.float().T * self.network.clip.logit_scale.exp().clamp(max=60.0)
         _, identity = np.unique(words, return_inverse=True)
         twins = torch.from_numpy(identity[:, None] == identity[None, :]).fill_diagonal_(False)
         similarity = similarity.masked_fill(twins, -1e4)  # the same caption elsewhere in the batch is no wrong answer
         target = torch.arange(len(rows))
-        return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+        columns = similarity.T
+        if wrong is not None:
+            wrong = wrong.float().unflatten(0, (len(rows), -1))
+            scores = torch.einsum("bd,bnd->bn", videos.float(), wrong) * self.network.clip.logit_scale.exp().clamp(
+                max=60.0
+            )
+            similarity = torch.cat([similarity, scores], dim=1)
+        return (F.cross_entropy(similarity, target) + F.cross_entropy(columns, target)) / 2
 
     def save(self, folder: Path) -> None:
         self.network.half().save_pretrained(folder)
+
+
+def other_word(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
+    """The scene with one thing said of it changed: a colour, shape or size of one object, the family, the direction."""
+    which = int(rng.integers(len(spec.objects)))
+    item = spec.objects[which]
+    kind = ("colour", "shape", "size", "family", "direction")[int(rng.integers(5))]
+
+    def another(options: Sequence[str], now: str | None) -> str:
+        left = [option for option in options if option != now]
+        return left[int(rng.integers(len(left)))]
+
+    if kind == "family":
+        family = another(FAMILIES, spec.family)
+        return replace(spec, family=family, direction=None if family in ("static", "bounce") else spec.direction)
+    if kind == "direction" and spec.direction:
+        ways = ("left", "right", "up", "down") if spec.family == "uniform" else ("left", "right")
+        return replace(spec, direction=cast(Direction, another(ways, spec.direction)))
+    field_of = {"shape": SHAPES, "size": tuple(SIZES)}.get(kind, tuple(COLOURS))
+    name = kind if kind in ("shape", "size") else "colour"
+    changed = replace(item, **{name: another(field_of, getattr(item, name))})
+    return replace(spec, objects=(*spec.objects[:which], changed, *spec.objects[which + 1 :]))
 
 
 class TransformerPart:
@@ -263,7 +342,7 @@ class TransformerPart:
 SHARD = 512  # clips per file of latents
 
 
-def sizes_of(size: str) -> tuple[int, int, int]:
+def parse_size(size: str) -> tuple[int, int, int]:
     """(frames, height, width) of a text like "17x64x64". Raises: UserError."""
     parts = size.split("x")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
@@ -278,21 +357,24 @@ def latent_pool(config: PretrainConfig, vae: CausalVideoVAE, size: str) -> tuple
     """Latents fp16 [clip, C, T, H, W] and prompts of the training clips of one size ("17x64x64").
 
     Written file by file to `config.latents`, so a run that was killed, or a second one, does not encode them again.
-    The first size has `num_clips` clips, each other one an eighth of that.
+    The first size has `num_clips` clips, each other one an eighth of that. Raises: UserError for a folder whose clips
+    come from another recipe.
     """
-    num_frames, height, width = sizes_of(size)
-    count = math.ceil((config.num_clips if size == config.sizes[0] else config.num_clips / 8) / SHARD)
+    num_frames, height, width = parse_size(size)
+    count = config.num_clips if size == config.sizes[0] else max(1, config.num_clips // 8)
+    source = json.dumps([_sha256(Path(config.codec)), config.seed, config.noise, *config.families])
     folder = Path(config.latents) / size
-    folder.mkdir(parents=True, exist_ok=True)
+    seed = seed_for(config.seed, f"pretrain/{config.part}")
     latents, prompts = [], []
-    for number in track(range(count), f"encoding {size} clips"):
-        path = folder / f"{number:04d}.npz"
+    for start in track(range(0, count, SHARD), f"encoding {size} clips"):
+        path = folder / f"{start // SHARD:04d}.npz"
         if not path.is_file():
+            stop = min(start + SHARD, count)
             encoded, words = [], []
-            for start in range(number * SHARD, (number + 1) * SHARD, 16):
+            for first in range(start, stop, 16):
                 clips = [
                     make_clip(
-                        seed_for(config.seed, f"pretrain/{config.part}"),
+                        seed,
                         index,
                         noise=config.noise,
                         families=config.families,
@@ -300,17 +382,27 @@ def latent_pool(config: PretrainConfig, vae: CausalVideoVAE, size: str) -> tuple
                         height=height,
                         width=width,
                     )
-                    for index in range(start, start + 16)
+                    for index in range(first, min(first + 16, stop))
                 ]
                 words += [clip.prompt for clip in clips]
                 with torch.no_grad():
                     encoded.append(vae.encode(torch.from_numpy(np.stack([clip.frames for clip in clips]))).half())
             with replacing(path) as temporary:
-                np.savez(temporary, latents=torch.cat(encoded).numpy(), prompts=np.array(words))
+                np.savez(temporary, latents=torch.cat(encoded).numpy(), prompts=np.array(words), source=source)
         with np.load(path) as stored:
+            if str(stored["source"]) != source or len(stored["latents"]) != min(SHARD, count - start):
+                raise UserError(
+                    f"the latents in '{path}' are of another recipe (codec, seed, noise, families or num_clips); "
+                    "give an empty folder for latents"
+                )
             latents.append(torch.from_numpy(stored["latents"]))
             prompts += stored["prompts"].tolist()
     return torch.cat(latents), prompts
+
+
+def _sha256(folder: Path) -> str:
+    """Of the weights saved in a folder."""
+    return hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
 
 
 def check(config: PretrainConfig) -> None:
@@ -318,9 +410,21 @@ def check(config: PretrainConfig) -> None:
     for name in ("steps", "batch", "warmup", "num_clips", "save_every"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
-    for name in ("noise", "decay", "ema", "caption_dropout"):
+    for name in ("noise", "decay", "ema", "caption_dropout", "given"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
+    for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
+        if getattr(config, name) < 0 or (getattr(config, name) and not (config.part == part and config.start)):
+            raise UserError(
+                f"{name} is {getattr(config, name)}; above 0 it goes on from trained weights of the {part}: give "
+                f"part {part} and start, or 0"
+            )
+    for size in config.sizes:
+        parse_size(size)
+    if unknown := [name for name in config.families if name not in FAMILIES]:
+        raise UserError(f"family '{unknown[0]}' is unknown; known: {', '.join(FAMILIES)}")
+    if config.start and not (Path(config.start) / "config.json").is_file():
+        raise UserError(f"start is '{config.start}', which holds no config.json; give the folder of a trained part")
     for name in ("codec", "clip") if config.part == "transformer" else ():
         if not (Path(getattr(config, name)) / "config.json").is_file():
             raise UserError(
@@ -369,6 +473,8 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """
     check(config)
     run = Run.open(Path(out), asdict(config))
+    if not config.latents:
+        config = replace(config, latents=str(run.folder / "latents"))
     part = PARTS[config.part](config)
     if config.compile and isinstance(part, TransformerPart):
         torch._dynamo.config.recompile_limit = 32  # one compilation for each size of clip
@@ -376,7 +482,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             block.compile(dynamic=False)
     low_precision = config.part == "transformer" and fast_dtype() == torch.bfloat16
     network = (part.network.bfloat16() if low_precision else part.network).train()
-    live = dict(network.named_parameters())
+    live = {name: value for name, value in network.named_parameters() if value.requires_grad}
     master = {name: value.detach().float().clone().requires_grad_() for name, value in live.items()}
     average = {name: value.detach().clone() for name, value in master.items()}
     optimizers = _optimizers(config, master)

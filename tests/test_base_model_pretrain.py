@@ -13,6 +13,7 @@ from base_model.native import nano
 from base_model.pretrain import PretrainConfig, check, pretrain, rate
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
+from base_model.world.spec import ObjectSpec, SceneSpec
 from core.errors import UserError
 from core.randomness import numpy_generator
 from core.run import read_metrics
@@ -87,6 +88,12 @@ def test_without_decay_the_rate_stays() -> None:
         ({"noise": 1.2}, "noise is 1.2"),
         ({"ema": -0.1}, "ema is -0.1"),
         ({"part": "transformer"}, "needs a trained codec"),
+        ({"latent_noise": 0.5}, "latent_noise is 0.5; .* give part codec and start"),
+        ({"part": "codec", "hard_negatives": 3}, "hard_negatives is 3"),
+        ({"start": "nowhere"}, "start is 'nowhere', which holds no config.json"),
+        ({"sizes": ["17x64"]}, "size '17x64' is not FRAMESxHEIGHTxWIDTH"),
+        ({"sizes": ["17x32x64"]}, "smaller than the sandbox's own 17x64x64"),
+        ({"families": ["dance"]}, "family 'dance' is unknown"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_it_starts(
@@ -106,7 +113,7 @@ def test_the_shipped_recipes_can_run() -> None:
         values = {k: float(v) if k == "learning_rate" else v for k, v in yaml.safe_load(path.read_text()).items()}
         config = PretrainConfig(**values)
         seen.add(config.part)
-        if config.part != "transformer":  # its parts are trained before it
+        if not config.start and config.part != "transformer":  # what they go on from is trained before them
             check(config)
     assert seen == {"codec", "clip", "transformer"}
 
@@ -121,7 +128,9 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
 ) -> None:
     config = _config(part, parts, ema=0.5)
     whole = pretrain(config, tmp_path / "whole")
-    kind = type(pretraining.PARTS[part](config))
+    kind = {"codec": pretraining.CodecPart, "clip": pretraining.ClipPart, "transformer": pretraining.TransformerPart}[
+        part
+    ]
     loss = kind.loss
 
     def stopped(self: object, step: int) -> torch.Tensor:
@@ -199,3 +208,56 @@ def test_the_loss_falls_on_a_few_clips(part: str, parts: Path, tmp_path: Path, m
     run = pretrain(config, tmp_path / "run")
     losses = [row["pretrain/loss"] for row in read_metrics(run.folder)]
     assert len(losses) == 12 and losses[-1] < 0.8 * losses[0], losses
+
+
+# --- going on from trained parts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_decoder_goes_on_alone_and_the_latents_stay(parts: Path, tmp_path: Path) -> None:
+    config = _config("codec", parts, start=str(parts / "codec"), latent_noise=0.5, learning_rate=1e-2)
+    run = pretrain(config, tmp_path / "run")
+    before, after = (
+        load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (parts / "codec", run.folder / "codec")
+    )
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name].half(), after[name])}
+    assert "decoder" in changed and not changed & {"encoder", "first_in", "rest_in", "moments"}
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_image_tower_goes_on_alone_and_the_words_stay(parts: Path, tmp_path: Path) -> None:
+    config = _config("clip", parts, start=str(parts / "clip"), hard_negatives=2, learning_rate=1e-2)
+    run = pretrain(config, tmp_path / "run")
+    before, after = (
+        load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (parts / "clip", run.folder / "clip")
+    )
+    changed = {name for name in before if not torch.equal(before[name].half(), after[name])}
+    assert changed and all(name.startswith("clip.visual.") for name in changed)
+
+
+def test_a_near_miss_differs_in_one_thing() -> None:
+    rng = numpy_generator(0, "near")
+    spec = SceneSpec("uniform", (ObjectSpec("red", "ball", "small"), ObjectSpec("blue", "square", "large")), "left")
+    kinds = set()
+    for _ in range(60):
+        other = pretraining.other_word(spec, rng)
+        pairs = list(zip(spec.objects, other.objects, strict=True))
+        differing = [
+            *(name for a, b in pairs for name in ("colour", "shape", "size") if getattr(a, name) != getattr(b, name)),
+            *(["family"] if other.family != spec.family else ["direction"] if other.direction != "left" else []),
+        ]
+        assert len(differing) == 1, other
+        kinds |= set(differing)
+    assert kinds == {"colour", "shape", "size", "family", "direction"}
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_encoded_clips_are_kept_and_those_of_another_recipe_refused(parts: Path, tmp_path: Path) -> None:
+    config = _config("transformer", parts, latents=str(tmp_path / "latents"), steps=1)
+    pretrain(config, tmp_path / "run")
+    stored = tmp_path / "latents" / "17x64x64" / "0000.npz"
+    written = stored.stat().st_mtime_ns
+    pretrain(config, tmp_path / "again")
+    assert stored.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="are of another recipe"):
+        pretrain(replace(config, noise=0.0), tmp_path / "other")

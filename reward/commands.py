@@ -1,4 +1,4 @@
-"""`soralign reward train|score|audit`: votes to a reward, videos to scores, and what a reward can be fooled by."""
+"""`soralign reward train|score|audit|serve`: votes to a reward, videos to scores, what fools it, and it over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH = 16  # videos judged at once
 
 def reward(argv: list[str]) -> None:
     """`soralign reward VERB ...`."""
-    verb(argv, {"train": train, "score": score, "audit": audit}, "soralign reward")
+    verb(argv, {"train": train, "score": score, "audit": audit, "serve": serve}, "soralign reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,21 @@ class Audit:
     num_videos: int = field(default=64, metadata={"help": "how many of the videos are tried"})
     out: str | None = field(default=None, metadata={"help": "file for the findings as JSON, beside the table"})
     seed: int = field(default=0, metadata={"help": "of noise and shuffling"})
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a reward over HTTP, for `--reward http://HOST:PORT`. The token is taken from the environment variable
+    SORALIGN_REWARD_TOKEN, here and by the client."""
+
+    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen on; any but this machine needs a token"}
+    )
+    port: int = field(default=8700, metadata={"help": "port to listen on; 0 takes a free one"})
+    device: str = field(default="cpu", metadata={"help": "where videos are judged, as cpu or cuda:1"})
+    max_mb: int = field(default=1024, metadata={"help": "size of one request in MB, at most"})
+    max_batch: int = field(default=32, metadata={"help": "videos judged in one call, at most"})
 
 
 def train(argv: list[str]) -> None:
@@ -133,6 +148,30 @@ def audit(argv: list[str]) -> None:
     print(f"correlation of the score with motion: {'-' if motion is None else f'{motion:+.2f}'}")
     if options.out is not None:
         atomic_write(options.out, json.dumps(told, indent=2) + "\n")
+
+
+def serve(argv: list[str]) -> None:
+    """serve a reward over HTTP"""
+    import os
+
+    import uvicorn
+
+    import reward as room
+    from reward.remote import TOKEN
+    from reward.server import Limits, application
+
+    options = parse(Serve, argv, "soralign reward serve", positional=("reward",))
+    token = os.environ.get(TOKEN) or None
+    if options.host not in ("127.0.0.1", "localhost", "::1") and token is None:
+        raise UserError(
+            f"--host {options.host} can be reached from outside: set {TOKEN}, here and where the client runs"
+        )
+    if options.max_mb < 1 or options.max_batch < 1:
+        raise UserError(f"max_mb and max_batch must be at least 1, seen {options.max_mb} and {options.max_batch}")
+    judge = room.load(options.reward)
+    limits = Limits(max_bytes=options.max_mb * 10**6, max_batch=options.max_batch, device=options.device)
+    print(f"serving {judge.name} ({judge.version}) on http://{options.host}:{options.port}", flush=True)
+    uvicorn.run(application(judge, token, limits), host=options.host, port=options.port, log_level="warning")
 
 
 def _told(finding: Finding) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from reward_examples import batch, fill_store, moving, ordered_and_shuffled, tin
 from core import videoset
 from core.cli import main
 from reward.audit import EXPLOITS, audit
-from reward.brightness import Brightness
-from reward.motion import Motion
+from reward.simple import Brightness, Motion
 
 
 @pytest.fixture
@@ -90,6 +89,10 @@ def test_exploits_keep_the_shape_and_leave_the_videos_alone() -> None:
         (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--clip", "VIDEOS"], "holds no CLIP"),
         (["train", "--store", "VIDEOS/manifest.jsonl", "--out", "VIDEOS/x", "--epochs", "0"], "epochs"),
         (["trian"], "did you mean 'train'"),
+        (["serve", "motoin"], "did you mean 'motion'"),
+        (["serve", "motion", "--host", "0.0.0.0"], "set SORALIGN_REWARD_TOKEN"),
+        (["serve", "motion", "--max-batch", "0"], "at least 1"),
+        (["score", "VIDEOS", "--reward", "http://127.0.0.1:9"], "no reward server answers"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -36,7 +36,7 @@ def test_every_turn_raises_the_log_posterior() -> None:
 
 def test_one_turn_is_the_sum_done_by_hand() -> None:
     found = consensus([0, 0, 1], [0, 1, 0], [0, 1, 1], 2, prior=1.0, agreement=0.0, max_turns=1)
-    # Item 0 starts as (1/2, 1/2), item 1 as (0, 1). Person 0 said 0 on item 0 and 1 on item 1; person 1 said 1 on item 0.
+    # Item 0 starts as (1/2, 1/2), item 1 as (0, 1). Person 0 said 0, then 1; person 1 said 1 on item 0.
     confusion = np.array([[[1.5 / 2.5, 1 / 2.5], [1.5 / 3.5, 2 / 3.5]], [[1 / 2.5, 1.5 / 2.5], [1 / 2.5, 1.5 / 2.5]]])
     np.testing.assert_allclose(found.confusion, confusion, atol=1e-6)
     prevalence = np.array([1.5, 2.5]) / 4

@@ -9,11 +9,10 @@ from reward_examples import tiny_clip
 
 import reward
 from core.errors import UserError
-from reward.brightness import Brightness
 from reward.clip_score import ClipScore
 from reward.mixture import Mixture
-from reward.motion import Motion
 from reward.protocol import Scores, weights_sha256
+from reward.simple import Brightness, Compressibility, Flicker, Motion, Physics
 
 PROMPTS = ["a red ball", "a blue square"]
 
@@ -29,7 +28,8 @@ def test_every_named_reward_keeps_the_protocol(name: str) -> None:
     assert judge.name == name and judge.unit and judge.version
     assert scores.total.shape == (2,) and set(scores.parts) == set(judge.aspects)
     low, high = judge.range
-    assert ((scores.total >= low) & (scores.total <= high)).all()
+    measured = scores.total[torch.isfinite(scores.total)]
+    assert ((measured >= low) & (measured <= high)).all()
     with pytest.raises(ValueError, match="one prompt per video"):
         judge(_frames(), ["only one"])
     with pytest.raises(ValueError, match=r"\[batch, time, 3"):
@@ -41,6 +41,35 @@ def test_brightness_and_motion_know_their_optimum() -> None:
     flash = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)] * 2)[None]
     assert float(Brightness()(white, ["x"]).total) == 1 and float(Brightness()(black, ["x"]).total) == 0
     assert float(Motion()(flash, ["x"]).total) == 1 and float(Motion()(white, ["x"]).total) == 0
+
+
+def test_flicker_is_none_for_even_change_and_one_for_a_strobe() -> None:
+    ramp = torch.linspace(0, 1, 5)[None, :, None, None, None].expand(1, 5, 3, 8, 8)
+    strobe = (torch.arange(5) % 2).float()[None, :, None, None, None].expand(1, 5, 3, 8, 8)
+    assert float(Flicker()(ramp, ["x"]).total) == pytest.approx(0, abs=1e-6)
+    assert float(Flicker()(strobe, ["x"]).total) == 1
+    assert torch.isnan(Flicker()(ramp[:, :2], ["x"]).total).all()
+
+
+def test_compressibility_ranks_plain_above_gradient_above_noise() -> None:
+    plain = torch.full((1, 2, 3, 32, 32), 0.4)
+    ramp = torch.linspace(0, 1, 32).expand(1, 2, 3, 32, 32)
+    noise = torch.rand(1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    first, second, third = (float(Compressibility()(clip, ["x"]).total) for clip in (plain, ramp, noise))
+    assert 0 > first > second > third
+
+
+def test_physics_prefers_a_true_clip_to_a_frozen_one_and_cannot_judge_other_prompts() -> None:
+    from base_model.world import dataset
+
+    clip = dataset.make_clip(0, 0, families=("uniform",), most_objects=1)
+    frames = torch.from_numpy(clip.frames)[None]
+    judge = Physics()
+    true, frozen = (float(judge(one, [clip.prompt]).total) for one in (frames, frames[:, :1].expand_as(frames)))
+    assert true > 0.5 > 0.1 > frozen
+    assert torch.isnan(judge(frames, ["a cat on a mat"]).total).all()
+    assert torch.isnan(judge(frames[..., :32], [clip.prompt]).total).all()
+    assert torch.isnan(judge(frames.index_fill(1, torch.tensor([3]), math.nan), [clip.prompt]).total).all()
 
 
 def test_clip_score_is_a_cosine_with_a_gradient_that_raises_it() -> None:

@@ -2,6 +2,7 @@
 
 ALGORITHMS = {
     "ddpo": "align.ddpo:DDPO",
+    "dpo": "align.dpo:DPO",
     "grpo": "align.grpo:GRPO",
     "nft": "align.nft:NFT",
 }

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from core.errors import UserError
+
 EPSILON = 1e-4
 """Added to the standard deviation; 1e-8 lets groups of near-equal rewards explode."""
 
@@ -48,6 +50,28 @@ def group_advantages(
     return _advantages(value.flatten(), (kept & alive).flatten(), float((~alive).float().mean()))
 
 
+def mixed_by_group(parts: Tensor, weights: Tensor, valid: Tensor, group_size: int) -> Tensor:
+    """Several rewards as one [n]: the weighted sum of how far each is from its group's mean, in its group's std.
+
+    A sum of raw values lets the reward with the widest spread decide alone; here a weight means what it says in every
+    group. A reward without spread in a group adds nothing there.
+
+    Args:
+        parts [n, c]; weights [c], negative where lower is better; valid [n] (bool); groups of neighbours.
+    Source: GDPO (Liu et al. 2026), group-wise decoupled normalisation. Its last step, over the whole batch, is
+        `group_advantages` with spread "all".
+    """
+    groups = parts.double().unflatten(0, (-1, group_size))
+    kept = valid.reshape(-1, group_size, 1)
+    count = kept.sum(1, keepdim=True).clamp(min=1)
+    groups = torch.where(kept, groups, 0.0)
+    mean = groups.sum(1, keepdim=True) / count
+    deviation = torch.where(kept, groups - mean, 0.0)
+    std = (deviation.square().sum(1, keepdim=True) / count).sqrt()
+    scaled = torch.where(_has_spread(std, mean), deviation / (std + EPSILON), 0.0)
+    return (scaled.flatten(0, 1) * weights.double()).sum(1)
+
+
 def prompt_advantages(
     reward: Tensor,
     valid: Tensor,
@@ -76,6 +100,29 @@ def prompt_advantages(
         alive[index] = _has_spread(std, mean)
         value[index] = (reward[index] - mean) / (std + EPSILON)
     return _advantages(value.clamp(-limit, limit), alive, float((~alive).float().mean()))
+
+
+def best_and_worst(value: Tensor, group_size: int, best: int, worst: int) -> Tensor:
+    """Rows [groups * (best + worst)] of the `best` highest and `worst` lowest advantages of every group.
+
+    Clips that are left out have advantage 0 and so stand in the middle, where they are taken last.
+    """
+    order = value.reshape(-1, group_size).argsort(dim=1, descending=True, stable=True)
+    picked = torch.cat([order[:, :best], order[:, group_size - worst :]], 1)
+    return (picked + group_size * torch.arange(len(order), device=value.device)[:, None]).flatten()
+
+
+def whole_groups(rows: range, group_size: int) -> range:
+    """The numbers of the groups that `rows` consist of.
+
+    Raises: UserError if a group is shared with another process.
+    """
+    if rows.start % group_size or rows.stop % group_size:
+        raise UserError(
+            f"samples {rows.start} to {rows.stop - 1} of one process cut a group of {group_size}, but the best of a "
+            "group can be picked only where all of it is; choose a prompts_per_step that divides over the processes"
+        )
+    return range(rows.start // group_size, rows.stop // group_size)
 
 
 def _has_spread(std: Tensor, mean: Tensor) -> Tensor:

@@ -20,10 +20,8 @@ from align.advantages import group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
-from base_model import flow
-from base_model.sampler import Trajectory
+from align.renoise import check_levels, renoised
 from core.errors import UserError
-from core.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
@@ -43,12 +41,9 @@ class NFT:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
-        if not 1 <= self.levels <= policy.num_steps:
-            raise UserError(f"levels {self.levels} must be in 1..{policy.num_steps}, the number of denoising steps")
+        check_levels(policy, self.levels, "nft")
         if not 0 <= self.old_decay < 1 or not self.strength > 0 or not self.advantage_limit > 0:
             raise UserError("old_decay must be in [0, 1), strength and advantage_limit above 0")
-        if policy.generator.family != "flow":
-            raise UserError(f"nft needs a model of family 'flow', this one is '{policy.generator.family}'; use ddpo")
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
@@ -65,15 +60,7 @@ class NFT:
         collected = experience(rollout, advantages)
 
         clean = collected.trajectory.latents
-        steps = self.steps_at(policy.num_steps, seed, step).to(clean.device)
-        draws = [torch_generator(seed, "renoise", step, row) for row in rollout.rows]
-        noise = torch.stack([torch.randn(len(steps), *clean.shape[1:], generator=one) for one in draws]).to(clean)
-        sigma = policy.schedule.at(steps)[0]
-        noisy = torch.stack([flow.interpolate(clean, noise[:, i], sigma[i]) for i in range(len(steps))], 1)
-        path = Trajectory(
-            clean, steps, before=noisy, after=noisy, mean=noisy, log_prob=noisy.new_zeros(noisy.shape[:2])
-        )
-        return replace(collected, trajectory=path)
+        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, rollout.rows))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         sigma = policy.schedule.at(part.step)[0]
@@ -93,12 +80,6 @@ class NFT:
             per_sample = per_sample + self.kl_weight * kl
             metrics["kl_reference"] = kl.detach().mean()
         return (part.weight * per_sample).mean(), metrics
-
-    def steps_at(self, num_steps: int, seed: int, step: int) -> Tensor:
-        """The noise levels of a training step, as denoising steps (long [levels]): one from each stretch of them."""
-        rng = numpy_generator(seed, "noise levels", step)
-        edges = [num_steps * index // self.levels for index in range(self.levels + 1)]
-        return torch.tensor([int(rng.integers(edges[index], edges[index + 1])) for index in range(self.levels)])
 
     def _old_velocity(self, policy: Policy, part: Part) -> Tensor | None:
         """What the sampling policy says; None while it is still the present one, which saves a forward."""

@@ -3,6 +3,7 @@
 Log-probabilities are means over latent elements here as everywhere in the suite; ratios and clip ranges follow.
 """
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from base_model.flow import denoised
@@ -89,3 +90,17 @@ def contrast(
     better = error(old + strength * (velocity - old))
     worse = error(old - strength * (velocity - old))
     return (goodness * better + (1.0 - goodness) * worse) / strength
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, share: Tensor, beta: float) -> Tensor:
+    """Loss [pair] of predicting the chosen clip better, and the rejected worse, than the reference does.
+
+    Args:
+        chosen, rejected: velocity error minus the reference's velocity error on the same noisy latents [pair], means
+            over latent elements.
+        share: of the votes that chose so [pair], in [1/2, 1].
+        beta: how strongly the reference holds; a margin of 2 / beta in error is a choice at odds of e.
+    Source: Diffusion-DPO (Wallace et al. 2023, eq. 14) on velocities; share as label smoothing.
+    """
+    margin = 0.5 * beta * (rejected - chosen)
+    return -(share * F.logsigmoid(margin) + (1.0 - share) * F.logsigmoid(-margin))

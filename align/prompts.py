@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.randomness import numpy_generator
+from core.randomness import walk
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,5 @@ class PromptSet:
 
     def at(self, step: int, count: int) -> list[str]:
         """The `count` prompts of training step `step` (0-based)."""
-        chosen = []
-        for index in range(step * count, (step + 1) * count):
-            turn, position = divmod(index, len(self.prompts))
-            order = numpy_generator(self.seed, "prompt order", turn).permutation(len(self.prompts))
-            chosen.append(self.prompts[int(order[position])])
-        return chosen
+        order = walk(len(self.prompts), step * count, count, self.seed, "prompt order")
+        return [self.prompts[index] for index in order]

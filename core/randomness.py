@@ -31,3 +31,15 @@ def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(seed_for(seed, purpose, *index))
+
+
+def walk(size: int, start: int, count: int, seed: int, purpose: str) -> list[int]:
+    """Positions `start` to `start + count` of an endless walk over 0 .. size - 1, every turn in a new random order.
+
+    A function of its arguments, so whoever resumes needs no cursor.
+    """
+    chosen = []
+    for index in range(start, start + count):
+        turn, position = divmod(index, size)
+        chosen.append(int(numpy_generator(seed, purpose, turn).permutation(size)[position]))
+    return chosen

@@ -44,7 +44,7 @@ def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsy
     ("words", "told"),
     [
         ("", "an algorithm is missing"),
-        ("dppo", "did you mean 'ddpo'"),
+        ("dddpo", "did you mean 'ddpo'"),
         ("ddpo --clip-rnage 1", "--clip-range"),
         ("ddpo --reward brightness --prompts absent.txt --out run", "absent.txt"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --reward brigthness", "did you mean 'brightness'"),

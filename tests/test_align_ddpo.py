@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_generator import Brightness, Scores, ToyGenerator
+from toy_generator import Brightness, Scores, ToyGenerator, toy_policy
 
 from align.ddpo import DDPO
-from align.policy import Policy, Velocity
 from align.replay import window_at
-from align.train import TrainConfig, launch, train
-from base_model import lora
+from align.train import TrainConfig, train
 from core.errors import UserError
 from core.run import read_metrics
 
@@ -21,14 +19,6 @@ QUICK = TrainConfig(
     steps=3, prompts_per_step=4, batch=16, denoising_steps=6, learning_rate=1e-2, sample_every=0, save_every=100
 )
 TOY = DDPO(group_size=8, window=3, clip_range=1e-2)
-
-
-def _policy() -> Policy:
-    generator = ToyGenerator()
-    parameters = lora.attach(generator.network, rank=4, alpha=8)
-    accelerator = launch()
-    model = accelerator.prepare(Velocity(generator))
-    return Policy(generator, model, parameters, accelerator, num_steps=6, guidance=1.0, batch=16)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +76,7 @@ def test_a_model_that_does_not_reproduce_itself_stops_the_run(tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", ["latent", "velocity"])
 def test_kl_has_a_gradient_once_the_policy_has_moved(form: str) -> None:
-    policy = _policy()
+    policy = toy_policy()
     algorithm = replace(TOY, kl_weight=1.0, kl_form=form)
     for value in policy.parameters:
         value.data += 0.1

@@ -8,6 +8,9 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
+from align.policy import Policy, Velocity
+from align.train import launch
+from base_model import lora
 from base_model.flow import Schedule, linear_schedule
 from base_model.protocol import Condition, VideoSize
 
@@ -80,6 +83,15 @@ class ToyGenerator:
 
     def policy_module(self) -> nn.Module:
         return self.network
+
+
+def toy_policy(batch: int = 16) -> Policy:
+    """The toy under accelerate with adapters, as the loop would make it: 6 denoising steps."""
+    generator = ToyGenerator()
+    parameters = lora.attach(generator.network, rank=4, alpha=8)
+    accelerator = launch()
+    model = accelerator.prepare(Velocity(generator))
+    return Policy(generator, model, parameters, accelerator, num_steps=6, guidance=1.0, batch=batch)
 
 
 @dataclass(frozen=True)

@@ -5,4 +5,5 @@ ALGORITHMS = {
     "dpo": "align.dpo:DPO",
     "grpo": "align.grpo:GRPO",
     "nft": "align.nft:NFT",
+    "reward_gradient": "align.reward_gradient:RewardGradient",
 }

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from align import ALGORITHMS
 from align.commands import load_reward
 from base_model import lora
 from core.cli import main
@@ -76,7 +77,7 @@ def test_shipped_recipes_hold_only_known_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    algorithm = recipe.stem.rsplit("_", 1)[-1]
+    algorithm = next(name for name in sorted(ALGORITHMS, key=len, reverse=True) if recipe.stem.endswith(f"_{name}"))
     words = ["--reward", "brightness", "--prompts", "absent.txt", "--out", "run"]
     assert main(["align", algorithm, "--config", str(recipe), *words]) == 2
     assert "absent.txt" in capsys.readouterr().err  # everything before the prompts was accepted

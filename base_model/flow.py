@@ -7,7 +7,8 @@ scheduler keeps a step counter and returns no density. Every transition is linea
 
 so a kind of sampler is three numbers (a, b, std) per step, computed in float64 and applied to fp32 latents.
 
-Left out on purpose: higher-order solvers (they need a history, which a replay of single steps does not have).
+Left out on purpose: higher-order solvers (they need a history, which a replay of single steps does not have); they are
+in `solvers`.
 
 Letters: x latents, v velocity, s sigma now, s1 sigma after the step, dt = s1 - s < 0.
 """
@@ -59,6 +60,32 @@ def linear_schedule(num_steps: int, shift: float = 1.0) -> Schedule:
         raise ValueError(f"a schedule needs num_steps >= 1 and shift > 0, got {num_steps} and {shift}")
     even = torch.linspace(1.0, 0.0, num_steps + 1, dtype=torch.float64)
     return Schedule(shift * even / (1.0 + (shift - 1.0) * even))
+
+
+def from_level(schedule: Schedule, sigma: float) -> Schedule:
+    """The part of a schedule below noise level `sigma`, begun exactly there: for latents that are noisy only so far.
+
+    Raises: ValueError unless 0 < sigma <= 1.
+    """
+    if not 0.0 < sigma <= 1.0:
+        raise ValueError(f"a schedule begins at a noise level in (0, 1], not at {sigma}")
+    return Schedule(torch.cat([schedule.sigma.new_tensor([sigma]), schedule.sigma[schedule.sigma < sigma]]))
+
+
+def noised(clean: Tensor, noise: Tensor, sigma: float, family: str) -> Tensor:
+    """Latents at noise level `sigma` of a model of `family`: a straight path ("flow") or a circle ("vp")."""
+    return interpolate(clean, noise, sigma) if family == "flow" else math.sqrt(1.0 - sigma**2) * clean + sigma * noise
+
+
+def logit_normal(
+    count: int, rng: torch.Generator, *, mean: float = 0.0, std: float = 1.0, shift: float = 1.0
+) -> Tensor:
+    """Noise levels [count] to train at: most in the middle, `shift` > 1 moves them towards noise.
+
+    Source: SD3 (Esser et al. 2024), eq. 19 and 23.
+    """
+    even = torch.sigmoid(mean + std * torch.randn(count, generator=rng))
+    return shift * even / (1.0 + (shift - 1.0) * even)
 
 
 def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:

@@ -1,4 +1,6 @@
-"""The denoising loop, as a generator that shows every step, and the conveniences built on it.
+"""The denoising loops, as generators that show every step, and the conveniences built on them.
+
+`denoise` keeps what policy gradients need of single steps; `solve` draws with any solver and keeps nothing.
 
 Noise is an argument: each clip has a random generator of its own, so a clip is the same whatever batch it is drawn
 in, and base and aligned models can be compared seed by seed. Fresh noise falls only in a `window` of steps, elsewhere
@@ -6,16 +8,48 @@ the step is deterministic; only window steps have a log-probability and only the
 with `num_steps`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from base_model import flow
+from base_model import flow, solvers
 from base_model.protocol import Condition, Generator, VideoSize, take
 from core.errors import UserError
 from core.randomness import torch_generator
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are drawn.
+
+    num_steps: denoising steps. guidance: scale of classifier-free guidance, 1 = none, half the cost; applied where the
+    noise level lies in `guidance_interval` (Kynkäänniemi et al. 2024: the middle is where it helps).
+    negative_prompt: what guidance leads away from; empty = from no prompt. solver, eta: see `solvers`.
+    batch: clips per forward.
+    """
+
+    num_steps: int = 20
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    negative_prompt: str = ""
+    solver: solvers.Name = "euler"
+    eta: float = 1.0
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        low, high = self.guidance_interval
+        if not 0.0 <= low < high <= 1.0:
+            raise UserError(f"guidance interval {low} to {high} is not one inside 0 (clean) to 1 (noise)")
+        if self.solver not in solvers.NAMES:
+            raise UserError(f"solver '{self.solver}' is unknown; known: {', '.join(solvers.NAMES)}")
+        if not 0.0 <= self.eta <= 1.0:
+            raise UserError(f"eta {self.eta} is out of range: 0 (no fresh noise) to 1 (the posterior's)")
 
 
 @dataclass(frozen=True)
@@ -105,7 +139,7 @@ def denoise(
         levels = schedule.at(step)
         if index in noisy:
             mean, std = flow.transition(kind, before, velocity, *levels, eta, sigma_max=schedule.sigma_max)
-            latents = mean + std * _normal(rng, mean)
+            latents = mean + std * solvers.fresh_noise(rng, mean)
             log_prob = flow.log_prob(latents, mean, std)
         else:
             mean, _ = flow.transition(quiet, before, velocity, *levels, 0.0, sigma_max=schedule.sigma_max)
@@ -159,6 +193,87 @@ def sample(
     )
 
 
+def solve(
+    generator: Generator,
+    condition: Condition,
+    *,
+    noise: Tensor,
+    sampling: Sampling,
+    unconditional: Condition | None = None,
+    schedule: flow.Schedule | None = None,
+    rng: Sequence[torch.Generator] = (),
+) -> Iterator[Tensor]:
+    """Walk from `noise` to clean latents, yielding the latents after every step.
+
+    Args:
+        noise: latents at the schedule's first level, [batch, ...], fp32.
+        unconditional: what guidance leads away from; needed where `sampling.guidance` is not 1.
+        schedule: the generator's own with `sampling.num_steps` by default.
+        rng: one CPU generator per row, for the solvers that add noise.
+    """
+    schedule = generator.schedule(sampling.num_steps) if schedule is None else schedule
+    sigma = schedule.sigma.tolist()
+    # See the first lines of `solvers`: model latents are `scale` x straight latents.
+    signal = [math.sqrt(max(0.0, 1.0 - s**2)) if generator.family == "vp" else 1.0 - s for s in sigma]
+    scale = [a + s if generator.family == "vp" else 1.0 for a, s in zip(signal, sigma, strict=True)]
+    low, high = sampling.guidance_interval
+
+    def field(x: Tensor, index: int) -> Tensor:
+        guided = unconditional is not None and low <= sigma[index] <= high
+        step = torch.full((len(x),), index, device=x.device)
+        latents = x * scale[index] if generator.family == "vp" else x
+        v = generator.predict(
+            latents, step, schedule, condition, unconditional if guided else None, sampling.guidance if guided else 1.0
+        )
+        if generator.family == "flow":
+            return v
+        a, s = signal[index], sigma[index]
+        return (s * latents + a * v) - (a * latents - s * v)
+
+    levels = [s / k for s, k in zip(sigma, scale, strict=True)]
+    path = solvers.solve(sampling.solver, field, noise / scale[0], levels, eta=sampling.eta, rng=rng)
+    for index, x in enumerate(path, start=1):
+        yield x if generator.family == "flow" else x * scale[index]
+
+
+@torch.no_grad()
+def draw(
+    generator: Generator,
+    condition: Condition,
+    *,
+    noise: Tensor,
+    sampling: Sampling,
+    unconditional: Condition | None = None,
+    schedule: flow.Schedule | None = None,
+    rng: Sequence[torch.Generator] = (),
+) -> Tensor:
+    """Clean latents at the end of `solve`. Arguments as there."""
+    *_, latents = solve(
+        generator,
+        condition,
+        noise=noise,
+        sampling=sampling,
+        unconditional=unconditional,
+        schedule=schedule,
+        rng=rng,
+    )
+    return latents
+
+
+def opposite(generator: Generator, sampling: Sampling, batch: int) -> Condition | None:
+    """`batch` rows of what guidance leads away from: the negative prompt, or no prompt; None without guidance."""
+    if sampling.guidance == 1.0:
+        return None
+    if not sampling.negative_prompt:
+        return generator.unconditional(batch)
+    return generator.encode_prompts([sampling.negative_prompt] * batch)
+
+
+def solver_noise(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per seed for the fresh noise of a solver, apart from that of the initial noise."""
+    return [torch_generator(seed, "solver noise") for seed in seeds]
+
+
 def initial_noise(generator: Generator, seeds: Sequence[int], size: VideoSize | None = None) -> Tensor:
     """N(0, 1) latents [len(seeds), ...] on the CPU; a row depends on its own seed alone."""
     shape = generator.latent_shape(size or generator.size)
@@ -175,31 +290,29 @@ def generate_frames(
     guidance: float = 1.0,
     batch: int = 16,
     size: VideoSize | None = None,
+    sampling: Sampling | None = None,
 ) -> Tensor:
-    """Frames [len(prompts), time, 3, height, width] in [0, 1] by the deterministic sampler, on the CPU.
+    """Frames [len(prompts), time, 3, height, width] in [0, 1], on the CPU.
 
     The same prompt and seed give the same noise for every model, so base and aligned clips pair up.
+
+    Args:
+        num_steps, guidance, batch: what is usually chosen of a `Sampling`; `sampling`, where given, says all of it.
     """
+    sampling = sampling or Sampling(num_steps=num_steps, guidance=guidance, batch=batch)
     device = next(generator.policy_module().parameters()).device
     condition = generator.encode_prompts(list(prompts))
     frames = []
-    for start in range(0, len(prompts), batch):
-        rows = slice(start, start + batch)
+    for start in range(0, len(prompts), sampling.batch):
+        rows = slice(start, start + sampling.batch)
         noise = initial_noise(generator, seeds[rows], size).to(device)
-        result = sample(
+        latents = draw(
             generator,
             take(condition, rows),
             noise=noise,
-            num_steps=num_steps,
-            guidance=guidance,
-            unconditional=generator.unconditional(len(noise)) if guidance != 1.0 else None,
+            sampling=sampling,
+            unconditional=opposite(generator, sampling, len(noise)),
+            rng=solver_noise(seeds[rows]),
         )
-        frames.append(generator.decode(result.latents).float().cpu())
+        frames.append(generator.decode(latents).float().cpu())
     return torch.cat(frames)
-
-
-def _normal(rng: Sequence[torch.Generator], like: Tensor) -> Tensor:
-    """Fresh N(0, 1) of the shape of `like`, one row per generator."""
-    if len(rng) != len(like):
-        raise ValueError(f"noise needs one random generator per row: {len(like)} rows, {len(rng)} generators")
-    return torch.stack([torch.randn(like.shape[1:], generator=one) for one in rng]).to(like)

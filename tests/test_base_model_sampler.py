@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_generator import ToyGenerator
 
-from base_model import flow, sampler
+from base_model import flow, sampler, solvers
 from core.errors import UserError
 from core.randomness import torch_generator
 
@@ -80,3 +80,105 @@ def test_guidance_one_is_no_guidance() -> None:
         GENERATOR, condition, noise=noise, num_steps=4, guidance=1.0, unconditional=GENERATOR.unconditional(4)
     )
     assert torch.equal(plain.latents, guided.latents)
+
+
+# --- any solver, guidance in an interval, negative prompts ------------------------------------------------------------
+
+
+def _draw(sampling: sampler.Sampling, **options: object) -> torch.Tensor:
+    return sampler.draw(
+        GENERATOR,
+        GENERATOR.encode_prompts(PROMPTS),
+        noise=sampler.initial_noise(GENERATOR, range(4)),
+        sampling=sampling,
+        rng=sampler.solver_noise(range(4)),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_euler_is_the_deterministic_policy_step_to_the_bit() -> None:
+    assert torch.equal(_draw(sampler.Sampling(num_steps=6)), _sample().latents)
+
+
+@pytest.mark.parametrize("solver", solvers.NAMES)
+def test_every_solver_draws_the_toys_distribution(solver: solvers.Name) -> None:
+    """Without adapters the toy samples N(0, 1) exactly; the deterministic solvers keep even the noise's own order."""
+    drawn = _draw(sampler.Sampling(num_steps=40, solver=solver))
+    noise = sampler.initial_noise(GENERATOR, range(4))
+    if solver in ("euler", "heun", "dpm++2m"):
+        torch.testing.assert_close(drawn, noise, atol=0.15, rtol=0.1)
+    else:
+        assert abs(float(drawn.std()) - 1) < 0.4
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "dpm++2m"])
+def test_a_variance_preserving_model_is_solved_on_the_straight_path(solver: solvers.Name) -> None:
+    """The exact v-prediction of clean data N(0, 1) is 0 everywhere, so nothing may move."""
+
+    class Still(ToyGenerator):
+        def predict(self, latents: torch.Tensor, *_: object) -> torch.Tensor:
+            return torch.zeros_like(latents)
+
+    still = Still(family="vp")
+    noise = sampler.initial_noise(still, range(4))
+    drawn = sampler.draw(
+        still, still.encode_prompts(PROMPTS), noise=noise, sampling=sampler.Sampling(num_steps=30, solver=solver)
+    )
+    old = sampler.sample(still, still.encode_prompts(PROMPTS), noise=noise, num_steps=30).latents
+    if solver == "euler":
+        torch.testing.assert_close(drawn, old, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(drawn, noise, atol=0.06 if solver == "euler" else 5e-3, rtol=0.05)
+
+
+class Counting(ToyGenerator):
+    """Keeps the guidance of every call."""
+
+    def predict(self, latents, step, schedule, condition, unconditional=None, guidance=1.0):  # type: ignore[no-untyped-def]
+        self.encoded.append(f"{float(schedule.at(step)[0][0]):.2f} {guidance if unconditional is not None else 1.0}")
+        return super().predict(latents, step, schedule, condition, unconditional, guidance)
+
+
+def test_guidance_acts_inside_its_interval_and_costs_nothing_outside() -> None:
+    counting = Counting()
+    condition, noise = counting.encode_prompts(PROMPTS), sampler.initial_noise(counting, range(4))
+    counting.encoded.clear()
+    sampling = sampler.Sampling(num_steps=5, guidance=3.0, guidance_interval=(0.3, 0.7))
+    sampler.draw(counting, condition, noise=noise, sampling=sampling, unconditional=counting.unconditional(4))
+    assert counting.encoded == ["1.00 1.0", "0.80 1.0", "0.60 3.0", "0.40 3.0", "0.20 1.0"]
+
+
+def test_guidance_leads_away_from_the_negative_prompt() -> None:
+    plain, negative = sampler.Sampling(guidance=2.0), sampler.Sampling(guidance=2.0, negative_prompt="blurred")
+    assert sampler.opposite(GENERATOR, sampler.Sampling(), 3) is None
+    for sampling, expected in (
+        (plain, GENERATOR.unconditional(3)),
+        (negative, GENERATOR.encode_prompts(["blurred"] * 3)),
+    ):
+        got = sampler.opposite(GENERATOR, sampling, 3)
+        assert got is not None and torch.equal(got["prompt"], expected["prompt"])
+    frames = [sampler.generate_frames(GENERATOR, PROMPTS, seeds=range(4), sampling=one) for one in (plain, negative)]
+    assert frames[0].shape == frames[1].shape
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_steps": 0}, "num_steps is 0"),
+        ({"batch": -1}, "batch is -1"),
+        ({"guidance_interval": (0.6, 0.4)}, "guidance interval 0.6 to 0.4"),
+        ({"solver": "rk4"}, "solver 'rk4' is unknown"),
+        ({"eta": 2.0}, "eta 2.0 is out of range"),
+    ],
+)
+def test_a_sampling_that_cannot_be_is_one_line(options: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        sampler.Sampling(**options)  # type: ignore[arg-type]
+
+
+def test_a_schedule_begun_in_the_middle_keeps_the_levels_below() -> None:
+    whole = flow.linear_schedule(10)
+    part = flow.from_level(whole, 0.55)
+    assert part.sigma.tolist() == pytest.approx([0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    assert torch.equal(flow.from_level(whole, 1.0).sigma, whole.sigma)
+    with pytest.raises(ValueError, match="not at 0"):
+        flow.from_level(whole, 0)

@@ -1,23 +1,22 @@
-"""`soralign preferences add|import|export|stats`: the store from the command line."""
+"""`soralign preferences add|import|export|stats|project|invite`: the store from the command line."""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from core import preferences_io, videoset
+from core import preferences_io, preferences_pairing, preferences_people, videoset
 from core.cli import parse, verb
 from core.errors import UserError
-from core.preferences import Store
+from core.preferences import ASPECTS, Settings, Store, existing
 from core.progress import track
-from core.randomness import numpy_generator
 
 
 def preferences(argv: list[str]) -> None:
     """`soralign preferences VERB ...`."""
-    verb(argv, {"add": add, "import": import_, "export": export, "stats": stats}, "soralign preferences")
+    verbs = {"add": add, "import": import_, "export": export, "stats": stats, "project": project, "invite": invite}
+    verb(argv, verbs, "soralign preferences")
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,25 @@ class Add:
     """Put pairs to be labelled into a store: videos of one prompt from one or several video sets."""
 
     videosets: list[str] = field(metadata={"help": "folders of videos; with two or more, pairs are made across them"})
-    store: str = field(metadata={"help": "the SQLite file, made if missing"})
+    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
     num_pairs: int | None = field(default=None, metadata={"help": "how many pairs to draw; all of them if not given"})
     target_votes: int = field(default=1, metadata={"help": "how many annotators shall label each pair"})
     seed: int = field(default=0, metadata={"help": "decides which pairs are drawn"})
+    scores: list[str] | None = field(
+        default=None,
+        metadata={"help": "files of `soralign reward score`, one per model: draw what they are torn on more often"},
+    )
+    uniform_share: float = field(
+        default=preferences_pairing.MIN_UNIFORM_SHARE,
+        metadata={"help": "with --scores, the share of chance that is the same for every pair; 0.25 to 1"},
+    )
+    gold: str | None = field(
+        default=None,
+        metadata={"help": "the known answer, a or b or tie, where the first set is a: hidden checks of annotators"},
+    )
+    project: str | None = field(
+        default=None, metadata={"help": "which of the store's projects; its first if not given"}
+    )
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,11 @@ class Import:
     """Add votes from a file: raw votes, Hugging Face preference form, or VideoAlign's CSV (told by its columns)."""
 
     file: str = field(metadata={"help": ".jsonl, .parquet or .csv; video paths are relative to its folder"})
-    store: str = field(metadata={"help": "the SQLite file, made if missing"})
+    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
     annotator: str = field(default="imported", metadata={"help": "whose votes these are where the file does not say"})
+    project: str | None = field(
+        default=None, metadata={"help": "which of the store's projects; its first if not given"}
+    )
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,15 @@ class Export:
     """Write the votes that count to a file."""
 
     file: str = field(metadata={"help": ".jsonl, .parquet or .csv"})
-    store: str = field(metadata={"help": "the SQLite file"})
+    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
     form: str | None = field(
         default=None,
         metadata={
             "help": "votes, preference or videoalign; if not given, videoalign for .csv and votes for the others"
         },
+    )
+    project: str | None = field(
+        default=None, metadata={"help": "which of the store's projects; its first if not given"}
     )
 
 
@@ -58,71 +78,108 @@ class Export:
 class Stats:
     """Count pairs, votes, choices and agreement, as JSON."""
 
-    store: str = field(metadata={"help": "the SQLite file"})
+    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
+    project: str | None = field(
+        default=None, metadata={"help": "which of the store's projects; its first if not given"}
+    )
+
+
+@dataclass(frozen=True)
+class Project:
+    """Make a project in a store, or change how one asks. What is not given stays as it is."""
+
+    name: str = field(metadata={"help": "of the project"})
+    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
+    aspects: list[str] | None = field(
+        default=None,
+        metadata={"help": f"what is asked about each pair, the question that closes it last ({' '.join(ASPECTS)})"},
+    )
+    gold_share: float | None = field(default=None, metadata={"help": "share of pairs with a known answer (0.05)"})
+    repeat_share: float | None = field(default=None, metadata={"help": "share of pairs shown again, swapped (0)"})
+    min_watched: float | None = field(default=None, metadata={"help": "share of both videos to play first (0)"})
+    fast_seconds: float | None = field(default=None, metadata={"help": "a faster label is flagged, in seconds (1)"})
+
+
+@dataclass(frozen=True)
+class Invite:
+    """Give an annotator a token, which is shown once; an older one of theirs ends."""
+
+    name: str = field(metadata={"help": "of the annotator"})
+    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
+    role: str = field(
+        default="annotator", metadata={"help": "annotator labels, reviewer also sees statistics, admin changes things"}
+    )
 
 
 def add(argv: list[str]) -> None:
     """put pairs to be labelled into a store"""
     config = parse(Add, argv, "soralign preferences add", positional=("videosets",))
-    pairs = _pairs([videoset.read(folder) for folder in config.videosets])
+    pairs = preferences_pairing.pairs_of([videoset.read(folder) for folder in config.videosets])
     if not pairs:
         raise UserError("no two videos share a prompt; pairs need videos of the same prompt, see `soralign generate`")
-    probability = 1.0
-    if config.num_pairs is not None:
-        if not 1 <= config.num_pairs <= len(pairs):
-            raise UserError(f"--num-pairs must be between 1 and {len(pairs)} here, seen {config.num_pairs}")
-        chosen = numpy_generator(config.seed, "preference pairs").choice(len(pairs), config.num_pairs, replace=False)
-        probability = config.num_pairs / len(pairs)
-        pairs = [pairs[index] for index in sorted(chosen)]
-    store = Store(config.store)
+    count = len(pairs) if config.num_pairs is None else config.num_pairs
+    if not 1 <= count <= len(pairs):
+        raise UserError(f"--num-pairs must be between 1 and {len(pairs)} here, seen {count}")
+    if config.scores:
+        gaps = preferences_pairing.gaps_from_files(pairs, config.scores)
+        drawn = preferences_pairing.draw_active(pairs, gaps, count, config.seed, config.uniform_share)
+    else:
+        drawn = preferences_pairing.draw_uniform(pairs, count, config.seed)
+    store = Store(config.store, project=config.project)
     with store.transaction():
-        for a, b in track(pairs, "adding pairs"):
+        for (a, b), probability in track(list(zip(*drawn, strict=True)), "adding pairs"):
             store.add_pair(
                 a.prompt,
                 store.add_video(a.video, model=a.model, seed=a.seed),
                 store.add_video(b.video, model=b.model, seed=b.seed),
+                source="active" if config.scores else "random",
                 sampling_probability=probability,
                 target_votes=config.target_votes,
+                gold=config.gold,
             )
-    print(f"{len(pairs)} pairs in {config.store}; label them with `soralign label --store {config.store}`")
+        store.log_event("pairs added", f"{count} to {store.project} from {', '.join(config.videosets)}")
+    print(f"{count} pairs in {config.store}; label them with `soralign label --store {config.store}`")
 
 
 def import_(argv: list[str]) -> None:
     """add votes from a JSONL, parquet or VideoAlign CSV file"""
     config = parse(Import, argv, "soralign preferences import", positional=("file",))
-    count = preferences_io.import_(Store(config.store), config.file, config.annotator)
+    count = preferences_io.import_(Store(config.store, project=config.project), config.file, config.annotator)
     print(f"{count} votes of {config.file} are in {config.store}")
 
 
 def export(argv: list[str]) -> None:
     """write the votes that count to a file"""
     config = parse(Export, argv, "soralign preferences export", positional=("file",))
-    count = preferences_io.export_(_existing(config.store), config.file, config.form)
+    count = preferences_io.export_(existing(config.store, config.project), config.file, config.form)
     print(f"{count} rows in {config.file}")
 
 
 def stats(argv: list[str]) -> None:
     """count pairs, votes, choices and agreement"""
     config = parse(Stats, argv, "soralign preferences stats")
-    print(json.dumps(_existing(config.store).stats(), indent=2, ensure_ascii=False))
+    print(json.dumps(existing(config.store, config.project).stats(), indent=2, ensure_ascii=False))
 
 
-def _existing(path: str) -> Store:
-    """A store that is only looked at; a mistyped path must not make a new one."""
-    if not Path(path).is_file():
-        raise UserError(f"store {path!r} does not exist; make one with `soralign preferences add`")
-    return Store(path)
+def project(argv: list[str]) -> None:
+    """make a project in a store, or change how one asks"""
+    config = parse(Project, argv, "soralign preferences project", positional=("name",))
+    shares = {name: getattr(config, name) for name in ("gold_share", "repeat_share", "min_watched", "fast_seconds")}
+    changes = {name: value for name, value in shares.items() if value is not None}
+    store = Store(config.store)
+    if config.name in store.projects():
+        store = store.of_project(config.name)
+        if config.aspects and tuple(config.aspects) != store.aspects:
+            raise UserError(f"project {config.name!r} asks about {', '.join(store.aspects)}; make another for others")
+        store.save_settings(dataclasses.replace(store.settings, **changes))
+    else:
+        store = store.add_project(config.name, config.aspects or ASPECTS, Settings(**changes))
+    settings = ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(store.settings).items())
+    print(f"project {store.project!r} asks about {', '.join(store.aspects)}; {settings}")
 
 
-def _pairs(sets: list[list[videoset.VideoItem]]) -> list[tuple[videoset.VideoItem, videoset.VideoItem]]:
-    """All pairs of one prompt: within the set when there is one, across sets when there are several."""
-    by_prompt: dict[str, list[tuple[int, videoset.VideoItem]]] = {}
-    for number, items in enumerate(sets):
-        for item in items:
-            by_prompt.setdefault(item.prompt, []).append((number, item))
-    return [
-        (a, b)
-        for members in by_prompt.values()
-        for (set_a, a), (set_b, b) in itertools.combinations(members, 2)
-        if len(sets) == 1 or set_a != set_b
-    ]
+def invite(argv: list[str]) -> None:
+    """give an annotator a token"""
+    config = parse(Invite, argv, "soralign preferences invite", positional=("name",))
+    token = preferences_people.invite(existing(config.store), config.name, config.role)
+    print(f"{config.role} {config.name!r} enters with the token {token}")

@@ -23,6 +23,7 @@ from core.registry import unknown
 
 Row = dict[str, Any]
 VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
+PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
 VIDEOALIGN_CHOICES = {"A": "a", "B": "b", "same": "tie", "invalid": None}
 
 
@@ -38,10 +39,10 @@ def export_(store: Store, path: Path | str, form: str | None = None) -> int:
     form = form or ("videoalign" if path.suffix == ".csv" else "votes")
     if form not in FORMS:
         raise unknown(form, FORMS, "export form")
-    with store.transaction():  # one snapshot: labeling may go on meanwhile
+    with store.snapshot():  # labeling may go on meanwhile
         rows = FORMS[form](store, path.parent)
     if not rows:
-        raise UserError(f"{store.path}: no votes to export yet")
+        raise UserError(f"{store.name}: no votes to export yet")
     if path.suffix == ".csv":
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
@@ -61,11 +62,12 @@ def export_(store: Store, path: Path | str, form: str | None = None) -> int:
     return len(rows)
 
 
-def import_(store: Store, path: Path | str, annotator: str = "imported") -> int:
+def import_(store: Store, path: Path | str, annotator: str = "imported", inside: Path | None = None) -> int:
     """Add the votes of a file; its form is told from its columns. Importing a file twice adds nothing.
 
     Args:
         annotator: who the votes are from where the file does not say (aggregated forms).
+        inside: the folder that no named video may lie outside of, for files that come from strangers.
     Returns: the number of votes in the file.
     Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
     """
@@ -74,7 +76,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported") -> int:
     if not rows:
         raise UserError(f"{path}: no rows")
     columns = set(rows[0])
-    importers: dict[frozenset[str], Callable[[Store, Path, Row, str], int]] = {
+    importers: dict[frozenset[str], Callable[[Store, Row, str], int]] = {
         frozenset(("prompt", "video_a", "video_b", "annotator", "aspect", "choice")): _import_vote,
         frozenset(("prompt", "chosen", "rejected", "aspect", "n_votes", "p_chosen")): _import_preference,
         frozenset(("path_A", "path_B", "prompt", *VIDEOALIGN)): _import_videoalign,
@@ -87,7 +89,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported") -> int:
     with store.transaction():
         for number, row in enumerate(rows, start=1):
             try:
-                count += matching[0](store, path.parent, row, annotator)
+                count += matching[0](store, _located(row, path.parent, inside), annotator)
             except UserError as error:
                 raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
             except (KeyError, TypeError, ValueError) as error:
@@ -96,11 +98,12 @@ def import_(store: Store, path: Path | str, annotator: str = "imported") -> int:
 
 
 def vote_rows(store: Store, base: Path) -> list[Row]:
-    """One row a vote, with all that is needed to rebuild the store elsewhere. Paths relative to `base`."""
-    pairs = {pair.id: pair for pair in store.pairs()}
+    """One row a vote, with all that is needed to rebuild the store elsewhere, those on gold pairs and repeats at the
+    end. Paths relative to `base`."""
+    pairs = {pair.id: pair for pair in (*store.pairs(), *store.pairs(checks=True))}
     origin = store.origins()
     rows = []
-    for vote in store.votes():
+    for vote in (*store.votes(), *store.votes(checks=True)):
         pair = pairs[vote.pair_id]
         (model_a, seed_a), (model_b, seed_b) = origin[pair.video_a], origin[pair.video_b]
         rows.append(
@@ -113,9 +116,14 @@ def vote_rows(store: Store, base: Path) -> list[Row]:
                 "choice": vote.choice,
                 "left_is": vote.left_is,
                 "time": vote.time,
+                "seconds": vote.seconds,
+                "watched": vote.watched,
+                "comment": vote.comment,
                 "source": pair.source,
                 "sampling_probability": pair.sampling_probability,
                 "target_votes": pair.target_votes,
+                "gold": pair.gold,
+                "is_repeat": pair.repeats is not None,
                 "model_a": model_a,
                 "model_b": model_b,
                 "seed_a": seed_a,
@@ -170,9 +178,20 @@ FORMS: dict[str, Callable[[Store, Path], list[Row]]] = {
 }
 
 
-def _import_vote(store: Store, base: Path, row: Row, annotator: str) -> int:
-    video_a = store.add_video(base / row["video_a"], model=row.get("model_a"), seed=row.get("seed_a"))
-    video_b = store.add_video(base / row["video_b"], model=row.get("model_b"), seed=row.get("seed_b"))
+def _located(row: Row, base: Path, inside: Path | None) -> Row:
+    """The row with full paths. Mixed prefixes (`./videos/`, `videos/`) come out the same."""
+    located = dict(row)
+    for column in PATHS & row.keys():
+        full = Path(os.path.abspath(base / str(row[column])))
+        if inside is not None and not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(inside)):
+            raise UserError(f"{column} {row[column]!r} lies outside the project's folder")
+        located[column] = full
+    return located
+
+
+def _import_vote(store: Store, row: Row, annotator: str) -> int:
+    video_a = store.add_video(row["video_a"], model=row.get("model_a"), seed=row.get("seed_a"))
+    video_b = store.add_video(row["video_b"], model=row.get("model_b"), seed=row.get("seed_b"))
     pair = store.add_pair(
         row["prompt"],
         video_a,
@@ -180,16 +199,25 @@ def _import_vote(store: Store, base: Path, row: Row, annotator: str) -> int:
         source=row.get("source") or "imported",
         sampling_probability=row.get("sampling_probability") or 1.0,
         target_votes=row.get("target_votes") or 1,
+        gold=row.get("gold"),
+        repeats=store.find_pair(row["prompt"], video_b, video_a) if row.get("is_repeat") else None,
     )
     _make_room(store, pair)
-    left_is, given = row.get("left_is"), row.get("time")
-    store.record_vote(pair, row["annotator"], row["aspect"], row["choice"], left_is=left_is, time_given=given)
+    facts = {name: row.get(name) for name in ("left_is", "seconds", "watched", "comment")}
+    store.record_vote(
+        pair,
+        row["annotator"],
+        row["aspect"],
+        row["choice"],
+        time_given=row.get("time"),
+        **facts,  # type: ignore[arg-type]
+    )
     return 1
 
 
-def _import_preference(store: Store, base: Path, row: Row, annotator: str) -> int:
+def _import_preference(store: Store, row: Row, annotator: str) -> int:
     """Votes that add up to the row: the fewest ties that its margin allows, each vote by an annotator of its own."""
-    chosen, rejected = store.add_video(base / row["chosen"]), store.add_video(base / row["rejected"])
+    chosen, rejected = store.add_video(row["chosen"]), store.add_video(row["rejected"])
     pair, is_swapped = store.find_pair(row["prompt"], rejected, chosen), True
     if pair is None:
         pair, is_swapped = store.add_pair(row["prompt"], chosen, rejected, source="imported"), False
@@ -206,9 +234,9 @@ def _import_preference(store: Store, base: Path, row: Row, annotator: str) -> in
     return n
 
 
-def _import_videoalign(store: Store, base: Path, row: Row, annotator: str) -> int:
+def _import_videoalign(store: Store, row: Row, annotator: str) -> int:
     pair = store.add_pair(
-        row["prompt"], store.add_video(base / row["path_A"]), store.add_video(base / row["path_B"]), source="imported"
+        row["prompt"], store.add_video(row["path_A"]), store.add_video(row["path_B"]), source="imported"
     )
     count = 0
     for column, aspect in VIDEOALIGN.items():

@@ -1,41 +1,171 @@
-"""Tables of the preference store, one entry per schema version; a store is brought up to date by running what it lacks.
+"""Tables of the preference store, for SQLite and Postgres, and how an older store is brought up to date.
 
 The database itself refuses what must never happen: a changed or deleted vote, two first votes on one question, two
-successors of one vote, two live leases of one annotator, more labels on a pair than its target.
+successors of one vote, two live leases of one annotator on one pair, more labels on a pair than its target.
 """
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        "CREATE TABLE video (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL, model TEXT,"
-        " seed INTEGER,"
-        " fps REAL NOT NULL, num_frames INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL)",
-        "CREATE TABLE pair (id INTEGER PRIMARY KEY, prompt TEXT NOT NULL,"
-        " video_a INTEGER NOT NULL REFERENCES video, video_b INTEGER NOT NULL REFERENCES video,"
-        " source TEXT NOT NULL, sampling_probability REAL NOT NULL, target_votes INTEGER NOT NULL,"
-        " taken INTEGER NOT NULL DEFAULT 0 CHECK (taken BETWEEN 0 AND target_votes),"
-        " rank INTEGER NOT NULL, UNIQUE (prompt, video_a, video_b), CHECK (video_a <> video_b))",
-        "CREATE INDEX open_pair ON pair (rank) WHERE taken < target_votes",
-        "CREATE TABLE annotator (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created REAL NOT NULL)",
-        "CREATE TABLE lease (id INTEGER PRIMARY KEY, pair INTEGER NOT NULL REFERENCES pair,"
-        " annotator INTEGER NOT NULL REFERENCES annotator, left_is TEXT NOT NULL CHECK (left_is IN ('a', 'b')),"
-        " issued REAL NOT NULL, expires REAL NOT NULL,"
-        " state TEXT NOT NULL CHECK (state IN ('active', 'voted', 'expired', 'released')))",
-        "CREATE UNIQUE INDEX live_lease ON lease (annotator) WHERE state = 'active'",
-        "CREATE INDEX live_lease_of_pair ON lease (pair) WHERE state = 'active'",
-        "CREATE INDEX live_lease_expiry ON lease (expires) WHERE state = 'active'",
-        "CREATE TABLE vote (id INTEGER PRIMARY KEY, pair INTEGER NOT NULL REFERENCES pair,"
-        " annotator INTEGER NOT NULL REFERENCES annotator, aspect TEXT NOT NULL,"
-        " choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie', 'both_bad', 'skip', 'withdrawn')),"
-        " left_is TEXT CHECK (left_is IN ('a', 'b')), lease INTEGER REFERENCES lease, time REAL NOT NULL,"
-        " supersedes INTEGER UNIQUE REFERENCES vote)",
-        "CREATE UNIQUE INDEX first_vote ON vote (pair, annotator, aspect) WHERE supersedes IS NULL",
-        "CREATE INDEX vote_question ON vote (pair, annotator, aspect)",
-        "CREATE INDEX vote_annotator ON vote (annotator)",
-        "CREATE INDEX vote_lease ON vote (lease)",
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from core.errors import UserError
+from core.preferences_database import Connection, Database
+
+VERSION = 2
+# Gold pairs and repeats are for every annotator; their target is out of reach.
+EVERYONE = 1_000_000
+
+# {id} is a number that the database counts up. BIGINT and DOUBLE PRECISION mean the same in both databases.
+TABLES: dict[str, str] = {
+    "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
+    "project": "id {id}, name TEXT NOT NULL UNIQUE, aspects TEXT NOT NULL, settings TEXT NOT NULL,"
+    " created DOUBLE PRECISION NOT NULL",
+    "prompt": "id {id}, text TEXT NOT NULL UNIQUE",
+    "video": "id {id}, path TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL, model TEXT, seed BIGINT,"
+    " fps DOUBLE PRECISION NOT NULL, num_frames BIGINT NOT NULL, width BIGINT NOT NULL, height BIGINT NOT NULL,"
+    " motion DOUBLE PRECISION",
+    "annotator": "id {id}, name TEXT NOT NULL UNIQUE, created DOUBLE PRECISION NOT NULL, token_hash TEXT,"
+    " role TEXT NOT NULL DEFAULT 'annotator' CHECK (role IN ('annotator', 'reviewer', 'admin'))",
+    "pair": "id {id}, project BIGINT NOT NULL REFERENCES project, prompt BIGINT NOT NULL REFERENCES prompt,"
+    " video_a BIGINT NOT NULL REFERENCES video, video_b BIGINT NOT NULL REFERENCES video,"
+    " source TEXT NOT NULL, sampling_probability DOUBLE PRECISION NOT NULL, target_votes BIGINT NOT NULL,"
+    " gold TEXT CHECK (gold IN ('a', 'b', 'tie')), repeats BIGINT REFERENCES pair,"
+    " taken BIGINT NOT NULL DEFAULT 0 CHECK (taken BETWEEN 0 AND target_votes), rank BIGINT NOT NULL,"
+    " UNIQUE (project, prompt, video_a, video_b), CHECK (video_a <> video_b)",
+    "lease": "id {id}, pair BIGINT NOT NULL REFERENCES pair, annotator BIGINT NOT NULL REFERENCES annotator,"
+    " left_is TEXT NOT NULL CHECK (left_is IN ('a', 'b')), issued DOUBLE PRECISION NOT NULL,"
+    " expires DOUBLE PRECISION NOT NULL,"
+    " state TEXT NOT NULL CHECK (state IN ('active', 'voted', 'expired', 'released'))",
+    "vote": "id {id}, pair BIGINT NOT NULL REFERENCES pair, annotator BIGINT NOT NULL REFERENCES annotator,"
+    " aspect TEXT NOT NULL, choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie', 'both_bad', 'skip', 'withdrawn')),"
+    " left_is TEXT CHECK (left_is IN ('a', 'b')), lease BIGINT REFERENCES lease, time DOUBLE PRECISION NOT NULL,"
+    " supersedes BIGINT UNIQUE REFERENCES vote, seconds DOUBLE PRECISION, watched DOUBLE PRECISION, comment TEXT",
+    "event": "id {id}, time DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, annotator TEXT, detail TEXT NOT NULL",
+}
+INDEXES: tuple[str, ...] = (
+    "CREATE INDEX open_pair ON pair (project, rank) WHERE taken < target_votes AND gold IS NULL AND repeats IS NULL",
+    "CREATE INDEX gold_pair ON pair (project, rank) WHERE gold IS NOT NULL",
+    "CREATE INDEX repeated_pair ON pair (repeats) WHERE repeats IS NOT NULL",
+    "CREATE UNIQUE INDEX live_lease ON lease (annotator, pair) WHERE state = 'active'",
+    "CREATE INDEX live_lease_of_pair ON lease (pair) WHERE state = 'active'",
+    "CREATE INDEX live_lease_expiry ON lease (expires) WHERE state = 'active'",
+    "CREATE INDEX lease_annotator ON lease (annotator, state)",
+    "CREATE UNIQUE INDEX first_vote ON vote (pair, annotator, aspect) WHERE supersedes IS NULL",
+    "CREATE INDEX vote_question ON vote (pair, annotator, aspect)",
+    "CREATE INDEX vote_annotator ON vote (annotator)",
+    "CREATE INDEX vote_lease ON vote (lease)",
+)
+APPEND_ONLY: dict[str, tuple[str, ...]] = {
+    "sqlite": (
         "CREATE TRIGGER vote_is_never_changed BEFORE UPDATE ON vote"
         " BEGIN SELECT RAISE(ABORT, 'votes are append-only'); END",
         "CREATE TRIGGER vote_is_never_deleted BEFORE DELETE ON vote"
         " BEGIN SELECT RAISE(ABORT, 'votes are append-only'); END",
     ),
+    "postgres": (
+        "CREATE FUNCTION votes_are_append_only() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'votes are append-only' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+        "CREATE TRIGGER vote_is_never_changed BEFORE UPDATE OR DELETE ON vote"
+        " FOR EACH ROW EXECUTE FUNCTION votes_are_append_only()",
+    ),
+}
+IDENTITY = {"sqlite": "INTEGER PRIMARY KEY", "postgres": "BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"}
+
+# From schema 1 (SQLite only) to 2. Its one list of aspects becomes the project "default"; prompts get their own table.
+FROM_1: tuple[str, ...] = (
+    "ALTER TABLE video ADD COLUMN motion DOUBLE PRECISION",
+    "ALTER TABLE annotator ADD COLUMN token_hash TEXT",
+    "ALTER TABLE annotator ADD COLUMN role TEXT NOT NULL DEFAULT 'annotator'"
+    " CHECK (role IN ('annotator', 'reviewer', 'admin'))",
+    "ALTER TABLE vote ADD COLUMN seconds DOUBLE PRECISION",
+    "ALTER TABLE vote ADD COLUMN watched DOUBLE PRECISION",
+    "ALTER TABLE vote ADD COLUMN comment TEXT",
+    "CREATE TABLE project ({project})",
+    "CREATE TABLE prompt ({prompt})",
+    "CREATE TABLE event ({event})",
+    "INSERT INTO project SELECT 1, 'default', value, '{{}}', {now} FROM meta WHERE key = 'aspects'",
+    "DELETE FROM meta WHERE key = 'aspects'",
+    "INSERT INTO prompt (text) SELECT prompt FROM pair GROUP BY prompt ORDER BY min(id)",
+    "CREATE TABLE pair_2 ({pair})",
+    "INSERT INTO pair_2"
+    " (id, project, prompt, video_a, video_b, source, sampling_probability, target_votes, taken, rank)"
+    " SELECT p.id, 1, t.id, p.video_a, p.video_b, p.source, p.sampling_probability, p.target_votes, p.taken, p.rank"
+    " FROM pair p JOIN prompt t ON t.text = p.prompt",
+    "DROP TABLE pair",
+    "ALTER TABLE pair_2 RENAME TO pair",
+    "DROP INDEX live_lease",
+    "DROP INDEX live_lease_of_pair",
+    "DROP INDEX live_lease_expiry",
+    "DROP INDEX first_vote",
+    "DROP INDEX vote_question",
+    "DROP INDEX vote_annotator",
+    "DROP INDEX vote_lease",
+    *INDEXES,
 )
+
+
+def prepare(database: Database) -> None:
+    """Make the tables of a new store, or bring an older one up to date, in one transaction.
+
+    Raises: UserError when the database is no preference store or comes from a newer Soralign.
+    """
+    backend = database.backend
+    with database.snapshot() as connection:
+        version = _version(connection, backend.dialect)
+    if version > VERSION:
+        raise UserError(
+            f"{backend.name}: schema version {version} is newer than the {VERSION} known here; update Soralign"
+        )
+    if version == VERSION:
+        return
+    with _without_foreign_keys(database), database.transaction() as connection:
+        version = _version(connection, backend.dialect)  # another program may have been faster
+        tables = {name: columns.format(id=IDENTITY[backend.dialect]) for name, columns in TABLES.items()}
+        if version == 0:
+            if _tables(connection, backend.dialect):
+                raise UserError(f"{backend.name}: a database, but no preference store; choose another one")
+            for name, columns in tables.items():
+                connection.execute(f"CREATE TABLE {name} ({columns})")
+            for statement in (*INDEXES, *APPEND_ONLY[backend.dialect]):
+                connection.execute(statement)
+        elif version == 1:
+            for statement in FROM_1:
+                connection.execute(statement.format(now=time.time(), **tables))
+        if backend.dialect == "sqlite":
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        else:
+            connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(VERSION),))
+
+
+@contextlib.contextmanager
+def _without_foreign_keys(database: Database) -> Iterator[None]:
+    """SQLite lets a referenced table be rebuilt only while it does not look, and cannot look away in a transaction."""
+    if database.backend.dialect != "sqlite":
+        yield
+        return
+    with database.backend.lend(writing=True) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _version(connection: Connection, dialect: str) -> int:
+    """0 for a database without our tables."""
+    if dialect == "sqlite":
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if "meta" not in _tables(connection, dialect):
+        return 0
+    found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _tables(connection: Connection, dialect: str) -> set[str]:
+    listing = {
+        "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table'",
+        "postgres": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+    }
+    return {row[0] for row in connection.execute(listing[dialect]).fetchall()}

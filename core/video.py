@@ -133,6 +133,30 @@ def probe(path: Path | str) -> VideoInfo:
     return VideoInfo(codec, pixel_format, width, height, fps, num_frames, num_frames / fps)
 
 
+def motion(path: Path | str) -> float:
+    """Mean absolute change of brightness from frame to frame, in shares of black to white, seen at 64 pixels' width.
+
+    Decodes the whole file, so it also proves that every frame can be read.
+    Raises: UserError when decoding stops early or there are fewer than two frames.
+    """
+    previous, changes = None, []
+    with _opened(path) as (container, stream):
+        height = max(2, round(64 * stream.codec_context.height / max(1, stream.codec_context.width)))
+        try:
+            for frame in container.decode(stream):
+                small = frame.reformat(width=64, height=height, format="gray", threads=1).to_ndarray().astype(np.int16)
+                if previous is not None:
+                    changes.append(float(np.abs(small - previous).mean()) / 255.0)
+                previous = small
+        except av.error.FFmpegError as error:
+            raise UserError(f"{path}: decoding stopped after {len(changes)} frames ({_reason(error)})") from None
+    if not changes:
+        raise UserError(
+            f"{path}: holds {'one frame' if previous is not None else 'no frame'}; a video has at least two"
+        )
+    return float(np.mean(changes))
+
+
 def transcode(source: Path | str, destination: Path | str) -> None:
     """Rewrite any readable video as what `write` writes, at a constant frame rate. An odd last row or column is cut."""
     video = read(source)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.preferences import CURRENT, SIDES, Lease, Store
+from core.preferences import SIDES, Lease, Store
 
 LEASE_SECONDS = 900.0  # a coffee; after it the pair goes to somebody else
 PAUSE_SECONDS = 120.0  # a longer gap between two labels is a pause, not pace
@@ -101,18 +101,7 @@ def undo(store: Store, annotator: str) -> str | None:
 
 def progress(store: Store, annotator: str) -> Progress:
     """How far an annotator has come."""
-    with store.transaction() as connection:
-        times = [
-            row[0]
-            for row in connection.execute(
-                "SELECT v.time FROM vote v JOIN annotator n ON n.id = v.annotator"
-                f" WHERE n.name = ? AND v.aspect = ? AND {CURRENT} ORDER BY v.id",
-                (annotator, store.aspects[-1]),
-            )
-        ]
-        remaining = connection.execute(
-            f"SELECT count(*) FROM pair p WHERE {_OPEN}", _open_to(store, annotator)
-        ).fetchone()[0]
+    times, remaining = store.done(annotator), store.remaining(annotator)
     gaps = [
         later - earlier for earlier, later in zip(times, times[1:], strict=False) if later - earlier < PAUSE_SECONDS
     ]
@@ -120,34 +109,13 @@ def progress(store: Store, annotator: str) -> Progress:
 
 
 def upcoming(store: Store, annotator: str, count: int) -> list[tuple[Path, Path]]:
-    """The videos of the pairs that will probably come next, for preloading. Nothing is reserved."""
-    with store.transaction() as connection:
-        rows = connection.execute(
-            "SELECT a.path, b.path FROM pair p JOIN video a ON a.id = p.video_a JOIN video b ON b.id = p.video_b"
-            f" WHERE {_OPEN} AND p.id NOT IN (SELECT pair FROM lease WHERE annotator IN ({_WHO}) AND state = 'active')"
-            " ORDER BY p.rank LIMIT ?",
-            (*_open_to(store, annotator), annotator, count),
-        ).fetchall()
-    return [(store.path.parent / a, store.path.parent / b) for a, b in rows]
+    """The videos of the pairs that come next, lent ahead so that they can be loaded."""
+    return [(lease.left, lease.right) for lease in store.queue(annotator, 1 + count, LEASE_SECONDS)[1:]]
 
 
 def readable(aspect: str) -> str:
     """`text_alignment` as a person reads it."""
     return aspect.replace("_", " ")
-
-
-# Pairs that `Store.claim` may lend to an annotator, the one they hold now included.
-_WHO = "SELECT id FROM annotator WHERE name = ?"
-_OPEN = (
-    "(p.taken < p.target_votes"
-    f" OR p.id IN (SELECT pair FROM lease WHERE annotator IN ({_WHO}) AND state = 'active'))"
-    f" AND NOT EXISTS (SELECT 1 FROM vote v WHERE v.pair = p.id AND v.annotator IN ({_WHO}) AND v.aspect = ?"
-    f" AND {CURRENT})"
-)
-
-
-def _open_to(store: Store, annotator: str) -> tuple[str, str, str]:
-    return annotator, annotator, store.aspects[-1]
 
 
 def _task(lease: Lease | None) -> Task | None:

@@ -58,6 +58,35 @@ def test_raw_votes_come_back_as_the_same_votes(labelled, tmp_path):
     assert copy.origins() == labelled.origins()
 
 
+def test_checks_of_annotators_come_back_as_checks(labelled, tmp_path):
+    first = labelled.pairs()[0]
+    a, b = (labelled.add_video(path) for path in (first.video_a, first.video_b))
+    gold = labelled.add_pair("g", a, b, gold="b")
+    repeat = labelled.add_pair(first.prompt, b, a, source="repeat", repeats=first.id)
+    for pair in (gold, repeat):
+        labelled.record_vote(pair, "n0", "overall", "b", seconds=2.0, watched=1.0, comment="=1+1")
+    preferences_io.export_(labelled, tmp_path / "votes.parquet")
+    copy = Store(tmp_path / "copy.db")
+    preferences_io.import_(copy, tmp_path / "votes.parquet")
+    assert copy.votes(checks=True) == labelled.votes(checks=True) and copy.votes() == labelled.votes()
+    assert copy.pairs(checks=True) == labelled.pairs(checks=True)
+    preferences_io.export_(labelled, tmp_path / "form.jsonl", "preference")
+    assert '"g"' not in (tmp_path / "form.jsonl").read_text()  # a check says nothing about videos
+
+
+def test_mixed_prefixes_are_one_file_and_outside_paths_can_be_refused(labelled, tmp_path):
+    rows = "set/v0.mp4,./set/v1.mp4,p,A,B,same\n./set/v0.mp4,set/../set/v1.mp4,p,A,B,same\n"
+    (tmp_path / "mixed.csv").write_text("path_A,path_B,prompt,VQ,MQ,TA\n" + rows)
+    store = Store(tmp_path / "new.db")
+    preferences_io.import_(store, tmp_path / "mixed.csv", inside=tmp_path)
+    assert len(store.pairs()) == 1 and store.stats()["videos"] == 2
+    (tmp_path / "set" / "link.mp4").symlink_to("/etc/hostname")
+    for path in ("/etc/hostname", "../../etc/hostname", "set/link.mp4"):
+        (tmp_path / "evil.csv").write_text(f"path_A,path_B,prompt,VQ,MQ,TA\n{path},set/v1.mp4,p,A,B,A\n")
+        with pytest.raises(UserError, match="row 1: path_A .* outside the project's folder"):
+            preferences_io.import_(store, tmp_path / "evil.csv", inside=tmp_path)
+
+
 def test_the_preference_form_counts_ties_half_and_skips_not(labelled, tmp_path):
     store = Store(tmp_path / "small.db")
     a, b = (store.add_video(tmp_path / f"set/v{index}.mp4") for index in range(2))

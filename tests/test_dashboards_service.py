@@ -23,7 +23,7 @@ def store(tmp_path: Path, clip: NDArray[np.float32]) -> Store:
         ids = []
         for name in "ab":
             path = tmp_path / f"{index}-{name}.mp4"
-            video.write(path, clip[: 2 + index], 8.0)
+            video.write(path, clip[: 3 + index], 8.0)
             ids.append(store.add_video(path, model=f"model-{name}"))
         store.add_pair(f"prompt {index}", *ids)
     return store

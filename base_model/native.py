@@ -109,10 +109,10 @@ class NativeGenerator:
         return torch.where(given, (latents - clean) / sigma.reshape(-1, 1, 1, 1, 1), free)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents.to(self.vae.first_in.weight.dtype)).float()
+        return self.vae.decode(latents.to(self.vae.dtype)).float()
 
     def encode(self, frames: Tensor) -> Tensor:
-        return self.vae.encode(frames.to(self.vae.first_in.weight.dtype)).float()
+        return self.vae.encode(frames.to(self.vae.dtype)).float()
 
     def policy_module(self) -> nn.Module:
         return self.transformer

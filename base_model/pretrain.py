@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_model import flow
+from base_model.codec import losses
+from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import fast_dtype
 from base_model.tasks import random_mask
@@ -40,6 +42,11 @@ from core.video import to_signed
 
 def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _later(default: object, text: str) -> Any:
+    """An option younger than runs that may want to go on: it is recorded in the run only where it is set."""
+    return field(default=default, metadata={"help": text, "later": True})
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,10 @@ class PretrainConfig:
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
     seed: int = _option(0, "everything random derives from it")
+    bottleneck: Literal["kl", "vq", "fsq"] = _later("kl", "codec: continuous, a learned codebook, or rounding")
+    pixel_loss: Literal["mse", "l1"] = _later("mse", "codec: squared or absolute difference of pixels")
+    perceptual: str = _later("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    adversarial: float = _later(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
 
 
 LOG_EVERY = 50  # steps that one line of the log averages
@@ -120,15 +131,22 @@ class CodecPart:
             frames.append(pixels)
             centres.append(clip.state["position"][:, 0])
         self.frames, self.centres = np.stack(frames), np.stack(centres)
-        if config.start:
-            self.network = CausalVideoVAE.from_pretrained(config.start, low_cpu_mem_usage=False).float()
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_for(config.seed, "codec weights"))
-                self.network = CausalVideoVAE()
+        self.codec: CausalVideoVAE | QuantizedVideoCodec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(config.seed, "codec weights"))
+            if config.start:
+                kind = CausalVideoVAE if config.bottleneck == "kl" else QuantizedVideoCodec
+                self.codec = kind.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+            else:
+                self.codec = CausalVideoVAE() if config.bottleneck == "kl" else QuantizedVideoCodec(config.bottleneck)
+            self.network = self.codec
+            if config.adversarial:
+                self.network = nn.ModuleDict({"codec": self.codec, "judge": losses.PatchDiscriminator()})
+        self.backbone = losses.load_backbone(config.perceptual) if config.perceptual else None
+        if not config.start:
             self._start_from_principal_components()
         if config.latent_noise:
-            for layer in (self.network.first_in, self.network.rest_in, self.network.encoder, self.network.moments):
+            for layer in (self.codec.first_in, self.codec.rest_in, self.codec.encoder, self.codec.moments):
                 layer.requires_grad_(False)
 
     def crops(self, count: int, rng: np.random.Generator) -> Tensor:
@@ -144,7 +162,8 @@ class CodecPart:
     @torch.no_grad()
     def _start_from_principal_components(self) -> None:
         """The patch layers' first channels read the patches' principal components: about 1 dB more at this length."""
-        net, channels = self.network, self.network.channels
+        net = self.codec if isinstance(self.codec, CausalVideoVAE) else self.codec.trunk
+        channels = net.channels
         sample = self.crops(600, numpy_generator(self.config.seed, "codec start"))
         for layer, part, t in ((net.first_in, sample[:, :1], 1), (net.rest_in, sample[:, 1:], net.t)):
             rows = net._patch(part, t).reshape(-1, layer.in_features)
@@ -165,11 +184,15 @@ class CodecPart:
         done = step / self.config.steps
         weight = self.config.kl_weight * (1.0 - 0.8 * max(0.0, done - 0.6) / 0.4)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
-            mean, log_variance = self.network.encode_moments(x)
-            noise = torch.randn(mean.shape, generator=torch_generator(self.config.seed, "codec noise", step))
-            y = self.network.decode_raw(mean + (0.5 * log_variance).exp() * noise)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
-        return F.mse_loss(y.float(), x) + weight * kl
+            y, extra = self.codec.sample(x, torch_generator(self.config.seed, "codec noise", step))
+        y = y.float()
+        loss = losses.pixel(self.config.pixel_loss, y, x) + (weight if self.config.bottleneck == "kl" else 1.0) * extra
+        if self.backbone is not None:
+            loss = loss + losses.perceptual(self.backbone, y, x)
+        if self.config.adversarial:
+            for_codec, for_judge = losses.adversarial(self.network["judge"], y, x)
+            loss = loss + self.config.adversarial * for_codec + for_judge
+        return loss
 
     def _decoder_loss(self, x: Tensor, step: int) -> Tensor:
         """Squared error from latents with noise of a level drawn evenly for each clip; the latents stay what they are,
@@ -177,29 +200,29 @@ class CodecPart:
         rng = torch_generator(self.config.seed, "codec noise", step)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
             with torch.no_grad():
-                raw, _ = self.network.encode_moments(x)
-            _, std = self.network._statistics(raw.shape[2])
+                raw, _ = self.codec.encode_moments(x)
+            _, std = self.codec._statistics(raw.shape[2])
             level = self.config.latent_noise * torch.rand(len(raw), 1, 1, 1, 1, generator=rng)
-            y = self.network.decode_raw(raw + level * std * torch.randn(raw.shape, generator=rng))
+            y = self.codec.decode_raw(raw + level * std * torch.randn(raw.shape, generator=rng))
         return F.mse_loss(y.float(), x)
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
         """The codec with the statistics of its latents in the config; they stay while the encoder does."""
         if self.config.latent_noise:
-            self.network.half().save_pretrained(folder)
+            self.codec.half().save_pretrained(folder)
             return
         raw = []
         for start in range(0, min(512, len(self.frames)), 16):
             frames = torch.from_numpy(self.frames[start : start + 16]).float() / 255.0
-            raw.append(self.network.encode_moments(to_signed(frames))[0])
+            raw.append(self.codec.encode_moments(to_signed(frames))[0])
         latents = torch.cat(raw)
         parts = (latents[:, :, :1], latents[:, :, 1:])
-        self.network.register_to_config(
+        self.codec.register_to_config(
             latent_mean=[p.mean((0, 2, 3, 4)).tolist() for p in parts],
             latent_std=[p.std((0, 2, 3, 4)).tolist() for p in parts],
         )
-        self.network.half().save_pretrained(folder)
+        self.codec.half().save_pretrained(folder)
 
 
 class ClipPart:
@@ -465,6 +488,12 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
     return chosen
 
 
+def recorded(config: PretrainConfig) -> dict[str, Any]:
+    """The options as the run folder keeps them."""
+    young = {part.name: part.default for part in fields(config) if part.metadata.get("later")}
+    return {name: value for name, value in asdict(config).items() if name not in young or value != young[name]}
+
+
 def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
@@ -472,7 +501,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     Raises: UserError for a recipe that cannot run, and for a folder that holds another run.
     """
     check(config)
-    run = Run.open(Path(out), asdict(config))
+    run = Run.open(Path(out), recorded(config))
     if not config.latents:
         config = replace(config, latents=str(run.folder / "latents"))
     part = PARTS[config.part](config)
@@ -494,6 +523,9 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             master[name].data.copy_(state["master"][name])
             average[name].copy_(state["average"][name])
             live[name].data.copy_(master[name])
+        buffers = dict(network.named_buffers())
+        for name, value in state.get("buffers", {}).items():  # a learned codebook is one
+            buffers[name].copy_(value)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         run.rewind(done)
@@ -501,7 +533,8 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     def write(folder: Path) -> None:
         weights = {name: value.detach() for name, value in master.items()}
         saved = [optimizer.state_dict() for optimizer in optimizers]
-        torch.save({"master": weights, "average": average, "optimizers": saved}, folder / "state.pt")
+        state = {"master": weights, "average": average, "optimizers": saved, "buffers": dict(network.named_buffers())}
+        torch.save(state, folder / "state.pt")
 
     begin, losses = time.perf_counter(), list[float]()
     for step in track(range(done, config.steps), f"pretrain {config.part}", total=config.steps - done):

@@ -1,5 +1,6 @@
 """Pretraining: the schedule's closed form, a stopped run that ends as an unbroken one, losses that fall."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from base_model import pretrain as pretraining
+from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, check, pretrain, rate
@@ -35,6 +37,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The three networks a few channels wide: what is tested is the loop around them."""
     monkeypatch.setattr(pretraining, "CausalVideoVAE", _SmallCodec)
+    monkeypatch.setattr(
+        pretraining,
+        "QuantizedVideoCodec",
+        lambda kind: QuantizedVideoCodec(kind, 16, 2, trunk_options=_SmallCodec.sizes),
+    )
     monkeypatch.setattr(pretraining.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
     monkeypatch.setattr(
         pretraining, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
@@ -44,11 +51,12 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-class _SmallCodec:
+class _SmallCodec(CausalVideoVAE):
+    sizes = {"latent_channels": 4, "width": 24, "encoder_blocks": "mp", "decoder_blocks": "mp"}
     from_pretrained = CausalVideoVAE.from_pretrained
 
     def __new__(cls) -> CausalVideoVAE:  # type: ignore[misc]
-        return CausalVideoVAE(4, 24, encoder_blocks="mp", decoder_blocks="mp")
+        return CausalVideoVAE(**cls.sizes)
 
 
 def _with_from_pretrained(network: type, **sizes: int) -> object:
@@ -149,6 +157,30 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert all(value.dtype == torch.float16 and value.isfinite().all() for value in first.values())
     assert read_metrics(broken.folder)[-1]["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "change", [{"bottleneck": "vq"}, {"bottleneck": "fsq", "adversarial": 0.1, "pixel_loss": "l1"}]
+)
+@pytest.mark.usefixtures("small_networks")
+def test_a_quantised_codec_resumes_with_its_codebook_and_its_judge(
+    change: dict[str, object], parts: Path, tmp_path: Path
+) -> None:
+    config = _config("codec", parts, perceptual=str(parts / "clip"), **change)
+    whole = pretrain(config, tmp_path / "whole")
+    broken = pretrain(config, tmp_path / "broken")
+    shutil.rmtree(broken.folder / "codec")
+    shutil.rmtree(broken.checkpoints()[-1])  # step 5; step 4 is left
+    broken = pretrain(config, tmp_path / "broken")
+    files = [run.folder / "codec" / "diffusion_pytorch_model.safetensors" for run in (whole, broken)]
+    first, second = (load_file(path) for path in files)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert any("bottleneck" in name for name in first) == (change["bottleneck"] == "vq")
+
+
+def test_an_option_younger_than_a_run_is_recorded_only_where_it_is_set() -> None:
+    assert "bottleneck" not in pretraining.recorded(SMALL) and pretraining.recorded(SMALL)["steps"] == 5
+    assert pretraining.recorded(replace(SMALL, bottleneck="fsq"))["bottleneck"] == "fsq"
 
 
 @pytest.mark.usefixtures("small_networks")

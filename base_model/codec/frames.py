@@ -32,6 +32,11 @@ class FrameCodec(nn.Module):
             depth = len(image.config.block_out_channels)
             self.channels, self.s, self.reach = image.config.latent_channels, 2 ** (depth - 1), 4
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the image codec's weights."""
+        return next(self.image.parameters()).dtype
+
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(channels, time, height, width). Raises: ValueError where a side is off the grid."""
         if height % self.s or width % self.s or min(num_frames, height, width) < 1:

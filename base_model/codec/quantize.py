@@ -63,7 +63,8 @@ class VectorQuantizer(nn.Module):
         flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)  # [group, vector, channel]
         codes = torch.cdist(flat.float(), self.entries).argmin(dim=-1)
         if self.training:
-            self._follow(flat.detach().float(), codes)
+            with torch.autocast(flat.device.type, enabled=False):
+                self._follow(flat.detach().float(), codes)
         codes = codes.T.reshape(*x.shape[:-1])
         snapped = self.look_up(codes).to(values.dtype)
         loss = self.COMMITMENT * F.mse_loss(values, snapped)

@@ -43,10 +43,10 @@ FAST = {
     "uniform": (2.9, 3.2),
     "projectile": (2.7, 3.0),
     "slide": (4.6, 5.0),
-    "collision": (3.8, 4.4),
-    "occluder": (3.3, 3.4),
+    "collision": (2.9, 3.2),
+    "occluder": (3.15, 3.35),
 }
-ODD_RADII = ((3.0, 3.6), (9.2, 10.2))
+ODD_RADII = {"small": (3.0, 3.6), "large": (9.2, 10.2)}
 
 
 FRUITLESS = 1000  # draws in a row without a new prompt that end the search
@@ -112,7 +112,8 @@ def draw_spec(
     count = 2 if family == "collision" else min(count, MOST_OBJECTS[family])
     while True:
         colours = rng.choice(list(COLOURS), size=count, replace=False)
-        sizes = list(SIZES) if count < 3 else ["small", "medium"]
+        known = ODD_RADII if split in ("radius", "both") else SIZES
+        sizes = [size for size in known if count < 3 or size != "large"]  # three large ones do not fit
         objects = tuple(
             ObjectSpec(str(c), SHAPES[int(rng.integers(3))], sizes[int(rng.integers(len(sizes)))]) for c in colours
         )
@@ -132,8 +133,8 @@ def draw_motion(
     for _ in range(16):
         radii = []
         for item in spec.objects:
-            bands = ODD_RADII if split in ("radius", "both") else (SIZES[item.size or "medium"],)
-            radii.append(float(rng.uniform(*bands[int(rng.integers(len(bands)))])))
+            bands = ODD_RADII if split in ("radius", "both") else SIZES
+            radii.append(float(rng.uniform(*bands[item.size or "medium"])))
         speeds = FAST[spec.family] if split in ("velocity", "both") else None
         setup = draw_setup(spec, radii, rng, speeds)
         if setup is None:

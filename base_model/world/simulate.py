@@ -268,6 +268,8 @@ def draw_setup(
         for lane, margin in zip(lanes, reaches, strict=True):
             speed = rng.uniform(*(speed_range or (2.3, 3.1)))
             start = crossing(speed, margin + 0.3, WIDTH)
+            if start is None and speed_range:
+                return None
             if start is None:
                 speed = (WIDTH - 2 * margin - 1) / last
                 start = margin + 0.3 if sign > 0 else WIDTH - margin - 0.3

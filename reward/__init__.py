@@ -1,7 +1,8 @@
 """Judges videos, and learns to.
 
-REWARDS maps a name to what makes the reward. A folder that `soralign reward train` wrote is loaded by its path, a
-reward server by its URL, and several servers of one reward by their URLs with commas between them.
+REWARDS maps a name to what makes the reward. Those in HUB are made of weights, which may follow the name after a colon
+as a hub id, a folder or a file ("pick-score:runs/pick"). A folder that `soralign reward train` wrote is loaded by its
+path, a reward server by its URL, and several servers of one reward by their URLs with commas between them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ REWARDS = {
     "compressibility": "reward.simple:Compressibility",
     "physics": "reward.simple:Physics",
 }
+# name -> what makes the reward of its weights; without weights, of the authors'.
+HUB = {
+    "clip-score": "reward.clip_models:clip_score",
+    "open-clip": "reward.clip_models:open_clip_cosine",
+    "pick-score": "reward.clip_models:pick_score",
+    "hps": "reward.clip_models:hps",
+    "aesthetic": "reward.clip_models:aesthetic",
+    "image-reward": "reward.image_reward:image_reward",
+    "video-align": "reward.video_align:video_align",
+}
 
 
 def load(name: str) -> Reward:
@@ -30,10 +41,17 @@ def load(name: str) -> Reward:
     Raises: UserError for an unknown name (near names listed), a folder that holds no reward, or a silent server.
     """
     from core.errors import UserError
-    from core.registry import resolve
+    from core.registry import resolve, unknown
 
     if name in REWARDS:
         return cast("Callable[[], Reward]", resolve(REWARDS, name, "reward"))()
+    known, _, weights = name.partition(":")
+    if known in HUB:
+        if not weights and known == "open-clip":
+            raise UserError("open-clip needs weights: open-clip:ARCHITECTURE/TAG, open-clip:hf-hub:ID")
+        return cast("Callable[..., Reward]", resolve(HUB, known, "reward"))(*[weights] if weights else [])
+    if known in REWARDS:
+        raise UserError(f"reward {known!r} takes no weights, seen {name!r}")
     if name.startswith(("http://", "https://")):
         from reward.remote import RemoteReward
 
@@ -44,4 +62,4 @@ def load(name: str) -> Reward:
         return preference_model.load(name)
     if "/" in name:
         raise UserError(f"reward {name!r} is no folder; train one with `soralign reward train --out {name}`")
-    return cast("Callable[[], Reward]", resolve(REWARDS, name, "reward"))()
+    raise unknown(name, [*REWARDS, *HUB], "reward")

@@ -448,11 +448,12 @@ def motion(paths: list[Path]) -> Probe:
     return Probe(float(np.mean(list(pairs.values()))))
 
 
-def velocity_error(observation: reader.Observation, state: Mapping[str, NDArray]) -> Probe:
+def velocity_error(observation: reader.Observation, state: Mapping[str, NDArray], start: int = 0) -> Probe:
     """Mean |velocity read - velocity simulated| in px / frame, objects paired by colour, while wholly visible.
 
     Args:
         state: ground truth as base_model.world.dataset gives it; position [time, object, 2], colour [object], visible.
+        start: first frame that counts.
     """
     tracks = {track.colour: track for track in observation.tracks}
     errors = []
@@ -463,8 +464,8 @@ def velocity_error(observation: reader.Observation, state: Mapping[str, NDArray]
         true = np.diff(state["position"][:, index], axis=0)
         whole = (state["visible"][1:, index] > 0.99) & (state["visible"][:-1, index] > 0.99)
         length = min(len(read), len(true))
-        error = np.linalg.norm(read[:length] - true[:length], axis=1)[whole[:length]]
-        errors.append(error[np.isfinite(error)])
+        error = np.linalg.norm(read[:length] - true[:length], axis=1)
+        errors.append(error[start:][whole[start:length] & np.isfinite(error[start:])])
     pooled = np.concatenate(errors)
     return Probe(float(pooled.mean())) if len(pooled) else missing("no object was seen whole in two frames in a row")
 

@@ -1,14 +1,20 @@
 """Makes videos: the sandbox world, the native generator, and the way to any other.
 
-GENERATORS maps a name to what loads it; a folder holding a saved pipeline is loaded by its path.
+GENERATORS maps a name to what loads it; a folder holding a saved pipeline is loaded by its path, a model of the hub by
+its id. Which family a pipeline belongs to, its model_index.json says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base_model.options import ModelOptions
+from core.errors import UserError
+
 if TYPE_CHECKING:
+    from base_model.native import NativeGenerator
     from base_model.protocol import Generator
 
 GENERATORS = {
@@ -17,17 +23,46 @@ GENERATORS = {
 }
 
 
-def load(model: str, dtype: str = "auto") -> Generator:
-    """A generator by name or folder.
+def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str] | None = None) -> Generator:
+    """A generator by name, folder or hub id, frozen; the network is used for a hub id only.
 
     Args:
-        dtype: "float32", "bfloat16", or "auto" for bf16 where the processor computes in it.
-    Raises: UserError for an unknown name (near names listed) or a folder that is not a model.
+        prompts: all that will be asked for. A hub model encodes them now and lets go of its text encoders, which may be
+            larger than everything else; None keeps them.
+    Raises: UserError for an unknown name (near names listed), a folder that is not a model, or options it cannot meet.
     """
     from core.registry import resolve
 
-    if Path(model).is_dir():
+    options = options or ModelOptions()
+    folder = Path(model)
+    if model in GENERATORS:
+        return _native(resolve(GENERATORS, model, "model")(options.dtype), options)
+    from base_model.hub import loading
+
+    if not folder.is_dir():
+        if not loading.is_hub_id(model):
+            resolve(GENERATORS, model, "model")  # raises, with near names
+        if folder.parent.is_dir():  # a misspelt path, by its looks: the hub is not asked
+            raise UserError(f"no model at '{model}': {folder.parent} has no folder of that name")
+        folder = loading.download(model)
+    if loading.family_of(folder, model) == loading.OWN:
         from base_model import native
 
-        return native.load(model, dtype)
-    return resolve(GENERATORS, model, "model")(dtype)
+        return _native(native.load(folder, options.dtype, model), options)
+    return loading.load(folder, model, options, prompts)
+
+
+def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
+    """The size that `options` ask for. Raises: UserError for a memory saver, which the native model does not have."""
+    from dataclasses import replace
+
+    from base_model.protocol import VideoSize
+
+    savers = ("offload", "vae_tiling", "attention", "quantize")
+    for name in savers:
+        if (asked := getattr(options, name)) != getattr(ModelOptions(), name):
+            raise UserError(f"{name} '{asked}' is for hub models; '{generator.name}' is small enough without")
+    own = generator.size
+    size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
+    generator.latent_shape(size)
+    return replace(generator, size=size)

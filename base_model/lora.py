@@ -3,11 +3,12 @@
 One path through peft for the native model and every diffusers transformer (some of those have no `add_adapter` of their
 own). Switching the adapters off gives the reference policy for free: the KL term needs no second copy of the model.
 Files are diffusers' own (`pytorch_lora_weights.safetensors`) and always carry the adapter metadata: without it a
-reader assumes alpha = rank and silently scales the update wrongly.
+reader assumes alpha = rank and silently scales the update wrongly. Where two experts share the noise levels (Wan 2.2
+A14B) they come as one `nn.ModuleDict`, both are adapted, and the second has a file of its own, as diffusers wants it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,26 @@ from core.errors import UserError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer"  # what diffusers calls the denoiser inside a pipeline
+EXPERT_FILE_NAMES = {PREFIX: FILE_NAME, "transformer_2": "pytorch_lora_weights_2.safetensors"}
 
 
-def attach(module: nn.Module, rank: int, alpha: int, targets: Sequence[str] = (), seed: int = 0) -> list[nn.Parameter]:
-    """Freeze `module` and add trainable low-rank updates, which start as an exact no-op.
+def attach(
+    module: nn.Module,
+    rank: int,
+    alpha: int,
+    targets: Sequence[str] = (),
+    seed: int = 0,
+    *,
+    dora: bool = False,
+    rslora: bool = False,
+) -> list[nn.Parameter]:
+    """Freeze `module` and add trainable low-rank updates, which start as an exact no-op (DoRA: but for rounding).
 
     Args:
         rank: width of the update; alpha: the update is scaled by alpha / rank.
         targets: endings of the module names to adapt, as in peft; empty = every linear layer of the numbered blocks.
+        dora: learn direction and length of every weight's columns apart (Liu et al. 2024).
+        rslora: scale by alpha / sqrt(rank) instead, so that a larger rank is not held back (Kalajdzievski 2023).
         seed: of the random half of the update (the other half is zero), so that two runs start alike.
 
     Returns: the trainable parameters, fp32.
@@ -37,21 +50,13 @@ def attach(module: nn.Module, rank: int, alpha: int, targets: Sequence[str] = ()
     """
     if _layers(module):
         raise UserError("this model already carries a LoRA; load the model afresh before attaching another one")
-    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    chosen = [
-        name
-        for name in linear
-        if (any(name == ending or name.endswith("." + ending) for ending in targets) if targets else _in_block(name))
-    ]
-    if not chosen:
-        near = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-        raise UserError(
-            f"no linear layer of the model is named {', '.join(targets) or 'inside a block'}; endings: {near}"
-        )
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen), module)
+        for network in _experts(module).values():
+            chosen = _chosen(network, targets)
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, use_dora=dora, use_rslora=rslora)
+            inject_adapter_in_model(config, network)
     return parameters(module)
 
 
@@ -76,15 +81,33 @@ def reference(module: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def save(module: nn.Module, folder: Path) -> None:
-    """Write the adapters to `folder` in diffusers' format, rank and alpha included."""
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """The adapters' weights by name; with two experts the name of each stands in front."""
+    experts = _experts(module)
+    own = {name: get_peft_model_state_dict(network) for name, network in experts.items()}
+    if len(own) == 1:
+        return next(iter(own.values()))
+    return {f"{name}.{key}": value for name, weights in own.items() for key, value in weights.items()}
+
+
+def save(module: nn.Module, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapters to `folder` in diffusers' format, rank and alpha included.
+
+    Args:
+        weights: instead of the module's own, named as by `state` (an average, or gathered from shards).
+    """
     from diffusers.loaders import CogVideoXLoraLoaderMixin  # the plainest of diffusers' writers: transformer only
 
-    CogVideoXLoraLoaderMixin.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(module),
-        transformer_lora_adapter_metadata=module.peft_config["default"].to_dict(),  # type: ignore[index, union-attr]
-    )
+    weights = state(module) if weights is None else weights
+    experts = _experts(module)
+    for name, network in experts.items():
+        own = weights if len(experts) == 1 else _without_prefix(weights, name)
+        CogVideoXLoraLoaderMixin.save_lora_weights(
+            folder,
+            transformer_lora_layers=dict(own),
+            transformer_lora_adapter_metadata=network.peft_config["default"].to_dict(),  # type: ignore[index, union-attr]
+            weight_name=EXPERT_FILE_NAMES[name],
+        )
 
 
 def load(module: nn.Module, folder: Path) -> None:
@@ -92,25 +115,69 @@ def load(module: nn.Module, folder: Path) -> None:
 
     Raises: UserError if the file is missing, broken, or belongs to another model.
     """
-    weights, metadata = _read(Path(folder) / FILE_NAME)
+    for name, network in _experts(module).items():
+        _load(network, Path(folder) / EXPERT_FILE_NAMES[name])
+
+
+def merge(module: nn.Module) -> None:
+    """Add the updates to the weights of `module` and take the adapters off: the same model, without LoRA."""
+    for network in _experts(module).values():
+        for name, layer in list(network.named_modules()):
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()  # type: ignore[attr-defined]
+                parent, _, child = name.rpartition(".")
+                setattr(network.get_submodule(parent), child, layer.get_base_layer())
+        del network.peft_config
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    folder = path.parent
+    weights, metadata = read(path)
     layers = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
-    known = {name.replace(".base_layer", "") for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    known = {name.replace(".base_layer", "") for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     if missing := sorted(set(layers) - known):
         raise UserError(f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'")
     rank = len(weights[f"{layers[0]}.lora_A.weight"])
-    if not _layers(module):
-        attach(module, metadata.get("r", rank), metadata.get("lora_alpha", rank), layers)
-    own = get_peft_model_state_dict(module)
+    if not _layers(network):
+        kind = {option: bool(metadata.get(f"use_{option}", False)) for option in ("dora", "rslora")}
+        attach(network, metadata.get("r", rank), metadata.get("lora_alpha", rank), layers, **kind)
+    own = get_peft_model_state_dict(network)
     for name in sorted(own.keys() | weights.keys()):
         if name not in own or name not in weights or own[name].shape != weights[name].shape:
             raise UserError(
-                f"the LoRA in '{folder}' does not fit the adapters of this model at '{name}' (rank, targets)"
+                f"the LoRA in '{folder}' does not fit the adapters of this model at '{name}' (rank, targets, or a base "
+                "of another width)"
             )
-    set_peft_model_state_dict(module, weights)
+    set_peft_model_state_dict(network, weights)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(weights, adapter metadata) with diffusers' prefix taken off."""
+def _chosen(network: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the linear layers to adapt. Raises: UserError if there is none."""
+    linear = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    chosen = [
+        name
+        for name in linear
+        if (any(name == ending or name.endswith("." + ending) for ending in targets) if targets else _in_block(name))
+    ]
+    if not chosen:
+        near = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        raise UserError(
+            f"no linear layer of the model is named {', '.join(targets) or 'inside a block'}; endings: {near}"
+        )
+    return chosen
+
+
+def _experts(module: nn.Module) -> dict[str, nn.Module]:
+    """The networks of a policy by their names in the pipeline."""
+    return dict(module.items()) if isinstance(module, nn.ModuleDict) else {PREFIX: module}
+
+
+def _without_prefix(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(weights, adapter metadata) of a LoRA file, diffusers' prefix taken off. Raises: UserError if it has none."""
     if not path.is_file():
         raise UserError(f"no LoRA at '{path.parent}': it should hold a file {path.name}")
     try:

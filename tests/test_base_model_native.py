@@ -9,6 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import base_model
 from base_model import flow, lora
 from base_model.native import NativeGenerator, load, nano
+from base_model.options import ModelOptions
 from base_model.pipeline import SoralignPipeline
 from base_model.protocol import VideoSize, cat, repeat, take
 from base_model.sampler import generate_frames, initial_noise
@@ -135,7 +136,7 @@ def test_nano_is_always_the_same_and_leaves_global_randomness_alone() -> None:
 
 
 def test_a_saved_pipeline_loads_as_the_same_generator(saved: Path, generator: NativeGenerator) -> None:
-    loaded = base_model.load(str(saved), "float32")
+    loaded = base_model.load(str(saved), ModelOptions(dtype="float32"))
     assert loaded.name == str(saved) and torch.equal(loaded.schedule(4).sigma, flow.linear_schedule(4, 2.0).sigma)
     size = VideoSize(5, 32, 32)
     twin = NativeGenerator(generator.vae, generator.transformer, generator.clip, shift=2.0)
@@ -196,7 +197,7 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path) -> None:
 def test_an_unknown_dtype_is_refused(saved: Path, dtype: str) -> None:
     for model in (str(saved), "nano"):
         with pytest.raises(UserError, match=f"dtype '{dtype}' is unknown; known: auto, float32, bfloat16"):
-            base_model.load(model, dtype)
+            base_model.load(model, ModelOptions(dtype=dtype))
 
 
 def _copy(saved: Path, folder: Path) -> Path:

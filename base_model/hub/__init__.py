@@ -1,0 +1,13 @@
+"""Generators people use, through diffusers' classes: one small file per family, recognised by its pipeline class.
+
+PIPELINES maps the `_class_name` of a model_index.json to the family that runs it. docs/add_a_generator.md tells how to
+add one. Left out on purpose: the pipelines' own sampling loops and schedulers' steps; noise and transitions are
+`flow.py`'s for every model.
+"""
+
+PIPELINES = {
+    "WanPipeline": "base_model.hub.wan:Wan",
+    "LTXPipeline": "base_model.hub.ltx:LTX",
+    "CogVideoXPipeline": "base_model.hub.cogvideox:CogVideoX",
+    "HunyuanVideoPipeline": "base_model.hub.hunyuan_video:HunyuanVideo",
+}

@@ -1,0 +1,91 @@
+"""CogVideoX 2B, 5B and 1.5: variance-preserving noise, latents frame-first inside the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from base_model.hub.family import Answer, Grid, Scaling, decode_with, encode_with
+from base_model.protocol import Condition, VideoSize
+
+if TYPE_CHECKING:
+    from diffusers import CogVideoXPipeline
+
+
+@dataclass(frozen=True)
+class CogVideoX:
+    """See `base_model.hub.family.Family`."""
+
+    pipeline: CogVideoXPipeline
+    title = "CogVideoX"
+    kind: Literal["flow", "vp"] = "vp"
+    distilled = False
+    per_token_time = False
+    text_parts = ("text_encoder",)
+
+    @property
+    def answer(self) -> Answer:
+        return "v" if self.pipeline.scheduler.config.prediction_type == "v_prediction" else "noise"
+
+    @property
+    def fps(self) -> float:
+        return 16.0 if self.grid.patch_time > 1 else 8.0
+
+    @property
+    def size(self) -> VideoSize:
+        config, side = self._config, self.grid.side
+        return VideoSize(config.sample_frames, config.sample_height * side, config.sample_width * side)
+
+    @property
+    def channels(self) -> int:
+        return int(self._config.in_channels)
+
+    @property
+    def grid(self) -> Grid:
+        pipe, config = self.pipeline, self._config
+        return Grid(
+            pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial, config.patch_size, config.patch_size_t or 1
+        )
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"transformer": self.pipeline.transformer}
+
+    def text(self, prompt: str) -> Condition:
+        embedded, _ = self.pipeline.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=self._config.max_text_seq_length
+        )
+        return {"text": embedded}
+
+    def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
+        return {"num_inference_steps": num_steps}
+
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
+        frames, height, width = latents.shape[2:]
+        side, rotary = self.grid.side, None
+        if self._config.use_rotary_positional_embeddings:
+            rotary = self.pipeline._prepare_rotary_positional_embeddings(
+                height * side, width * side, frames, latents.device
+            )
+        answer = self.pipeline.transformer(
+            hidden_states=latents.transpose(1, 2),
+            encoder_hidden_states=condition["text"],
+            timestep=timestep,
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
+        return answer.transpose(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return decode_with(self.pipeline.vae, latents[:, :, self.grid.padding :], Scaling.of(self.pipeline.vae))
+
+    def encode(self, video: Tensor) -> Tensor:
+        latents = encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))
+        return torch.cat([latents[:, :, : self.grid.padding], latents], 2)
+
+    @property
+    def _config(self) -> Any:
+        return self.pipeline.transformer.config

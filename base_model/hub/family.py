@@ -1,0 +1,173 @@
+"""What differs from one family of hub models to the next, and the arithmetic several of them share.
+
+A family is one frozen dataclass around a loaded diffusers pipeline. It knows its text encoders, one forward, its codec
+and its clip sizes; guidance, noise levels, given cells, precision and placement are `generator.py`'s, once for all.
+Latents are [batch, channels, time, height, width] in every family: packing and transposing stay inside the forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from base_model.protocol import Condition, VideoSize
+from core.errors import UserError
+
+Answer = Literal["velocity", "noise", "v"]
+"""What a network is trained to say: noise - clean (flow), the noise (vp), or alpha noise - sigma clean (vp)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Clip sizes a family can make, and the latent cells they have.
+
+    time: frames per latent frame; above 1 the first frame has a latent frame of its own, so frames are time * k + 1.
+    side: pixels per latent cell. patch: latent cells per token, along height and width.
+    patch_time: latent frames per token; the latents are padded to a multiple of it, at the front.
+    frames: the only number of frames, for models whose temporal positions are fixed.
+    """
+
+    time: int
+    side: int
+    patch: int
+    patch_time: int = 1
+    frames: int | None = None
+
+    @property
+    def padding(self) -> int:
+        """Latent frames in front that hold no picture."""
+        return self.patch_time - 1
+
+    def cells(self, size: VideoSize, family: str) -> tuple[int, int, int]:
+        """Latent (time, height, width) of a clip. Raises: UserError for a size the family cannot make."""
+        if self.frames is not None and size.num_frames != self.frames:
+            raise UserError(f"{size.num_frames} frames: {family} makes clips of exactly {self.frames} frames")
+        step = self.time * self.patch_time
+        if size.num_frames < 1 or (step > 1 and size.num_frames % step != 1):
+            below = max(1, (size.num_frames - 1) // step * step + 1)
+            raise UserError(
+                f"{size.num_frames} frames: {family} makes clips of {step}k + 1 frames; "
+                f"{below} and {below + step} are the nearest"
+            )
+        unit = self.side * self.patch
+        if min(size.height, size.width) < unit or size.height % unit or size.width % unit:
+            near = [max(unit, round(side / unit) * unit) for side in (size.height, size.width)]
+            raise UserError(
+                f"{size.height}x{size.width} is off the grid of {family}: height and width must be multiples of "
+                f"{unit}; {near[0]}x{near[1]} is the nearest"
+            )
+        frames = (size.num_frames - 1) // self.time + 1 + self.padding
+        return frames, size.height // self.side, size.width // self.side
+
+
+class Family(Protocol):
+    """One pipeline class of diffusers, as `HubGenerator` asks it.
+
+    kind, answer: see `flow.Schedule` and `Answer`. distilled: guidance goes in as a number, without a second forward.
+    per_token_time: the network takes a noise level per token, so given cells may be clean among noisy ones.
+    text_parts: pipeline components that are needed for prompts only.
+    """
+
+    pipeline: Any
+    title: str
+    kind: Literal["flow", "vp"]
+    fps: float
+    text_parts: tuple[str, ...]
+
+    @property
+    def answer(self) -> Answer: ...
+
+    @property
+    def distilled(self) -> bool: ...
+
+    @property
+    def per_token_time(self) -> bool: ...
+
+    @property
+    def size(self) -> VideoSize:
+        """Of the clips that the released weights are meant for."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of the latents that are denoised."""
+        ...
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The denoiser by its name in the pipeline; two where experts share the noise levels."""
+        ...
+
+    def text(self, prompt: str) -> Condition:
+        """One row, on the device of the text encoder."""
+        ...
+
+    def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
+        """Arguments of the scheduler's `set_timesteps`, as the pipeline's own call gives them."""
+        ...
+
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
+        """The network's answer, [batch, channels, time, height, width].
+
+        Args:
+            latents: in the network's precision. timestep: in the scheduler's unit, [batch] or, with `per_token_time`,
+                [batch, time, height, width] over latent cells.
+            condition: rows of `text`; floating tensors in the network's precision.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Video [batch, 3, time, height, width] in [-1, 1]."""
+        ...
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents of a video in [-1, 1], their mean where the codec has a spread."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The straight line between a codec's latents and the denoiser's: denoiser = (codec - mean) * factor / std."""
+
+    factor: float = 1.0
+    mean: Tensor | float = 0.0
+    std: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, vae: Any) -> Scaling:
+        """As the codec's configuration (or, in LTX, its buffers) has it."""
+        buffers = dict(vae.named_buffers(recurse=False))
+        mean, std = (buffers.get(name, vae.config.get(name)) for name in ("latents_mean", "latents_std"))
+        factor = float(vae.config.get("scaling_factor") or 1.0)
+        if mean is None or std is None:
+            return cls(factor)
+        per_channel = [torch.as_tensor(value).detach().float().reshape(1, -1, 1, 1, 1) for value in (mean, std)]
+        return cls(factor, *per_channel)
+
+    def to_codec(self, latents: Tensor) -> Tensor:
+        mean, std = (_like(value, latents) for value in (self.mean, self.std))
+        return latents * std / self.factor + mean
+
+    def to_denoiser(self, latents: Tensor) -> Tensor:
+        mean, std = (_like(value, latents) for value in (self.mean, self.std))
+        return (latents - mean) * self.factor / std
+
+
+def decode_with(vae: Any, latents: Tensor, scaling: Scaling) -> Tensor:
+    """The plain way through a 3D codec."""
+    return vae.decode(scaling.to_codec(latents).to(vae.dtype), return_dict=False)[0]
+
+
+def encode_with(vae: Any, video: Tensor, scaling: Scaling) -> Tensor:
+    """The plain way back."""
+    return scaling.to_denoiser(vae.encode(video.to(vae.dtype)).latent_dist.mode().float())
+
+
+def _like(value: Tensor | float, latents: Tensor) -> Tensor | float:
+    return value.to(latents) if isinstance(value, Tensor) else value

@@ -1,0 +1,246 @@
+"""From a folder or a hub id to a `HubGenerator`, with every bad input told in one line.
+
+A folder is looked at before anything heavy is loaded: its model_index.json says which family it is and which parts it
+should have. The network is used for hub ids only, and only here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base_model.hub import PIPELINES
+from base_model.options import ModelOptions
+from base_model.protocol import VideoSize
+from core.errors import UserError
+from core.registry import resolve, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from base_model.hub.generator import HubGenerator
+
+INDEX = "model_index.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+OWN = "SoralignPipeline"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_id(model: str) -> bool:
+    """True for ORGANISATION/NAME; whether it exists, only the hub knows."""
+    return _HUB_ID.fullmatch(model) is not None
+
+
+def download(model: str) -> Path:
+    """The folder of a hub model in the local cache, downloaded if need be.
+
+    Raises: UserError if the hub cannot be reached and the cache lacks the model, or it is unknown, gated, no pipeline.
+    """
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = Path(hf_hub_download(model, INDEX)).parent
+        check(folder, model)  # before gigabytes of a model that no family here runs
+        return Path(DiffusionPipeline.download(model))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise UserError(
+            f"'{model}' is a hub id, this machine is offline and its cache lacks the model; copy the model's folder "
+            "here and give its path"
+        ) from error
+    except GatedRepoError as error:
+        raise UserError(
+            f"'{model}' is gated: accept its licence on huggingface.co, then `hf auth login` on this machine"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"'{model}' is neither a folder here nor a model on the hub that this machine may see; check the spelling"
+        ) from error
+    except EntryNotFoundError as error:
+        raise UserError(
+            f"'{model}' is on the hub but has no {INDEX}: choose its diffusers version, usually named '...-Diffusers'"
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(f"the hub refused '{model}': {str(error).splitlines()[0]}") from error
+
+
+def family_of(folder: Path, model: str) -> str:
+    """The pipeline class that a folder says it holds. Raises: UserError if it holds no pipeline."""
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / "config.json").is_file():
+            part = _read_json(folder / "config.json").get("_class_name", "a model")
+            raise UserError(
+                f"'{model}' holds one part ({part}), not a pipeline; give the folder above it, with {INDEX}"
+            )
+        raise UserError(f"no model at '{model}': a saved pipeline has a {INDEX}")
+    name = _read_json(index).get("_class_name")
+    if not isinstance(name, str):
+        raise UserError(f"the model at '{model}' cannot be loaded: its {INDEX} names no pipeline class; copy it again")
+    return name
+
+
+def check(folder: Path, model: str) -> str:
+    """The pipeline class of a folder that a family here can run. Raises: UserError otherwise."""
+    name = family_of(folder, model)
+    if name not in PIPELINES:
+        raise unknown(name, PIPELINES, f"the model at '{model}' cannot be loaded: pipeline")
+    return name
+
+
+def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str] | None) -> HubGenerator:
+    """The pipeline saved in `folder`, frozen; see `base_model.load`."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
+
+    from base_model.hub.generator import HubGenerator
+
+    kind = resolve(PIPELINES, check(folder, model), "pipeline")
+    _check_parts(folder, model)
+    device, dtype = place(options.device), precision(options.dtype, place(options.device))
+    disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            variant=_variant(folder),
+            quantization_config=_quantization(options.quantize, dtype),
+            local_files_only=True,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the model at '{model}' cannot be loaded: {reason}") from error
+    finally:
+        enable_progress_bar()
+    family = kind(pipeline)
+    for part in pipeline.components.values():
+        if hasattr(part, "requires_grad_"):
+            part.eval().requires_grad_(False)
+    _save_memory(family, options, device)
+    own = family.size
+    size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
+    generator = HubGenerator(family, model, size, device, dtype, park=options.offload != "none")
+    if prompts is not None:
+        generator.release_text_encoders(prompts)
+    return generator
+
+
+def place(device: str) -> torch.device:
+    """The device of that name; "auto" is this process's GPU if there is one. Raises: UserError if it is not there."""
+    import torch
+
+    if device == "auto":
+        return (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except Exception as error:
+        count = torch.cuda.device_count()
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+        raise UserError(f"device '{device}' is not on this machine; there is {there}") from error
+    return chosen
+
+
+def precision(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name. Raises: UserError if it is unknown or the device does not compute in it."""
+    import torch
+
+    from base_model.native import fast_dtype
+
+    if dtype not in DTYPES:
+        raise unknown(dtype, DTYPES, "dtype")
+    if dtype == "auto":
+        return fast_dtype()
+    if dtype == "float16" and device.type == "cpu":
+        raise UserError("dtype 'float16' is for GPUs; a CPU computes in float32 or bfloat16")
+    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(f"dtype 'bfloat16' is beyond {torch.cuda.get_device_name(device)}; use float16 or float32")
+    return getattr(torch, dtype)  # type: ignore[no-any-return]
+
+
+def _save_memory(family: Any, options: ModelOptions, device: torch.device) -> None:
+    """Placement, tiling and attention of a loaded pipeline."""
+    from accelerate import cpu_offload
+
+    pipeline = family.pipeline
+    if options.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if hasattr(pipeline.vae, "enable_slicing"):
+        pipeline.vae.enable_slicing()  # one clip of a batch at a time: the same frames for less memory
+    for network in family.networks.values():
+        if options.attention is not None:
+            try:
+                network.set_attention_backend(options.attention)
+            except Exception as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"attention '{options.attention}' cannot be used: {reason}") from error
+        if options.offload == "sequential":
+            cpu_offload(network, device)
+        elif options.quantize == "none":  # quantised weights were placed as they were loaded
+            network.to(device)
+    if options.offload == "none":
+        pipeline.vae.to(device)
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> Any:
+    """What diffusers is to do to the denoisers' weights, or None. Raises: UserError if the library is missing."""
+    from importlib.util import find_spec
+
+    if quantize == "none":
+        return None
+    library = {"int8": "torchao", "nf4": "bitsandbytes"}[quantize]
+    if find_spec(library) is None:
+        raise UserError(f"quantize '{quantize}' needs the package {library}: pip install {library}")
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
+
+    if quantize == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(Int8WeightOnlyConfig())
+    else:
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return PipelineQuantizationConfig(quant_mapping={"transformer": config, "transformer_2": config})
+
+
+def _check_parts(folder: Path, model: str) -> None:
+    """Raises: UserError if a part that model_index.json names has no folder."""
+    for name, entry in _read_json(folder / INDEX).items():
+        named = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
+        if named and not (folder / name).is_dir():
+            raise UserError(f"the model at '{model}' lacks its part '{name}' ({entry[1]}); copy or download it again")
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of the weights ("fp16") where the plain ones are not there; None means plain."""
+    names = [file.name for file in (folder / "transformer").glob("diffusion_pytorch_model*.safetensors")]
+    variants = {
+        match[1] for name in names if (match := re.search(r"\.([a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors$", name))
+    }
+    plain = [name for name in names if re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", name)]
+    return None if plain or not variants else sorted(variants)[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the model cannot be loaded: '{path}' is not JSON ({error}); copy it again") from error
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,328 @@
+"""Every family of hub models, by one table of tiny random pipelines: the same clips as diffusers' own call, exact
+replay, adapters that travel, and the whole house on top with nothing but the model's name changed."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipelines import CASES, PROMPTS, Case, seeded
+from torch import Tensor
+from toy_generator import Brightness
+
+import base_model
+from base_model import flow, lora
+from base_model.hub.generator import HubGenerator
+from base_model.options import ModelOptions
+from base_model.protocol import take
+from base_model.sampler import generate_frames, initial_noise, sample
+from core.errors import UserError
+
+CORE = ("wan", "ltx", "cogvideox")
+"""Families whose every test is in the fast set; of the others only equality with diffusers and replay are."""
+
+STEPS = 4
+GUIDANCE = 4.0
+
+
+@dataclass
+class Family:
+    """A case, saved to disk and loaded again."""
+
+    case: Case
+    folder: Path
+    generator: HubGenerator
+
+    def fresh(self) -> HubGenerator:
+        """A copy that a test may change."""
+        return copy.deepcopy(self.generator)
+
+    def own_call(self, pipeline: Any, noise: Tensor, **arguments: Any) -> Tensor:
+        """What the pipeline itself makes of PROMPTS."""
+        size = self.case.size
+        common = {"num_frames": size.num_frames, "height": size.height, "width": size.width}
+        return pipeline(
+            PROMPTS,
+            num_inference_steps=STEPS,
+            latents=self.case.to_pipeline(noise),
+            **{self.case.guidance: GUIDANCE},
+            **common | self.case.call | arguments,
+        )[0]
+
+
+def options(case: Case) -> ModelOptions:
+    size = case.size
+    return ModelOptions("float32", "cpu", num_frames=size.num_frames, height=size.height, width=size.width)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    made: dict[str, Family] = {}
+
+    def family(name: str) -> Family:
+        if name not in made:
+            case, folder = CASES[name], tmp_path_factory.mktemp(name)
+            seeded(case.build).save_pretrained(folder)
+            made[name] = Family(case, folder, base_model.load(str(folder), options(case)))  # type: ignore[arg-type]
+        return made[name]
+
+    yield family
+
+
+@pytest.fixture(params=CASES)
+def every_family(families: Any, request: pytest.FixtureRequest) -> Family:
+    return families(request.param)
+
+
+@pytest.fixture(params=[name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+def family(families: Any, request: pytest.FixtureRequest) -> Family:
+    return families(request.param)
+
+
+def clips(generator: HubGenerator, noise: Tensor) -> Tensor:
+    """Latents of PROMPTS by our deterministic sampler."""
+    condition, empty = generator.encode_prompts(PROMPTS), generator.unconditional(len(PROMPTS))
+    return sample(generator, condition, noise=noise, num_steps=STEPS, guidance=GUIDANCE, unconditional=empty).latents
+
+
+def randomise(generator: HubGenerator) -> None:
+    """Adapters as after some training: a LoRA starts as a no-op."""
+    rng = torch.Generator().manual_seed(5)
+    for value in lora.parameters(generator.policy_module()):
+        value.data = 0.3 * torch.randn(value.shape, generator=rng)
+
+
+# --- the same clips as diffusers -------------------------------------------------------------------------------------
+
+
+def test_without_noise_a_rollout_is_the_pipelines_own_call(every_family: Family) -> None:
+    noise = initial_noise(every_family.generator, [1, 2])
+    ours = clips(every_family.generator, noise)
+    theirs = every_family.own_call(every_family.generator.model.pipeline, noise, output_type="latent")
+    theirs = every_family.case.from_pipeline(theirs, tuple(noise.shape[1:]))
+    assert not torch.equal(ours[0], noise[0]) and ours.isfinite().all()
+    assert (ours - theirs).abs().max() <= every_family.case.tolerance
+
+
+def test_frames_are_the_pipelines_own(family: Family) -> None:
+    noise = initial_noise(family.generator, [1, 2])
+    size = family.case.size
+    frames = family.generator.decode(clips(family.generator, noise))
+    assert frames.shape == (2, size.num_frames, 3, size.height, size.width) and frames.dtype == torch.float32
+    theirs = family.own_call(family.generator.model.pipeline, noise, output_type="pt")
+    assert (frames - torch.as_tensor(theirs)).abs().max() < 1e-4
+
+
+def test_encode_undoes_the_scaling_of_decode(family: Family) -> None:
+    generator = family.generator
+    frames = torch.rand(2, *(family.case.size.num_frames, 3, family.case.size.height, family.case.size.width))
+    latents = generator.encode(frames)
+    assert latents.shape == (2, *generator.latent_shape(generator.size))
+    seen = {}
+    vae = generator.model.pipeline.vae
+    original = vae.decode
+    try:
+        vae.decode = lambda latents, *rest, **named: seen.update(latents=latents) or original(latents, *rest, **named)
+        generator.decode(latents)
+    finally:
+        del vae.decode
+    pixels = frames.transpose(1, 2) * 2 - 1
+    flat = pixels if vae.__class__.__name__ != "AutoencoderKL" else pixels.transpose(1, 2).flatten(0, 1)
+    assert (seen["latents"] - vae.encode(flat).latent_dist.mode()).abs().max() < 1e-5
+
+
+def test_decoding_passes_gradients_to_the_latents(family: Family) -> None:
+    latents = initial_noise(family.generator, [3]).requires_grad_()
+    family.generator.decode(latents).mean().backward()
+    assert latents.grad is not None and latents.grad.abs().max() > 0
+
+
+def test_a_prompts_row_does_not_depend_on_its_neighbours(family: Family) -> None:
+    generator = family.fresh()
+    generator._rows.clear()
+    both = generator.encode_prompts(PROMPTS)
+    generator._rows.clear()
+    alone = generator.encode_prompts(PROMPTS[1:])
+    assert all(torch.equal(both[name][1:], alone[name]) for name in both)
+    assert any(not torch.equal(value[0], value[1]) for value in both.values())
+
+
+# --- noise and replay ------------------------------------------------------------------------------------------------
+
+
+def test_replayed_log_probabilities_are_those_of_sampling(every_family: Family) -> None:
+    generator = every_family.generator
+    kind: flow.Kind = "flow" if generator.family == "flow" else "ddim"
+    condition, empty = generator.encode_prompts(PROMPTS), generator.unconditional(2)
+    path = sample(
+        generator,
+        condition,
+        noise=initial_noise(generator, [1, 2]),
+        num_steps=STEPS,
+        guidance=GUIDANCE,
+        unconditional=empty,
+        kind=kind,
+        eta=0.7,
+        rng=[torch.Generator().manual_seed(seed) for seed in (8, 9)],
+    )
+    schedule = generator.schedule(STEPS)
+    assert path.log_prob.shape == (2, STEPS - 1) and path.log_prob.isfinite().all()
+    for index in (2, 0, 1):  # out of order: nothing may be kept between calls
+        step = torch.full((2,), int(path.steps[index]))
+        with torch.no_grad():
+            velocity = generator.predict(path.before[:, index], step, schedule, condition, empty, GUIDANCE)
+        mean, std = flow.transition(
+            kind, path.before[:, index], velocity, *schedule.at(step), 0.7, sigma_max=schedule.sigma_max
+        )
+        assert torch.equal(flow.log_prob(path.after[:, index], mean, std), path.log_prob[:, index])
+
+
+def test_rows_may_be_at_different_steps(family: Family) -> None:
+    generator = family.generator
+    schedule, latents = generator.schedule(STEPS), initial_noise(generator, [1, 2])
+    condition = generator.encode_prompts(PROMPTS)
+    with torch.no_grad():
+        mixed = generator.predict(latents, torch.tensor([0, 3]), schedule, condition)
+        for row, step in enumerate((0, 3)):
+            alone = generator.predict(
+                latents[row : row + 1], torch.tensor([step]), schedule, take(condition, slice(row, row + 1))
+            )
+            assert (mixed[row] - alone[0]).abs().max() < 1e-5
+
+
+def test_given_cells_come_out_as_they_were_given(family: Family) -> None:
+    generator = family.generator
+    noise = initial_noise(generator, [1, 2])
+    clean = initial_noise(generator, [3, 4])
+    known = torch.zeros(2, *noise.shape[2:], dtype=torch.bool)
+    known[:, 0] = True
+    condition = generator.encode_prompts(PROMPTS) | {"known": known, "clean": clean}
+    result = sample(
+        generator, condition, noise=noise, num_steps=STEPS, guidance=GUIDANCE, unconditional=generator.unconditional(2)
+    ).latents
+    last = float(generator.schedule(STEPS).sigma[-1])
+    assert (result[:, :, 0] - clean[:, :, 0]).abs().max() < 1e-4 + 5 * last
+    other = sample(generator, generator.encode_prompts(PROMPTS), noise=noise, num_steps=STEPS).latents
+    assert not torch.allclose(result[:, :, 1:], other[:, :, 1:])
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_lora_gives_our_clips_in_plain_diffusers(family: Family, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    generator, noise = family.fresh(), initial_noise(family.generator, [1, 2])
+    before = clips(generator, noise)
+    lora.attach(generator.policy_module(), rank=2, alpha=6, targets=["to_q", "to_v"])
+    assert torch.equal(clips(generator, noise), before)
+    randomise(generator)
+    aligned = clips(generator, noise)
+    assert (aligned - before).abs().max() > 1e-3
+    with lora.reference(generator.policy_module()):
+        assert torch.equal(clips(generator, noise), before)
+
+    lora.save(generator.policy_module(), tmp_path)
+    again = family.fresh()
+    lora.load(again.policy_module(), tmp_path)
+    assert torch.equal(clips(again, noise), aligned)
+
+    pipeline = DiffusionPipeline.from_pretrained(family.folder)
+    pipeline.set_progress_bar_config(disable=True)
+    if not hasattr(pipeline, "load_lora_weights"):
+        pytest.skip(f"diffusers has no LoRA loader for {type(pipeline).__name__}; ours reads the same file")
+    pipeline.load_lora_weights(tmp_path)
+    if getattr(pipeline, "transformer_2", None) is not None:
+        pipeline.load_lora_weights(
+            tmp_path, weight_name=lora.EXPERT_FILE_NAMES["transformer_2"], load_into_transformer_2=True
+        )
+    theirs = family.own_call(pipeline, noise, output_type="latent")
+    theirs = family.case.from_pipeline(theirs, tuple(noise.shape[1:]))
+    assert pipeline.transformer.peft_config["default_0"].lora_alpha == 6
+    assert (theirs - aligned).abs().max() < 1e-5
+
+
+def test_merged_adapters_are_the_same_model(family: Family) -> None:
+    generator, noise = family.fresh(), initial_noise(family.generator, [1, 2])
+    lora.attach(generator.policy_module(), rank=2, alpha=6, targets=["to_q", "to_v"])
+    randomise(generator)
+    aligned = clips(generator, noise)
+    lora.merge(generator.policy_module())
+    assert not any(".lora_" in name for name, _ in generator.policy_module().named_parameters())
+    assert (clips(generator, noise) - aligned).abs().max() < 1e-4
+
+
+# --- the house on top ------------------------------------------------------------------------------------------------
+
+
+def train(generator: HubGenerator, algorithm: Any, out: Path, steps: int = 1) -> None:
+    from align.train import TrainConfig
+    from align.train import train as loop
+
+    config = TrainConfig(
+        steps=steps,
+        prompts_per_step=1,
+        batch=2,
+        denoising_steps=STEPS,
+        guidance=2.0,
+        learning_rate=1e-2,
+        warmup=0,
+        lora_rank=2,
+        lora_alpha=4,
+        lora_targets=["to_q", "to_v"],
+        save_every=1,
+        sample_every=0,
+    )
+    loop(generator, Brightness(), algorithm, PROMPTS, config, out)
+
+
+def algorithms(kind: str) -> list[Any]:
+    from align.ddpo import DDPO
+    from align.grpo import GRPO
+    from align.nft import NFT
+
+    if kind == "vp":
+        return [DDPO(group_size=2, noise="ddim", eta=1.0)]
+    return [DDPO(group_size=2), GRPO(group_size=2, window=1), NFT(group_size=2, levels=1)]
+
+
+def test_one_step_of_every_algorithm_moves_the_policy_and_not_the_reference(family: Family, tmp_path: Path) -> None:
+    noise = initial_noise(family.generator, [1, 2])
+    before = clips(family.generator, noise)
+    for algorithm in algorithms(family.generator.family):
+        generator = family.fresh()
+        train(generator, algorithm, tmp_path / type(algorithm).__name__)
+        assert not torch.equal(clips(generator, noise), before), type(algorithm).__name__
+        with lora.reference(generator.policy_module()):
+            assert torch.equal(clips(generator, noise), before)
+
+
+def test_a_resumed_run_is_the_unbroken_one(family: Family, tmp_path: Path) -> None:
+    noise = initial_noise(family.generator, [1, 2])
+    algorithm = algorithms(family.generator.family)[0]
+    unbroken, resumed = family.fresh(), family.fresh()
+    train(unbroken, algorithm, tmp_path / "unbroken", steps=2)
+    train(family.fresh(), algorithm, tmp_path / "broken", steps=2)
+    shutil.rmtree(tmp_path / "broken/checkpoints/step-000002")
+    train(resumed, algorithm, tmp_path / "broken", steps=2)
+    assert torch.equal(clips(resumed, noise), clips(unbroken, noise))
+
+
+def test_prompts_are_encoded_once_and_the_text_encoder_goes(family: Family) -> None:
+    generator = family.fresh()
+    expected = clips(generator, noise := initial_noise(generator, [1, 2]))
+    generator._rows.clear()
+    generator.release_text_encoders(PROMPTS)
+    assert all(getattr(generator.model.pipeline, name) is None for name in generator.model.text_parts)
+    assert torch.equal(clips(generator, noise), expected)
+    with pytest.raises(UserError, match="'another one' was not encoded before"):
+        generator.encode_prompts(["another one"])
+
+
+def test_frames_come_from_the_same_call_as_for_the_sandbox(family: Family) -> None:
+    frames = generate_frames(family.generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0, batch=1)
+    assert frames.min() >= 0 and frames.max() <= 1 and frames.std() > 0

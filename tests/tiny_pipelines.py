@@ -1,0 +1,359 @@
+"""Pipelines of diffusers with random weights, small enough for a CPU: milliseconds a step, no network, no files.
+
+CASES is the table that tests/test_base_model_hub.py runs over: a new family joins it by one builder and one line.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from base_model.protocol import VideoSize
+
+PROMPTS = ["a red ball rolls", "two boxes meet and part"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny pipeline and how its own call is to be read.
+
+    call: arguments of the call beyond the common ones. guidance: the argument that takes the guidance scale.
+    to_pipeline, from_pipeline: latents in our layout to the pipeline's and back.
+    tolerance: of the largest difference to the pipeline's own latents; 0 = bit for bit.
+    """
+
+    build: Callable[[], Any]
+    size: VideoSize = VideoSize(9, 16, 16)
+    call: dict[str, Any] = field(default_factory=dict)
+    guidance: str = "guidance_scale"
+    to_pipeline: Callable[[Tensor], Tensor] = lambda latents: latents
+    from_pipeline: Callable[[Tensor, tuple[int, ...]], Tensor] = lambda latents, shape: latents
+    tolerance: float = 0.0
+
+
+def seeded(build: Callable[[], Any]) -> Any:
+    """What `build` makes under a fixed seed, networks in eval mode (a fresh T5 would drop out)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = build()
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+_T5 = {"vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+
+
+def _t5() -> dict[str, Any]:
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    config = T5Config(**_T5, feed_forward_proj="gated-gelu")
+    return {"tokenizer": ByT5Tokenizer(), "text_encoder": T5EncoderModel(config)}
+
+
+def _umt5() -> dict[str, Any]:
+    from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(**_T5, feed_forward_proj="gated-gelu")
+    return {"tokenizer": ByT5Tokenizer(), "text_encoder": UMT5EncoderModel(config)}
+
+
+def _wan_transformer(channels: int = 16) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+
+
+def _wan_vae() -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
+def wan() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return WanPipeline(**_umt5(), vae=_wan_vae(), scheduler=scheduler, transformer=_wan_transformer())
+
+
+def wan_a14b() -> Any:
+    """Wan 2.2: a high-noise and a low-noise expert."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    return WanPipeline(
+        **_umt5(),
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=_wan_transformer(),
+        transformer_2=_wan_transformer(),
+        boundary_ratio=0.875,
+    )
+
+
+def wan_5b() -> Any:
+    """Wan 2.2 TI2V: a timestep per token."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    vae = AutoencoderKLWan(
+        base_dim=3,
+        z_dim=48,
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        patch_size=2,
+        latents_mean=[0.0] * 48,
+        latents_std=[1.0] * 48,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        scale_factor_spatial=16,
+        scale_factor_temporal=4,
+        temperal_downsample=[False, True, True],
+    )
+    return WanPipeline(
+        **_umt5(),
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        transformer=_wan_transformer(48),
+        expand_timesteps=True,
+    )
+
+
+def ltx() -> Any:
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    vae = AutoencoderKLLTXVideo(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False, False, False, False, False),
+        upsample_residual=(False, False, False, False),
+        upsample_factor=(1, 1, 1, 1),
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
+        encoder_causal=True,
+        decoder_causal=False,
+    )
+    vae.latents_mean.normal_()
+    vae.latents_std.uniform_(0.5, 2.0)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=32,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
+    return LTXPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+
+
+def _pack(latents: Tensor) -> Tensor:
+    return latents.flatten(2).transpose(1, 2)
+
+
+def _unpack(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return latents.transpose(1, 2).reshape(len(latents), *shape)
+
+
+def _cogvideox(**options: Any) -> Any:
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
+
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=32,
+        **options,
+    )
+    vae = AutoencoderKLCogVideoX(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+        scaling_factor=0.7,
+    )
+    scheduler = CogVideoXDDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=3.0,
+        timestep_spacing="trailing",
+    )
+    return CogVideoXPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+
+
+def cogvideox_2b() -> Any:
+    return _cogvideox()
+
+
+def cogvideox_1_5() -> Any:
+    return _cogvideox(use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False)
+
+
+def _words() -> Any:
+    """A tokenizer of whole words: those of HunyuanVideo's template and of PROMPTS."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    text = " ".join([DEFAULT_PROMPT_TEMPLATE["template"], *PROMPTS])
+    words = [word for word, _ in Whitespace().pre_tokenize_str(text)]
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", *dict.fromkeys(words)])}
+    model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    model.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", unk_token="<unk>")
+
+
+def _clip() -> dict[str, Any]:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = ["ab", *letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=[("a", "b")], model_max_length=77
+    )
+    config = CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=8,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        projection_dim=8,
+        bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1,
+    )
+    return {"tokenizer_2": tokenizer, "text_encoder_2": CLIPTextModel(config)}
+
+
+def hunyuan_video() -> Any:
+    from diffusers import (
+        AutoencoderKLHunyuanVideo,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideoPipeline,
+        HunyuanVideoTransformer3DModel,
+    )
+    from transformers import LlamaConfig, LlamaModel
+
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=2,
+        patch_size_t=1,
+        guidance_embeds=True,
+        text_embed_dim=16,
+        pooled_projection_dim=8,
+        rope_axes_dim=(2, 4, 4),
+    )
+    vae = AutoencoderKLHunyuanVideo(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.476986,
+    )
+    llama = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        vocab_size=1000,
+        pad_token_id=0,
+    )
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(llama),
+        tokenizer=_words(),
+        **_clip(),
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+
+
+CASES = {
+    "wan": Case(wan),
+    "ltx": Case(ltx, VideoSize(9, 32, 32), to_pipeline=_pack, from_pipeline=_unpack, tolerance=1e-5),
+    "cogvideox": Case(
+        cogvideox_2b,
+        call={"max_sequence_length": 32},
+        to_pipeline=lambda latents: latents.transpose(1, 2),
+        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+        tolerance=1e-4,
+    ),
+    "cogvideox_1_5": Case(
+        cogvideox_1_5,
+        call={"max_sequence_length": 32},
+        to_pipeline=lambda latents: latents.transpose(1, 2),
+        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+        tolerance=1e-4,
+    ),
+    "hunyuan_video": Case(hunyuan_video),
+    "wan_a14b": Case(wan_a14b),
+    "wan_5b": Case(wan_5b, VideoSize(9, 32, 32)),
+}

@@ -55,9 +55,10 @@ class _Job(Generic[Result]):
 
     def __init__(self, work: Callable[[Connection], Result]) -> None:
         self.work = work
+        self.turn = threading.Event()
         self.is_done = False
         self.result: Result
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
 
 class Database:
@@ -68,6 +69,7 @@ class Database:
         self._lock = threading.RLock()  # threads of one process queue here, which is fairer than the databases' waits
         self._gate = threading.Lock()
         self._waiting: list[_Job[Any]] = []
+        self._is_led = False
         self._local = threading.local()
 
     @contextlib.contextmanager
@@ -118,29 +120,27 @@ class Database:
         job = _Job(work)
         with self._gate:
             self._waiting.append(job)
-        with self._lock:  # while one thread flushes, the others gather here; the next one takes all of them along
-            if not job.is_done:
-                self._write_waiting()
+            leads, self._is_led = not self._is_led, True
+        if not leads:
+            job.turn.wait()  # while one thread flushes, the others gather here; then one of them takes all along
+        if not job.is_done:
+            self._write_waiting()
         if job.error is not None:
             raise job.error
         return job.result
 
     def _write_waiting(self) -> None:
-        with self._gate:
-            jobs, self._waiting = self._waiting, []
+        jobs: list[_Job[Any]] = []
         try:
             with self.transaction() as connection:
+                with self._gate:
+                    jobs, self._waiting = self._waiting, []
                 for job in jobs:
-                    connection.execute("SAVEPOINT job")
-                    try:
-                        job.result = job.work(connection)
-                    except Exception as error:
-                        if not self.backend.in_transaction(connection):
-                            raise
-                        connection.execute("ROLLBACK TO SAVEPOINT job")
-                        job.error = self._explanation(error)
-                    connection.execute("RELEASE SAVEPOINT job")
+                    self._write_one(connection, job)
         except BaseException as error:
+            if not jobs:  # the transaction could not even begin
+                with self._gate:
+                    jobs, self._waiting = self._waiting, []
             for job in jobs:
                 job.error = self._explanation(error)
             if not isinstance(error, Exception):
@@ -148,6 +148,22 @@ class Database:
         finally:
             for job in jobs:
                 job.is_done = True
+                job.turn.set()
+            with self._gate:
+                self._is_led = bool(self._waiting)
+                if self._waiting:
+                    self._waiting[0].turn.set()  # the next to lead
+
+    def _write_one(self, connection: Connection, job: _Job[Any]) -> None:
+        connection.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(connection)
+        except Exception as error:
+            if not self.backend.in_transaction(connection):
+                raise
+            connection.execute("ROLLBACK TO SAVEPOINT job")
+            job.error = self._explanation(error)
+        connection.execute("RELEASE SAVEPOINT job")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -156,8 +172,10 @@ class Database:
         except self.backend.faults as error:
             raise self.backend.explain(error) from error
 
-    def _explanation(self, error: BaseException) -> BaseException:
-        return self.backend.explain(error) if isinstance(error, self.backend.faults) else error
+    def _explanation(self, error: BaseException) -> Exception:
+        if isinstance(error, self.backend.faults):
+            return self.backend.explain(error)
+        return error if isinstance(error, Exception) else UserError("interrupted; nothing of this change was recorded")
 
 
 class Sqlite:

@@ -415,3 +415,14 @@ def test_aspects_belong_to_the_store(tmp_path):
     assert Store(tmp_path / "p.db").aspects == ("overall",)
     with pytest.raises(UserError, match="asked for text"):
         Store(tmp_path / "p.db", aspects=("text",))
+
+
+def test_writes_that_cannot_begin_are_refused_and_later_ones_go_on(make, monkeypatch):
+    store = make(num_pairs=2)
+    backend = store._database.backend
+    with monkeypatch.context() as broken:
+        broken.setattr(backend, "begin", lambda connection, writing: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.claim("ann")
+    assert store.claim("bob") is not None and store.remaining("ann") == 1
+    assert [person.name for person in preferences_people.people(store)] == ["bob"]  # nothing is done after its refusal

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from align import ALGORITHMS
+from base_model.options import ModelOptions
 from core import prompts, registry
 from core.cli import parse
 from core.errors import UserError
@@ -23,11 +24,22 @@ class Subject:
     """What is aligned, to what, on which prompts."""
 
     out: str = dataclasses.field(metadata={"help": "run folder; the same command again continues it"})
-    prompts: str = dataclasses.field(metadata={"help": "text file of training prompts, one per line"})
+    prompts: list[str] = dataclasses.field(
+        metadata={
+            "help": "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag; several as "
+            "`a.txt=.7 b.jsonl=.3` are drawn in these shares"
+        }
+    )
     reward: list[str] = dataclasses.field(
         metadata={"help": "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`"}
     )
-    model: str = dataclasses.field(default="sandbox", metadata={"help": "generator name or folder"})
+    judge: list[str] = dataclasses.field(
+        default_factory=list, metadata={"help": "rewards that are watched and not trained on"}
+    )
+    judge_prompts: str = dataclasses.field(
+        default="", metadata={"help": "file of the judges' prompts; empty = the last fifth of the training prompts"}
+    )
+    model: str = dataclasses.field(default="sandbox", metadata={"help": "generator name, folder or hub id"})
 
 
 def align(argv: list[str]) -> None:
@@ -42,15 +54,28 @@ def align(argv: list[str]) -> None:
 
     from align.train import TrainConfig, train  # torch and accelerate load only when there is something to do
 
-    options = parse(_merged(argv[0], (Subject, TrainConfig, kind)), argv[1:], prog=f"soralign align {argv[0]}")
+    options = parse(_merged(argv[0], (Subject, ModelOptions, TrainConfig, kind)), argv[1:], prog=f"soralign align {argv[0]}")
     config, algorithm = _part(TrainConfig, options), cast("Algorithm", _part(kind, options))
-    lines = prompts.read(options.prompts)
+    listed = prompts.mixture(options.prompts)
     config.check()
 
     import base_model
 
-    reward = load_reward(options.reward)
-    run = train(base_model.load(options.model), reward, algorithm, lines, config, options.out)
+    if options.offload == "sequential":
+        raise UserError("offload 'sequential' is for sampling only: gradients need the transformer whole; use 'model'")
+    judge_prompts = prompts.read(options.judge_prompts) if options.judge_prompts else []
+    # Pairs of a preference store bring prompts of their own; text encoders stay for them.
+    known = None if getattr(algorithm, "store", "") else [*(one.text for one in listed), *judge_prompts]
+    run = train(
+        base_model.load(options.model, ModelOptions.of(options), known),
+        load_reward(options.reward),
+        algorithm,
+        listed,
+        config,
+        options.out,
+        judges=[load_reward([word]) for word in options.judge],
+        judge_prompts=judge_prompts,
+    )
     print(f"aligned: {run.latest()}/lora  (curves: {run.folder}/metrics.jsonl, clips: {run.samples})")
 
 

@@ -9,17 +9,16 @@ as much, and the shape of a batch can decide the order of additions in a matrix 
 replaying clip by clip moved it by 1e-7 (fp32) and 3e-6 (bf16).
 """
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from align.advantages import Advantages
-from align.policy import Policy
+from align.policy import Policy, join
+from align.scoring import Scorer, Verdict, verdict
 from base_model import flow, sampler
 from base_model.protocol import Condition, take
 from core.errors import UserError
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 class Rollout:
     """Sampled and judged clips: `trajectory` and `condition` of this process's `rows`, the rest of everybody's.
 
-    reward [n]: higher is better, whatever the reward itself says; valid [n]: whether it is finite.
+    reward [n]: what clips of a group are compared by, higher is better; total [n]: the reward's own total, higher is
+    better; they differ where several rewards are mixed by group. valid [n]: whether the reward is finite.
     """
 
     trajectory: sampler.Trajectory
@@ -41,6 +41,7 @@ class Rollout:
     prompts: list[str]
     rows: range
     reward: Tensor
+    total: Tensor
     valid: Tensor
     metrics: dict[str, float]
 
@@ -144,66 +145,6 @@ def experience(rollout: Rollout, advantages: Advantages) -> Experience:
     )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Everybody's scores in global order, and what to log about them.
-
-    reward, valid [n]: as in `Rollout`. slope: d reward / d latents of this process's rows if it was asked for, 0 where
-    the reward is not finite.
-    """
-
-    reward: Tensor
-    valid: Tensor
-    slope: Tensor | None
-    metrics: dict[str, float]
-
-
-def judge(
-    policy: Policy,
-    reward: "Reward",
-    latents: Tensor,
-    prompts: Sequence[str],
-    rows: range,
-    step: int,
-    with_slope: bool = False,
-) -> Verdict:
-    """Decode and judge this process's clean `latents`, which are the `rows` of everybody's `prompts`.
-
-    Raises: UserError if the reward fails, or if no reward at all is finite.
-    """
-    mine = [prompts[row] for row in rows]
-    total, components, slope, judging = _scores(policy, reward, latents, mine, with_slope)
-    names = list(components)
-    table = torch.stack([total, *(components[name] for name in names)], 1).to(policy.accelerator.device)
-    table = policy.accelerator.gather(table).double().cpu()
-    scores, valid = table[:, 0], table[:, 0].isfinite()
-    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
-        logging.getLogger(__name__).warning(
-            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
-            reward.name, float(scores[row]), row, step + 1, prompts[row],
-        )  # fmt: skip
-    if not valid.any():
-        raise UserError(
-            f"reward '{reward.name}' gave no finite value for any of the {len(prompts)} samples of step {step + 1} "
-            f"(first prompt: '{prompts[0]}'); check the reward on a few clips with `soralign reward score`"
-        )
-    metrics = {
-        "reward/total": float(scores[valid].mean()),
-        "reward/std": float(scores[valid].std(correction=0)),
-        "reward/masked": float((~valid).sum()),
-        "time/reward_seconds": judging,
-    }
-    for column, name in enumerate(names, start=1):
-        values = table[:, column]
-        if (good := values[values.isfinite()]).numel():
-            metrics[f"reward/{name}"] = float(good.mean())
-    sign = 1.0 if reward.higher_is_better else -1.0
-    if slope is not None:
-        kept = valid[rows.start : rows.stop].reshape(-1, *[1] * (slope.dim() - 1)).to(slope.device)
-        slope = torch.where(kept, sign * slope, 0.0)
-    return Verdict(sign * scores, valid, slope, metrics)
-
-
 def roll_out(
     policy: Policy,
     reward: "Reward",
@@ -229,18 +170,37 @@ def roll_out(
     rows = rows_of(len(prompts), group_size, rank, world)
     mine = [everyone[row] for row in rows]
 
-    begin = time.perf_counter()
     noise_index = [row // group_size if same_noise else row for row in rows]
     noise = sampler.initial_noise(
         policy.generator, [seed_for(seed, "training clip", step, index) for index in noise_index]
     )
     rng = [torch_generator(seed, "exploration", step, row) for row in rows]
+    begin = time.perf_counter()
     condition = policy.condition(mine)
-    trajectory = policy.sample(condition, noise, kind=kind, eta=eta, window=window, rng=rng)
-    verdict = judge(policy, reward, trajectory.latents, everyone, rows, step)
+    parts: list[sampler.Trajectory] = []
+    with Scorer(policy, reward) as scorer:
+        for part in policy.sample_batches(condition, noise, kind=kind, eta=eta, window=window, rng=rng):
+            first = sum(len(one.latents) for one in parts)
+            scorer.add(part.latents, mine[first : first + len(part.latents)])
+            parts.append(part)
+        sampling = time.perf_counter() - begin
+        scores = scorer.scores()
     elapsed = time.perf_counter() - begin
-    metrics = verdict.metrics | {"time/sample_seconds": elapsed - verdict.metrics["time/reward_seconds"]}
-    return Rollout(trajectory, condition, everyone, rows, verdict.reward, verdict.valid, metrics)
+    if not policy.overlap:
+        sampling -= sum(one.decode_seconds + one.reward_seconds for one in scores)
+    judged = verdict(policy, reward, scores, everyone, rows, step, group_size)
+    _remember_spread(policy, prompts, judged, group_size)
+    metrics = judged.metrics | {"time/sample_seconds": sampling, "time/exposed_seconds": elapsed - sampling}
+    return Rollout(join(parts), condition, everyone, rows, judged.reward, judged.total, judged.valid, metrics)
+
+
+def _remember_spread(policy: Policy, prompts: Sequence[str], judged: Verdict, group_size: int) -> None:
+    """Keep how far apart the rewards of every prompt's group were; the curriculum asks for it."""
+    spread: dict[str, float] = policy.memory.setdefault("prompt_spread", {})
+    for index, prompt in enumerate(prompts):
+        rows = slice(index * group_size, (index + 1) * group_size)
+        if (good := judged.total[rows][judged.valid[rows]]).numel() > 1:
+            spread[prompt] = float(good.std(correction=0))
 
 
 def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:
@@ -253,39 +213,3 @@ def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:
         )
     share = count // world
     return range(rank * share, (rank + 1) * share)
-
-
-def _scores(
-    policy: Policy, reward: "Reward", latents: Tensor, prompts: Sequence[str], with_slope: bool
-) -> tuple[Tensor, dict[str, Tensor], Tensor | None, float]:
-    """(total [n], components, d total / d latents, seconds the reward took), `policy.batch` clips at a time."""
-    totals: list[Tensor] = []
-    components: dict[str, list[Tensor]] = {}
-    slopes: list[Tensor] = []
-    seconds = 0.0
-    for start in range(0, len(latents), policy.batch):
-        rows = slice(start, start + policy.batch)
-        with torch.set_grad_enabled(with_slope):
-            clean = latents[rows].detach().requires_grad_(with_slope)
-            frames = policy.generator.decode(clean)
-            begin = time.perf_counter()
-            try:
-                score = reward(frames, list(prompts[rows]))
-            except UserError:
-                raise
-            except Exception as error:
-                raise UserError(
-                    f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first "
-                    f"prompt '{prompts[rows][0]}': {type(error).__name__}: {error} (--debug shows where)"
-                ) from error
-            seconds += time.perf_counter() - begin
-        if with_slope:
-            if not score.total.requires_grad:
-                raise UserError(f"reward '{reward.name}' says it is differentiable but its score carries no gradient")
-            slopes += torch.autograd.grad(score.total.sum(), clean)
-        totals.append(score.total.detach().float().cpu())
-        for name, value in score.parts.items():
-            if name != "total":
-                components.setdefault(name, []).append(value.detach().float().cpu())
-    joined = {name: torch.cat(values) for name, values in components.items()}
-    return torch.cat(totals), joined, torch.cat(slopes) if slopes else None, seconds

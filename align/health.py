@@ -1,13 +1,18 @@
-"""Signs of a sick run, cheap enough to be always on."""
+"""Signs of a sick run, cheap enough to be always on: of the replay, the gradient, the rewards and the clips."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.sharding import whole
 from core.errors import UserError
 
 RATIO_TOLERANCE = 1e-6
+THUMBNAIL = (4, 8, 8)  # frames, rows, columns: what two clips are compared by
+LIMIT = 0.02  # a channel this near to black or full counts as saturated
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
 def check_first_pass(ratio_error: float, step: int) -> None:
@@ -33,7 +38,59 @@ def check_gradient(norm: float, step: int) -> None:
 
 def norm(parameters: Sequence[nn.Parameter]) -> float:
     """Euclidean norm of all `parameters` together."""
-    return float(torch.stack([value.detach().float().norm() for value in parameters]).norm())
+    return float(torch.stack([whole(value.detach()).float().norm() for value in parameters]).norm())
+
+
+def agreement(first: Sequence[Tensor], both: Sequence[Tensor | None]) -> float | None:
+    """Cosine between the gradient of one half of the samples and that of the other, given `first` and their sum.
+
+    Near 0 the batch is too small: its gradient is mostly noise. With a signal share s in the gradient of a half, the
+    cosine's expectation is s. None where a gradient is missing or zero.
+    """
+    inner, one, two = 0.0, 0.0, 0.0
+    for a, total in zip(first, both, strict=True):
+        if total is None:
+            return None
+        a, b = whole(a).double(), whole(total).double() - whole(a).double()
+        inner, one, two = inner + float((a * b).sum()), one + float(a.square().sum()), two + float(b.square().sum())
+    return inner / (one * two) ** 0.5 if one > 0 and two > 0 else None
+
+
+def look(frames: Tensor) -> Tensor:
+    """What is watched of clips [batch, time, 3, height, width], one row each [batch, 2 + thumbnail].
+
+    First motion energy (mean absolute change of a pixel between frames), then saturation (share of channel values
+    within 2 % of black or full), then a thumbnail.
+    """
+    if frames.shape[1] > 1:
+        motion = (frames[:, 1:] - frames[:, :-1]).abs().flatten(1).mean(1)
+    else:
+        motion = frames.new_zeros(len(frames))
+    saturation = ((frames < LIMIT) | (frames > 1 - LIMIT)).flatten(1).float().mean(1)
+    thumbnail = F.adaptive_avg_pool3d(frames.transpose(1, 2).float(), THUMBNAIL).flatten(1)
+    return torch.cat([motion.float()[:, None], saturation[:, None], thumbnail], 1)
+
+
+def looks(rows: Tensor, group_size: int) -> dict[str, float]:
+    """What to log of the `look` [n, ...] of everybody's clips, groups of `group_size` side by side.
+
+    `align/diversity` is the root mean squared difference between the thumbnails of two clips of a group, in units of
+    pixels: it falls toward 0 when a policy collapses to one clip per prompt.
+    """
+    rows = torch.nan_to_num(rows.double())
+    logged = {"align/motion_energy": float(rows[:, 0].mean()), "align/saturation": float(rows[:, 1].mean())}
+    if group_size > 1:
+        variance = rows[:, 2:].unflatten(0, (-1, group_size)).var(1)  # unbiased: half the mean squared difference
+        logged["align/diversity"] = float((2 * variance.mean(1)).sqrt().mean())
+    return logged
+
+
+def quantiles(prefix: str, values: Tensor) -> dict[str, float]:
+    """`<prefix>p10`, `p50` and `p90` of the finite `values`."""
+    good = values[values.isfinite()].double()
+    if not good.numel():
+        return {}
+    return {prefix + name: float(good.quantile(share)) for name, share in QUANTILES.items()}
 
 
 class Tally:

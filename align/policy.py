@@ -5,17 +5,23 @@ between the two for another reason (guidance, batch shape, precision, train mode
 it is fixed here, once, and both sides go through the same function.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils import checkpoint as activations
 
+from align.sharding import place
 from base_model import flow, lora, sampler
-from base_model.protocol import Condition, Generator, cat
+from base_model.protocol import Condition, Generator, cat, take
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
 
 
 class Velocity(nn.Module):
@@ -29,17 +35,36 @@ class Velocity(nn.Module):
         self.network = generator.policy_module()
         self.predict = generator.predict
         self.own = nn.ModuleDict()
+        # What FSDP cuts one by one, by class; accelerate looks here for the names.
+        self._no_split_modules = sorted({type(block).__name__ for block in repeated_blocks(self.network)})
 
     def forward(self, *inputs: Any, name: str | None = None) -> Tensor:
         """Velocity, or what the algorithm's network `name` answers."""
         return self.predict(*inputs) if name is None else self.own[name](*inputs)
 
 
+class _Through:
+    """The generator, predicting through the wrapped model: FSDP must see every forward."""
+
+    def __init__(self, generator: Generator, model: nn.Module) -> None:
+        self._generator, self._model = generator, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def predict(self, *inputs: Any) -> Tensor:
+        return self._model(*inputs)
+
+
 @dataclass
 class Policy:
-    """A generator with trainable adapters, under accelerate.
+    """A generator with trainable weights, under accelerate.
 
+    parameters: the trained weights in a fixed order: adapters, or all weights of the network (`start` given).
     num_steps, guidance, batch (clips per forward) are the same in sampling and training.
+    mix: several rewards as the sum of each one's place in its group ("group"), or as the weighted sum of their values.
+    overlap: judge a batch while the next one is sampled. tags: of prompts; every tag's reward is logged by itself.
+    start: copies of all weights before training, where there are no adapters to switch off for the reference.
     memory: what an algorithm must remember between steps (plain containers and tensors); saved in every checkpoint.
     """
 
@@ -50,6 +75,10 @@ class Policy:
     num_steps: int
     guidance: float
     batch: int
+    mix: Literal["group", "sum"] = "group"
+    overlap: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    start: list[Tensor] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
     _empty: dict[int, Condition] = field(default_factory=dict, repr=False)
@@ -73,34 +102,39 @@ class Policy:
 
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the model it started as."""
+        if self.start is not None:
+            return self.with_weights(self.start)
         return lora.reference(self.generator.policy_module())
 
     def weights(self) -> list[Tensor]:
-        """A copy of the adapters' weights."""
+        """A copy of the trained weights."""
         return [value.detach().clone() for value in self.parameters]
 
     @contextmanager
     def with_weights(self, weights: Sequence[Tensor]) -> Iterator[None]:
-        """Inside, the adapters have these weights; the present ones are put back even after an exception."""
-        present = [value.data for value in self.parameters]
-        for value, other in zip(self.parameters, weights, strict=True):
-            value.data = other.to(value.device)
+        """Inside, the policy has these weights; the present ones are put back even after an exception."""
+        present = self.weights()
+        self.set_weights(weights)
         try:
             yield
         finally:
-            for value, data in zip(self.parameters, present, strict=True):
-                value.data = data
+            self.set_weights(present)
+
+    def set_weights(self, weights: Sequence[Tensor]) -> None:
+        """Give the trained weights these values, in place: FSDP holds on to its own view of every shard."""
+        for value, other in zip(self.parameters, weights, strict=True):
+            value.data.copy_(place(other, value.data))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; every distinct prompt is encoded once for the whole run."""
         if fresh := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]:
             with torch.no_grad():
-                encoded = self.generator.encode_prompts(fresh)
+                encoded = self._here(self.generator.encode_prompts(fresh))
             for index, prompt in enumerate(fresh):
-                self._rows[prompt] = {name: value[index : index + 1] for name, value in encoded.items()}
+                self._rows[prompt] = take(encoded, slice(index, index + 1))
         return cat([self._rows[prompt] for prompt in prompts])
 
-    def sample(
+    def sample_batches(
         self,
         condition: Condition,
         noise: Tensor,
@@ -109,39 +143,101 @@ class Policy:
         eta: float = 0.0,
         window: range | None = None,
         rng: Sequence[torch.Generator] = (),
-    ) -> sampler.Trajectory:
-        """`sampler.sample` with this policy's steps, guidance and precision, in forwards of `batch` clips."""
-        parts = []
-        with self.accelerator.autocast():
-            for start in range(0, len(noise), self.batch):
-                rows = slice(start, start + self.batch)
-                part = noise[rows].to(self.accelerator.device)
-                parts.append(
-                    sampler.sample(
-                        self.generator,
-                        {name: value[rows] for name, value in condition.items()},
-                        noise=part,
-                        num_steps=self.num_steps,
-                        guidance=self.guidance,
-                        unconditional=self._unconditional(len(part)),
-                        kind=kind,
-                        eta=eta,
-                        window=window,
-                        rng=rng[rows],
-                    )
+    ) -> Iterator[sampler.Trajectory]:
+        """`sampler.sample` with this policy's steps, guidance and precision, `batch` clips at a time."""
+        for start in range(0, len(noise), self.batch):
+            rows = slice(start, start + self.batch)
+            part = noise[rows].to(self.accelerator.device)
+            with self.accelerator.autocast():  # not around the yield: what the caller does in between is its own
+                trajectory = sampler.sample(
+                    self._through,
+                    take(condition, rows),
+                    noise=part,
+                    num_steps=self.num_steps,
+                    guidance=self.guidance,
+                    unconditional=self._unconditional(len(part)),
+                    kind=kind,
+                    eta=eta,
+                    window=window,
+                    rng=rng[rows],
                 )
-        return sampler.Trajectory(
-            latents=torch.cat([part.latents for part in parts]),
-            steps=parts[0].steps,
-            before=torch.cat([part.before for part in parts]),
-            after=torch.cat([part.after for part in parts]),
-            mean=torch.cat([part.mean for part in parts]),
-            log_prob=torch.cat([part.log_prob for part in parts]),
-        )
+            yield trajectory
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
+        """Frames [batch, time, 3, height, width] of the deterministic sampler, on the CPU, `batch` clips at a time.
+
+        Every process must ask for the same clips: a sharded model needs all of them in every forward.
+        """
+        noise = sampler.initial_noise(self.generator, seeds)
+        for part in self.sample_batches(self.condition(prompts), noise):
+            with torch.no_grad():
+                yield self.generator.decode(part.latents).float().cpu()
+
+    def mix_weights(self, reward: "Reward") -> dict[str, float]:
+        """Component -> weight (negative where lower is better) of a mixture of several; empty: the total decides."""
+        from reward.mixture import Mixture
+
+        several = self.mix == "group" and isinstance(reward, Mixture) and len(reward.weights) > 1
+        return dict(cast(Mixture, reward).weights) if several else {}
+
+    def by_tag(self, prompts: Sequence[str], total: Tensor, valid: Tensor) -> dict[str, float]:
+        """`reward/<tag>`: mean of `total` over the valid clips of every tag among `prompts`."""
+        found: dict[str, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            if valid[index] and prompt in self.tags:
+                found.setdefault(self.tags[prompt], []).append(index)
+        return {f"reward/tag_{tag}": float(total[rows].mean()) for tag, rows in found.items()}
+
+    @property
+    def _through(self) -> Generator:
+        return cast(Generator, _Through(self.generator, self.model))
+
+    def _here(self, condition: Condition) -> Condition:
+        return {name: value.to(self.accelerator.device) for name, value in condition.items()}
 
     def _unconditional(self, batch: int) -> Condition | None:
         if self.guidance == 1.0:
             return None
         if batch not in self._empty:
-            self._empty[batch] = self.generator.unconditional(batch)
+            self._empty[batch] = self._here(self.generator.unconditional(batch))
         return self._empty[batch]
+
+
+def join(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
+    """The clips of all `parts`, which were sampled with the same steps, in order."""
+    return sampler.Trajectory(
+        latents=torch.cat([part.latents for part in parts]),
+        steps=parts[0].steps,
+        before=torch.cat([part.before for part in parts]),
+        after=torch.cat([part.after for part in parts]),
+        mean=torch.cat([part.mean for part in parts]),
+        log_prob=torch.cat([part.log_prob for part in parts]),
+    )
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Keep only the inputs of `network`'s repeated blocks for the backward pass and compute the rest again.
+
+    The same numbers for a third more time and a fraction of the memory. Done here and not by diffusers' switch, which
+    not every transformer honours.
+    """
+    for block in repeated_blocks(network):
+        block.forward = functools.partial(_recomputed, block.forward)
+
+
+def repeated_blocks(network: nn.Module) -> list[nn.Module]:
+    """The outermost members of `network`'s module lists that have parts; single layers in a list do not count."""
+    found = []
+    for child in network.children():
+        members = list(child) if isinstance(child, nn.ModuleList) else []
+        if members and all(list(member.children()) for member in members):
+            found += members
+        else:
+            found += repeated_blocks(child)
+    return found
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    return activations.checkpoint(forward, *inputs, use_reentrant=False, **options)

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from align import objectives
-from align.experience import Experience, Part, judge, rows_of
+from align.experience import Experience, Part, rows_of
 from align.policy import Policy
 from align.protocol import option
+from align.scoring import judge
 from base_model import flow, sampler
 from base_model.protocol import Condition, take
 from core.errors import UserError

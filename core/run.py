@@ -133,13 +133,14 @@ class Run:
         """All checkpoint folders, oldest first, whole or not."""
         return sorted((self.folder / "checkpoints").glob("step-*"), key=step_of)
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint; one that lost bytes is passed over with a word on stderr."""
+    def latest(self, tell: bool = True) -> Path | None:
+        """The newest whole checkpoint; one that lost bytes is passed over with a word on stderr (`tell`)."""
         for folder in reversed(self.checkpoints()):
             damage = _damage(folder)
             if damage is None:
                 return folder
-            print(f"{folder}: {damage}; using the checkpoint before it", file=sys.stderr)
+            if tell:
+                print(f"{folder}: {damage}; using the checkpoint before it", file=sys.stderr)
         return None
 
 

@@ -1,0 +1,111 @@
+"""What a run must keep to go on as if nothing had happened, and what its user takes away.
+
+A checkpoint folder holds `lora/` (the aligned adapters in diffusers' format; `model/`, the whole network, when all of
+it is trained) and `state.pt`: trained weights, optimizer, the algorithm's networks and memory, the count of samples.
+With an average of the weights the first holds the average and the second the weights themselves. All randomness derives
+from (seed, purpose, step), so there is no random state to keep, and all tensors are stored whole, so another number of
+processes may go on.
+
+Left out: DeepSpeed's optimizer state, which lies cut over its processes; a run under DeepSpeed goes on with Adam's
+averages begun anew, and says so.
+"""
+
+import errno
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from diffusers import ConfigMixin
+from safetensors.torch import save_file
+from torch import Tensor
+
+from align.ema import averaging
+from align.policy import Policy
+from align.sharding import place, place_state, whole
+from base_model import lora
+from core.errors import UserError
+from core.run import Run, step_of
+
+
+def save(run: Run, policy: Policy, optimizer: Any, step: int, samples: int, keep: int) -> None:
+    """Write checkpoint `step` and delete all but the newest `keep`. Every process must call it; the first one writes.
+
+    Raises: OSError when the disk is full; the checkpoints before this one are untouched.
+    """
+    network = policy.generator.policy_module()
+    cut = policy.accelerator.distributed_type == DistributedType.DEEPSPEED
+    state = whole(
+        {
+            "weights": [value.detach() for value in policy.parameters],
+            "optimizer": None if cut else optimizer.state_dict(),
+            "own": policy.own.state_dict(),
+            "memory": policy.memory,
+            "samples": samples,
+        }
+    )
+    with averaging(policy):
+        named = lora.state(network) if policy.start is None else network.state_dict()
+        aligned: dict[str, Tensor] = {name: whole(value.detach()).cpu().clone() for name, value in named.items()}
+
+    def write(folder: Path) -> None:
+        buffer = io.BytesIO()  # torch's own writer turns a full disk into an error that does not say so
+        torch.save(state, buffer)
+        (folder / "state.pt").write_bytes(buffer.getbuffer())
+        try:
+            if policy.start is None:
+                lora.save(network, folder / "lora", aligned)
+            else:
+                (folder / "model").mkdir()
+                if isinstance(network, ConfigMixin):
+                    network.save_config(folder / "model")
+                save_file(aligned, folder / "model" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+        except Exception as error:
+            if "No space left" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
+            raise
+
+    if policy.accelerator.is_main_process:
+        run.save(step, write, keep)
+    policy.accelerator.wait_for_everyone()
+
+
+def restore(run: Run, policy: Policy, optimizer: Any) -> tuple[int, int]:
+    """(training steps done, samples drawn) of the newest whole checkpoint, loaded into policy and optimizer.
+
+    Raises: UserError if the checkpoint does not fit the model.
+    """
+    folder = run.latest(tell=policy.accelerator.is_main_process)
+    step = step_of(folder) if folder else 0
+    if policy.accelerator.is_main_process:
+        run.rewind(step if folder else -1)
+    if folder is None:
+        return 0, 0
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    shapes = [tuple(value.shape) for value in policy.parameters]
+    if [tuple(value.shape) for value in state["weights"]] != shapes:
+        raise UserError(f"the checkpoint '{folder}' is of another model or adapter; choose another run folder")
+    policy.set_weights(state["weights"])
+    policy.own.load_state_dict(
+        {name: place(state["own"][name], value) for name, value in policy.own.state_dict().items()}
+    )
+    if state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        place_state(optimizer)
+    elif policy.accelerator.is_main_process:
+        logging.getLogger(__name__).warning(
+            "a run under DeepSpeed does not keep the optimizer's averages; they begin anew at step %d", step
+        )
+    for name, value in state["memory"].items():
+        policy.memory[name] = _like_weights(value, policy)
+    return step, state["samples"]
+
+
+def _like_weights(value: Any, policy: Policy) -> Any:
+    """`value` of the memory; a list of tensors as long and as shaped as the weights is placed where they are."""
+    tensors = isinstance(value, list) and bool(value) and all(isinstance(one, Tensor) for one in value)
+    if tensors and [one.shape for one in value] == [one.shape for one in policy.parameters]:
+        return [place(one, like.data) for one, like in zip(value, policy.parameters, strict=True)]
+    return value

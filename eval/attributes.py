@@ -16,7 +16,7 @@ def _matched(sample: Sample) -> dict[str, bool] | str:
     if sample.spec is None:
         return "the prompt is not a sandbox prompt" if sample.prompt else "the video has no prompt"
     if sample.observation is None:
-        return "not a 64x64 sandbox video"
+        return sample.unreadable
     return reader.match(sample.observation, sample.spec)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,32 @@ from rich.table import Table
 
 from core.cli import parse
 from core.errors import UserError
+from core.registry import unknown
 
 
 @dataclass
 class EvalOptions:
-    """Measure a video set; every number with its interval. Writes results.json, samples.jsonl and features.npz.
-    The same command again resumes."""
+    """Measure a video set; every number with its interval. Writes results.json, samples.jsonl, features.npz and
+    tracks.jsonl. The same command again resumes; `accelerate launch -m eval ...` shares the work among processes."""
 
     videoset: str = field(metadata={"help": "folder of videos with prompts"})
     out: str | None = field(default=None, metadata={"help": "folder to write (default: the video set's own)"})
     reference: str | None = field(default=None, metadata={"help": "video set of real videos, for fvd, mmd, controls"})
     metrics: str = field(
-        default="all", metadata={"help": "comma-separated names or groups, e.g. physics,clip_sim,fvd; or all"}
+        default="all",
+        metadata={
+            "help": "comma-separated names or groups, e.g. physics,clip_sim,fvd; reward[NAME] for a reward; or all:"
+            " everything whose weights are given"
+        },
     )
     backbone: str = field(default="sandbox", metadata={"help": "sandbox, or a folder with CLIP weights"})
+    weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "comma-separated NAME=PATH or NAME=PATH#SHA256 of i3d, videomae, open_clip (MODEL:PATH), dino,"
+            " mobilenet_v2, raft"
+        },
+    )
     cache: str | None = field(default=None, metadata={"help": "folder of features (default: OUT/features)"})
     controls: int = field(default=32, metadata={"help": "reference videos to spoil as controls; 0 for none"})
     seed: int = field(default=0, metadata={"help": "of the resampling"})
@@ -51,9 +64,10 @@ def evaluate(argv: list[str]) -> None:
     names = [name.strip() for name in _split(options.metrics) if name.strip()]
     if not names:
         raise UserError("--metrics names no metric; give names separated by commas, or all")
+    weights = _weights(options.weights)
     from eval import run, select
 
-    select.metrics(names)  # a wrong name fails before anything is read
+    select.metrics(names, weights)  # a wrong name fails before anything is read
     results = run.evaluate(
         options.videoset,
         names,
@@ -61,10 +75,12 @@ def evaluate(argv: list[str]) -> None:
         options.reference,
         cache=options.cache,
         backbone=options.backbone,
+        weights=weights,
         num_controls=options.controls,
         seed=options.seed,
     )
-    show(results.metrics, results.warnings)
+    if os.environ.get("RANK", "0") == "0":
+        show(results.metrics, results.warnings)
     if options.strict:
         idle = [name for name, entry in results.metrics.items() if entry["value"] is None]
         if idle or results.failures:
@@ -82,6 +98,30 @@ def compare(argv: list[str]) -> None:
 
     compared = comparison.compare(options.a, options.b, options.out, options.seed)
     comparison.show(compared, _labels(Path(options.a), Path(options.b)))
+
+
+def _weights(text: str | None) -> dict[str, str]:
+    """NAME=PATH,... as a mapping.
+
+    Raises: UserError for a name that no metric uses, or without a path.
+    """
+    from eval.backbones import BACKBONES, OWN
+    from eval.flow import ESTIMATORS
+    from eval.flow import OWN as OWN_ESTIMATORS
+
+    known = {name.partition(",")[0] for name in BACKBONES} | set(ESTIMATORS)
+    known -= {*OWN, *OWN_ESTIMATORS}
+    given: dict[str, str] = {}
+    for part in _split(text or ""):
+        name, _, path = part.strip().partition("=")
+        if not name:
+            continue
+        if name not in known:
+            raise unknown(name, known, "backbone")
+        if not path:
+            raise UserError(f"--weights {name} names no file; give {name}=PATH")
+        given[name] = path
+    return given
 
 
 def _labels(a: Path, b: Path) -> tuple[str, str]:

@@ -22,15 +22,15 @@ from rich.table import Table
 
 from core.errors import UserError
 from core.randomness import numpy_generator
-from core.registry import resolve
 from core.stats import Difference, holm, paired_difference, permutation_p, wilson
-from eval import METRICS, result
+from eval import METRICS, result, select
 from eval.protocol import Metric
 from eval.result import SetFeatures, finite
-from eval.set_interval import jackknife
+from eval.set_interval import jackknife, parts_for
 
 TIE_BAND = 0.02  # of gold utility, whose range is [0, 1]: the band in which the simulated annotators call a tie too
 NUM_PERMUTATIONS = 999
+FEW_PERMUTATIONS = 199  # of features of many dimensions, whose distance takes a tenth of a second
 SIGNIFICANT = 0.05
 
 Row = dict[str, Any]
@@ -54,20 +54,21 @@ def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None,
         raise UserError(f"{dir_a} and {dir_b} share no (prompt, seed); generate both with the same prompts and seeds")
     features = [result.read_features(folder) for folder in (dir_a, dir_b)]
     rows: dict[str, Row] = {}
-    for name in METRICS:
+    shared = results[0]["metrics"].keys() & results[1]["metrics"].keys()
+    for name in [*METRICS, *sorted(name for name in shared if name.startswith(select.REWARD))]:
         entries = [content["metrics"].get(name) for content in results]
         if entries[0] is None or entries[1] is None:
             continue
-        metric: Metric = resolve(METRICS, name, "metric")
+        metric = select.metric(name) if name in METRICS else None
         row = {"a": entries[0]["value"], "b": entries[1]["value"]} | _fine_print(entries[1])
         reason = _incomparable(*entries)
-        if reason is None and metric.per_set is not None:
-            reason = _incomparable_sets(results, features)
+        if reason is None and metric is not None and metric.per_set is not None:
+            reason = _incomparable_sets(results, [kinds.get(metric.kind) for kinds in features])
         if reason is not None:
             rows[name] = row | _untested(reason)
-        elif metric.per_set is not None:
-            assert features[0] is not None and features[1] is not None
-            rows[name] = row | _compare_sets(metric, pairs, features[0], features[1], seed)
+        elif metric is not None and metric.per_set is not None:
+            one, two = (kinds[metric.kind] for kinds in features)
+            rows[name] = row | _compare_sets(metric, pairs, one, two, seed)
         else:
             rows[name] = row | _compare_videos(name, pairs, seed)
         if name == "gold":
@@ -165,28 +166,30 @@ def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetF
     """Permutation test of one distance to the reference. a and b become the distances of the paired videos."""
     distance, reference = metric.per_set, a.reference
     assert distance is not None and reference is not None
-    rows_a = {name: row for row, name in enumerate(a.ids)}
-    rows_b = {name: row for row, name in enumerate(b.ids)}
-    usable = [(x, y) for x, y in pairs if x["id"] in rows_a and y["id"] in rows_b]
+    # A pair of videos gives as many rows on both sides; where their lengths differ it cannot be swapped.
+    usable = [(x, y) for x, y in pairs if len(a.rows.get(x["id"], ())) == len(b.rows.get(y["id"], ())) > 0]
     if len(usable) < 3:
         return _untested(f"{len(usable)} pairs have features on both sides")
-    first = a.vectors[[rows_a[x["id"]] for x, _ in usable]]
-    second = b.vectors[[rows_b[y["id"]] for _, y in usable]]
-    prompts = [x["prompt"] for x, _ in usable]
+    first = a.vectors[[row for x, _ in usable for row in a.rows[x["id"]]]]
+    second = b.vectors[[row for _, y in usable for row in b.rows[y["id"]]]]
+    prompts = [x["prompt"] for x, _ in usable for _ in a.rows[x["id"]]]
 
     def gap(kept: NDArray[np.int_]) -> float:
         return distance(second[kept], reference) - distance(first[kept], reference)
 
-    interval = jackknife(gap, prompts)
+    dim = reference.shape[1]
+    interval = jackknife(gap, prompts, parts_for(dim))
+    if not math.isfinite(interval.value):
+        return _untested(f"too few pairs for it ({len(usable)}, {dim} dimensions)")
     names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
     group = np.array([names[name] for name in prompts])
     rng = numpy_generator(seed, "eval/set permutation")
-    extreme = 0
-    for _ in range(NUM_PERMUTATIONS):
+    extreme, tries = 0, NUM_PERMUTATIONS if dim <= 64 else FEW_PERMUTATIONS
+    for _ in range(tries):
         swap = (rng.random(len(names)) < 0.5)[group][:, None]
         one, two = np.where(swap, second, first), np.where(swap, first, second)
         extreme += abs(distance(two, reference) - distance(one, reference)) >= abs(interval.value)
-    p = (extreme + 1) / (NUM_PERMUTATIONS + 1)
+    p = (extreme + 1) / (tries + 1)
     means = {"a": distance(first, reference), "b": distance(second, reference)}
     method = f"{interval.method}, permutation p within prompts"
     return means | _tested(Difference(interval.value, interval.low, interval.high, p, len(usable), method), None)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from core.randomness import numpy_generator
 from core.stats import paired_difference
-from eval.protocol import Array, Frames, Metric
-from eval.set_interval import jackknife
+from eval.protocol import Frames, Metric
+from eval.result import SetFeatures
+from eval.set_interval import jackknife, parts_for
 
 NOISE = 0.1  # standard deviation, of the pixel range
 BLUR = 1.5  # standard deviation, px
@@ -57,20 +59,20 @@ def spoil(frames: Frames, name: str, index: int) -> Frames:
 
 @dataclass(frozen=True)
 class Control:
-    """Per kind ("real" and every control): values of each per-video metric [n], and set features [n, dim]."""
+    """One kind of clips, "real" or spoilt: values of each per-video metric [n], and set features by their kind.
+
+    The reference of the set features is the other half of the real videos.
+    """
 
     values: Mapping[str, Sequence[float]]
-    vectors: Array | None
+    features: Mapping[str, SetFeatures]
 
 
-def table(
-    metrics: Sequence[Metric], kinds: Mapping[str, Control], rest: Array | None
-) -> dict[str, dict[str, float | list[str] | None]]:
+def table(metrics: Sequence[Metric], kinds: Mapping[str, Control]) -> dict[str, dict[str, float | list[str] | None]]:
     """Per metric its value on real clips and on each control, and the controls it ranks above real.
 
     Args:
         kinds: "real" and the controls, of the same clips in the same order.
-        rest: features [m, dim] of the other half of the reference.
     """
     rows: dict[str, dict[str, float | list[str] | None]] = {}
     for metric in metrics:
@@ -79,8 +81,8 @@ def table(
         real = kinds["real"]
         for kind, control in kinds.items():
             if metric.per_set is not None:
-                value = _set_value(metric, control, rest)
-                better = kind != "real" and value is not None and _is_nearer(metric, real, control, rest)
+                value = _set_value(metric, control)
+                better = kind != "real" and value is not None and _is_nearer(metric, real, control)
             elif metric.per_video is not None:
                 value = _mean(control.values[metric.name])
                 better = kind != "real" and _prefers(metric, real.values[metric.name], control.values[metric.name])
@@ -94,18 +96,26 @@ def table(
     return rows
 
 
-def _set_value(metric: Metric, control: Control, rest: Array | None) -> float | None:
-    if rest is None or control.vectors is None or metric.per_set is None or min(len(rest), len(control.vectors)) < 2:
+def _set_value(metric: Metric, control: Control) -> float | None:
+    features = control.features.get(metric.kind)
+    if features is None or features.reference is None or metric.per_set is None:
         return None
-    return metric.per_set(control.vectors, rest)
+    if features.num_videos < 2 or len(features.reference) < 2:
+        return None
+    value = metric.per_set(features.vectors, features.reference)
+    return value if np.isfinite(value) else None
 
 
-def _is_nearer(metric: Metric, real: Control, control: Control, rest: Array | None) -> bool:
-    """Is the control nearer to the rest of the reference than the real clips are, beyond chance?"""
-    one, other, distance = real.vectors, control.vectors, metric.per_set
-    assert one is not None and other is not None and rest is not None and distance is not None
-    clips = [str(index) for index in range(len(one))]
-    return jackknife(lambda kept: distance(other[kept], rest) - distance(one[kept], rest), clips).high < 0
+def _is_nearer(metric: Metric, real: Control, control: Control) -> bool:
+    """Is the control better than the real clips against the rest of the reference, beyond chance?"""
+    one, other, distance = real.features[metric.kind], control.features[metric.kind], metric.per_set
+    assert distance is not None and one.reference is not None
+    rest, sign = one.reference, -1 if metric.higher_is_better else 1
+
+    def gap(kept: NDArray[np.int_]) -> float:
+        return sign * (distance(other.vectors[kept], rest) - distance(one.vectors[kept], rest))
+
+    return jackknife(gap, one.ids, parts_for(rest.shape[1])).high < 0
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.protocol import Array, Metric, Score, missing
+from eval.protocol import Member, Metric, Score, missing
 
 
-def spread(videos: Sequence[Array]) -> list[Score]:
-    """Mean distance of each video [time, dim] to its siblings: root mean square over time and dimensions."""
+def spread(members: Sequence[Member]) -> list[Score]:
+    """Mean distance of each video's features [time, dim] to its siblings', rms over time and dimensions."""
+    videos = [member.features for member in members]
     if len(videos) < 2:
         return [missing("the prompt has one video; generate several seeds a prompt")] * len(videos)
     length = min(len(video) for video in videos)
@@ -34,7 +35,7 @@ PIXELS = Metric(
     needs=("frames", "siblings"),
     blind_spots="defects are diverse too",
     per_group=spread,
-    group_features="thumbnail",
+    backbone="thumbnail",
     preprocessing="16x16 area means per frame",
 )
 SANDBOX = Metric(
@@ -43,9 +44,9 @@ SANDBOX = Metric(
     unit="rms feature difference",
     range=(0.0, 2.0),
     higher_is_better=True,
-    needs=("frames", "siblings", "backbone"),
+    needs=("frames", "siblings"),
     blind_spots="defects are diverse too; the CLIP is trained to ignore what a caption does not say",
     per_group=spread,
-    group_features="clip",
+    backbone="sandbox",
     preprocessing="sandbox CLIP per frame",
 )

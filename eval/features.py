@@ -1,9 +1,9 @@
 """Features of a video, computed once, kept on disk, never served for another video, backbone or preparation.
 
-A video is kept as backbone features per frame [time, dim] and as 16x16 thumbnails. For set metrics the former becomes
-one vector: its slow changes over time (cosine transform, 4 terms) and its mean absolute step, so that order matters - a
-mean over frames alone would call a shuffled video perfect. A fixed random projection keeps that vector short: a Frechet
-distance needs more videos than dimensions.
+A video is kept as the features that each backbone gives it: a row per frame, or one for the clip. For set metrics a
+pool makes vectors of them. `DCT` makes one of a row per frame: its slow changes over time (cosine transform, 4 terms)
+and its mean absolute step, so that order matters - a mean over frames alone would call a shuffled video perfect. A
+fixed random projection keeps that vector short: a Frechet distance needs more videos than dimensions.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from core.files import replacing
 from core.randomness import numpy_generator
-from eval.protocol import Array, Backbone, Distance, Frames
+from eval.protocol import Array, Backbone, Distance, Frames, Pool
 
-VERSION = "1"
+VERSION = "2"
 DECODE = "PyAV rgb24, bicubic chroma, [0, 1]"
 THUMBNAIL = 16
 BLOCKS = (16, 8, 8, 8, 8)  # dims of cosine terms 0..3 and of the mean absolute step
@@ -28,19 +27,6 @@ PREPROCESSING = (
     "sandbox CLIP per frame; cosine terms 0-3 over time and mean absolute step, projected to 16+8+8+8+8 dims;"
     " standardised by the reference"
 )
-
-
-@dataclass(frozen=True)
-class Features:
-    """Of one video: clip [time, dim] or None without a backbone, thumbnail [time, 768]."""
-
-    clip: Array | None
-    thumbnail: Array
-
-
-def compute(frames: Frames, backbone: Backbone | None) -> Features:
-    """Features of one clip [time, 3, height, width] in [0, 1]. One clip at a time, so that no batch size matters."""
-    return Features(None if backbone is None else backbone.encode_frames(frames), thumbnail(frames))
 
 
 def thumbnail(frames: Frames) -> Array:
@@ -83,36 +69,54 @@ def standardised(distance: Distance) -> Distance:
     return measured
 
 
+def spread_rows(features: Array, count: int = 8) -> Array:
+    """At most `count` rows of features [rows, dim], evenly spaced: neighbouring frames say the same thing twice."""
+    return features[np.linspace(0, len(features) - 1, min(count, len(features))).round().astype(int)]
+
+
+DCT = Pool("dct", lambda features: clip_vector(features)[None])
+CLIP = Pool("clip", lambda features: features)
+EIGHT_FRAMES = Pool("8f", spread_rows)
+
+
 class Cache:
     """Features by what they depend on: video bytes, decoding, backbone weights and preparation, version, dtype."""
 
-    def __init__(self, folder: Path, backbone: Backbone | None) -> None:
-        self.folder, self.backbone = folder, backbone
-        self.protocol = {
-            "decode": DECODE,
-            "preprocessing": backbone.preprocessing if backbone else None,
-            "backbone": backbone.sha256 if backbone else None,
-            "dtype": "float32",
-            "version": VERSION,
-        }
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def path(self, content: str) -> Path:
+    def path(self, content: str, backbone: Backbone) -> Path:
         """Where the features of the video with this sha256 lie."""
-        key = json.dumps({"content": content, **self.protocol}, sort_keys=True)
+        key = json.dumps({"content": content, **protocol(backbone)}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
 
-    def load(self, content: str) -> Features | None:
-        """What was saved; None where nothing was, or where the file is damaged."""
+    def load(self, content: str, backbone: Backbone) -> Array | None:
+        """What was saved [rows, dim], no rows for too short a video; None where nothing was, or it is damaged."""
         try:
-            with np.load(self.path(content), allow_pickle=False) as arrays:
-                clip = arrays["clip"].astype(np.float64) if "clip" in arrays else None
-                return Features(clip, arrays["thumbnail"].astype(np.float64))
+            with np.load(self.path(content, backbone), allow_pickle=False) as arrays:
+                return arrays["features"].astype(np.float64)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
-    def save(self, content: str, features: Features) -> None:
-        arrays = {"thumbnail": features.thumbnail.astype(np.float32)}
-        if features.clip is not None:
-            arrays["clip"] = features.clip.astype(np.float32)
-        with replacing(self.path(content)) as temporary:
-            np.savez(temporary, allow_pickle=False, **arrays)
+    def compute(self, content: str, frames: Frames, backbone: Backbone) -> Array:
+        """Encode and save. Given back as rounded on disk, so that a resumed run has the same last digit."""
+        features = encode(frames, backbone).astype(np.float32)
+        with replacing(self.path(content, backbone)) as temporary:
+            np.savez(temporary, allow_pickle=False, features=features)
+        return features.astype(np.float64)
+
+    def tracks_path(self, content: str) -> Path:
+        """Where the reader's tracks of the video with this sha256 lie, one JSON object."""
+        key = json.dumps({"content": content, "decode": DECODE, "tracks": VERSION}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+
+
+def encode(frames: Frames, backbone: Backbone) -> Array:
+    """Features [rows, dim] of one clip; no rows when it is too short. One clip at a time: no batch size matters."""
+    return backbone.encode_frames(frames) if len(frames) >= backbone.min_frames else np.zeros((0, 0))
+
+
+def protocol(backbone: Backbone) -> dict[str, str]:
+    """What features depend on besides the video."""
+    parts = {"decode": DECODE, "dtype": "float32", "version": VERSION}
+    return parts | {"backbone": backbone.sha256, "preprocessing": backbone.preprocessing}

@@ -4,23 +4,30 @@
 
 The trace of the root is the sum of the roots of a symmetric matrix's eigenvalues, so it is never complex, works below
 full rank, and needs no `scipy.linalg.sqrtm` (whose signature and near-singular values changed between SciPy versions).
-The distance is biased upward by about c/n for n videos a side: compare sets of equal size only. A naive bootstrap of it
-excludes its own point estimate; use eval.set_interval.
+Of fewer videos than dimensions the same number is the nuclear norm of A B^T, with A, B the centred vectors.
+The distance is biased upward by about c/n for n videos a side: compare sets of equal size only, or extrapolate to
+infinitely many (`infinity`). A naive bootstrap of it excludes its own point estimate; use eval.set_interval.
 """
+
+from __future__ import annotations
+
+import functools
 
 import numpy as np
 
-from eval.features import PREPROCESSING, standardised
-from eval.protocol import Array, Metric
+from core.randomness import numpy_generator
+from eval.features import CLIP, DCT, EIGHT_FRAMES, PREPROCESSING, standardised
+from eval.protocol import Array, Metric, Pool
 
-DDOF = 1
+NUM_SIZES = 8  # subset sizes of the extrapolation
+DRAWS = 4  # subsets of each size
 
 
-def moments(vectors: Array) -> tuple[Array, Array]:
-    """Mean [dim] and covariance [dim, dim] (divided by n - 1) of vectors [n, dim]."""
+def moments(vectors: Array, ddof: int = 1) -> tuple[Array, Array]:
+    """Mean [dim] and covariance [dim, dim] (divided by n - ddof) of vectors [n, dim]."""
     mean = vectors.mean(axis=0)
     centred = vectors - mean
-    return mean, centred.T @ centred / (len(vectors) - DDOF)
+    return mean, centred.T @ centred / (len(vectors) - ddof)
 
 
 def _root(matrix: Array) -> Array:
@@ -36,21 +43,113 @@ def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
-def distance(vectors: Array, reference: Array) -> float:
+def distance(vectors: Array, reference: Array, ddof: int = 1) -> float:
     """Frechet distance of the Gaussians fitted to vectors [n, dim] and reference [m, dim]; NaN below two videos."""
-    if min(len(vectors), len(reference)) < 2:
+    fewest = min(len(vectors), len(reference))
+    if fewest < 2:
         return float("nan")
-    return frechet(*moments(vectors), *moments(reference))
+    if fewest >= vectors.shape[1]:
+        return frechet(*moments(vectors, ddof), *moments(reference, ddof))
+    gap = vectors.mean(axis=0) - reference.mean(axis=0)
+    a = (vectors - vectors.mean(axis=0)) / np.sqrt(len(vectors) - ddof)
+    b = (reference - reference.mean(axis=0)) / np.sqrt(len(reference) - ddof)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(gap @ gap + (a * a).sum() + (b * b).sum() - 2 * cross)
 
 
+def infinity(vectors: Array, reference: Array) -> float:
+    """The distance at infinitely many videos: straight line through FD over 1/n of subsets, read at 1/n = 0.
+
+    The law c/n holds from n of about the dimension on, so subsets are larger than it; NaN below twice as many videos.
+    Source: Chong & Forsyth 2020 (arXiv 1911.07023).
+    """
+    dim, most = vectors.shape[1], min(len(vectors), len(reference))
+    if most < 2 * dim:
+        return float("nan")
+    inverse, values = [], []
+    for size in np.unique(np.linspace(max(dim + 1, most // 4), most, NUM_SIZES).astype(int)):
+        rng = numpy_generator(0, "eval/fvd infinity", int(size))
+        for _ in range(DRAWS):
+            parts = (rng.permutation(len(vectors))[:size], rng.permutation(len(reference))[:size])
+            inverse.append(1 / size)
+            values.append(distance(vectors[parts[0]], reference[parts[1]]))
+    return float(np.polyfit(inverse, values, 1)[1])
+
+
+_BIASED = "biased by c/n: equal n only; "
+
+
+def _metric(name: str, backbone: str, pool: Pool, blind_spots: str, preprocessing: str, ddof: int = 1) -> Metric:
+    return Metric(
+        name=name,
+        version="1",
+        unit="squared feature units",
+        range=(0.0, float("inf")),
+        higher_is_better=False,
+        needs=("frames", "reference"),
+        blind_spots=_BIASED + blind_spots,
+        per_set=functools.partial(distance, ddof=ddof),
+        pool=pool,
+        backbone=backbone,
+        preprocessing=f"{preprocessing}; ddof {ddof}",
+    )
+
+
+_CONTENT = "sees content more than motion"
+_I3D = "first 16 frames, I3D logits"
+I3D = _metric("fvd[i3d,16f,224,bilinear]", "i3d", CLIP, _CONTENT, f"{_I3D}, stretched to 224x224, no antialias")
+I3D_STYLEGAN_V = _metric(
+    "fvd[i3d,16f,stylegan-v]",
+    "i3d,own",
+    CLIP,
+    _CONTENT,
+    f"{_I3D}, resized by the detector, else stretched to 224x224, no antialias",
+    ddof=0,
+)
+I3D_VIDEOGPT = _metric(
+    "fvd[i3d,16f,videogpt]", "i3d,centre", CLIP, _CONTENT, f"{_I3D}, short side to 224, centre, no antialias"
+)
+VIDEOMAE = _metric(
+    "fvd[videomae,16f,224,bilinear]",
+    "videomae",
+    CLIP,
+    "sees what VideoMAE sees, motion more than content",
+    "first 16 frames, mean of VideoMAE's last tokens, stretched to 224x224, no antialias",
+)
 SANDBOX = Metric(
     name="fvd[sandbox,dct]",
     version="1",
     unit="squared standard deviations of the reference",
     range=(0.0, float("inf")),
     higher_is_better=False,
-    needs=("frames", "backbone", "reference"),
+    needs=("frames", "reference"),
     blind_spots="biased by c/n: equal n only; sees what the sandbox CLIP sees, content more than motion",
     per_set=standardised(distance),
+    pool=DCT,
+    backbone="sandbox",
     preprocessing=PREPROCESSING + "; ddof 1",
 )
+_FRAMES = "frames are compared one by one: order and motion are invisible"
+FRAMES_SANDBOX = _metric("frame_frechet[sandbox,8f]", "sandbox", EIGHT_FRAMES, _FRAMES, "8 frames a video")
+FRAMES_CLIP = _metric("frame_frechet[open_clip,8f]", "open_clip", EIGHT_FRAMES, _FRAMES, "8 frames a video")
+FRAMES_MOBILENET = _metric("frame_frechet[mobilenet_v2,8f]", "mobilenet_v2", EIGHT_FRAMES, _FRAMES, "8 frames a video")
+
+
+def _infinity(name: str, backbone: str, pool: Pool, preprocessing: str) -> Metric:
+    return Metric(
+        name=name,
+        version="1",
+        unit="squared feature units",
+        range=(float("-inf"), float("inf")),
+        higher_is_better=False,
+        needs=("frames", "reference"),
+        blind_spots="needs twice as many videos as dimensions a side; noisier than the distance itself",
+        per_set=standardised(infinity) if backbone == "sandbox" else infinity,
+        pool=pool,
+        backbone=backbone,
+        preprocessing=f"{preprocessing}; ddof 1; line over 1/n of {NUM_SIZES} subset sizes x {DRAWS} draws",
+    )
+
+
+I3D_INFINITY = _infinity("fvd_infinity[i3d,16f,224,bilinear]", "i3d", CLIP, f"{_I3D}, stretched, no antialias")
+SANDBOX_INFINITY = _infinity("fvd_infinity[sandbox,dct]", "sandbox", DCT, PREPROCESSING)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from base_model.world.spec import HEIGHT, WIDTH
 from eval.protocol import Metric, Sample, Score, missing
 from reward.annotators import gold_utility
 
@@ -14,8 +13,8 @@ def score(sample: Sample) -> Score:
     """Overall gold utility in [0, 1]."""
     if sample.spec is None:
         return missing("the prompt is not a sandbox prompt" if sample.prompt else "the video has no prompt")
-    if sample.frames.shape[-2:] != (HEIGHT, WIDTH):
-        return missing("not a 64x64 sandbox video")
+    if sample.observation is None:
+        return missing(sample.unreadable)
     return Score(gold_utility(sample.frames, sample.prompt)["overall"])
 
 

@@ -1,13 +1,13 @@
 """Maximum mean discrepancy with a polynomial kernel, unbiased: the distance to use at 64 to 512 videos.
 
 Its mean is zero when the two laws are equal, at any n, where the Frechet distance is far from zero. It may be slightly
-negative for that reason; clipping it would bring the bias back.
+negative for that reason; clipping it would bring the bias back. On I3D features others call it KVD.
 """
 
 import numpy as np
 
-from eval.features import PREPROCESSING, standardised
-from eval.protocol import Array, Metric
+from eval.features import CLIP, DCT, PREPROCESSING, standardised
+from eval.protocol import Array, Metric, Pool
 
 
 def polynomial(a: Array, b: Array) -> Array:
@@ -31,14 +31,34 @@ def distance(vectors: Array, reference: Array) -> float:
     return within - 2 * float(polynomial(vectors, reference).mean())
 
 
-SANDBOX = Metric(
-    name="mmd[sandbox,dct]",
-    version="1",
-    unit="squared kernel distance",
-    range=(float("-inf"), float("inf")),
-    higher_is_better=False,
-    needs=("frames", "backbone", "reference"),
-    blind_spots="sees what the sandbox CLIP sees; third moments at most",
-    per_set=standardised(distance),
-    preprocessing=PREPROCESSING,
+def _metric(name: str, backbone: str, pool: Pool, blind_spots: str, preprocessing: str) -> Metric:
+    return Metric(
+        name=name,
+        version="1",
+        unit="squared kernel distance",
+        range=(float("-inf"), float("inf")),
+        higher_is_better=False,
+        needs=("frames", "reference"),
+        blind_spots=f"{blind_spots}; third moments at most",
+        per_set=standardised(distance) if backbone == "sandbox" else distance,
+        pool=pool,
+        backbone=backbone,
+        preprocessing=preprocessing,
+    )
+
+
+SANDBOX = _metric("mmd[sandbox,dct]", "sandbox", DCT, "sees what the sandbox CLIP sees", PREPROCESSING)
+I3D = _metric(
+    "mmd[i3d,16f,224,bilinear]",
+    "i3d",
+    CLIP,
+    "sees content more than motion",
+    "first 16 frames, I3D logits, stretched to 224x224, no antialias",
+)
+VIDEOMAE = _metric(
+    "mmd[videomae,16f,224,bilinear]",
+    "videomae",
+    CLIP,
+    "sees what VideoMAE sees",
+    "first 16 frames, mean of VideoMAE's last tokens, stretched to 224x224, no antialias",
 )

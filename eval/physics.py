@@ -99,7 +99,7 @@ def velocity_error(sample: Sample) -> Score:
     if not sample.state:
         return missing("no ground-truth state beside the video")
     if sample.observation is None:
-        return missing("not a 64x64 sandbox video")
+        return missing(sample.unreadable)
     found = physics.velocity_error(sample.observation, sample.state)
     return Score(found.value, found.reason)
 

@@ -2,7 +2,8 @@
 
 results.json    per metric: value, interval, n, fine print, or the reason why it did not run; and the provenance
 samples.jsonl   one line a video: its value of every metric, null with a reason where there is none
-features.npz    one vector a video and those of the reference, for tests between two sets
+features.npz    the vectors of the videos and of the reference, for tests between two sets
+tracks.jsonl    where the reader saw the objects of every video, for drawing
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,29 @@ from numpy.typing import NDArray
 from core import files
 from core.errors import UserError
 
-RESULTS, SAMPLES, FEATURES = "results.json", "samples.jsonl", "features.npz"
+RESULTS, SAMPLES, FEATURES, TRACKS = "results.json", "samples.jsonl", "features.npz", "tracks.jsonl"
 
 
 @dataclass(frozen=True)
 class SetFeatures:
-    """ids [n], vectors [n, dim]; reference [m, dim] or None."""
+    """ids [n] of the videos that the vectors [n, dim] are of, several rows a video or one; reference [m, dim] or
+    None."""
 
     ids: tuple[str, ...]
     vectors: NDArray[np.float64]
     reference: NDArray[np.float64] | None
+
+    @property
+    def num_videos(self) -> int:
+        return len(set(self.ids))
+
+    @cached_property
+    def rows(self) -> dict[str, list[int]]:
+        """The rows of every video."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(self.ids):
+            rows.setdefault(name, []).append(row)
+        return rows
 
 
 def finite(value: float | None) -> float | None:
@@ -47,10 +63,13 @@ def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
     files.atomic_write(folder / SAMPLES, lines)
 
 
-def write_features(folder: Path, features: SetFeatures) -> None:
-    arrays: dict[str, Any] = {"ids": np.array(features.ids), "vectors": features.vectors}
-    if features.reference is not None:
-        arrays["reference"] = features.reference
+def write_features(folder: Path, kinds: Mapping[str, SetFeatures]) -> None:
+    """Args: kinds: eval.protocol.Metric.kind -> the vectors that metrics of this kind compare."""
+    arrays: dict[str, Any] = {}
+    for kind, features in kinds.items():
+        arrays |= {f"{kind}/ids": np.array(features.ids), f"{kind}/vectors": features.vectors}
+        if features.reference is not None:
+            arrays[f"{kind}/reference"] = features.reference
     with files.replacing(folder / FEATURES) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
 
@@ -83,11 +102,18 @@ def read_samples(folder: Path | str) -> list[dict[str, Any]]:
     return files.read_lines(path)
 
 
-def read_features(folder: Path | str) -> SetFeatures | None:
-    """The set features, or None where none were kept or the file is damaged."""
+def read_features(folder: Path | str) -> dict[str, SetFeatures]:
+    """Metric.kind -> vectors; empty where none were kept or the file is damaged."""
     try:
         with np.load(Path(folder) / FEATURES, allow_pickle=False) as arrays:
-            reference = arrays["reference"] if "reference" in arrays else None
-            return SetFeatures(tuple(str(name) for name in arrays["ids"]), arrays["vectors"], reference)
+            kinds = [name.removesuffix("/ids") for name in arrays.files if name.endswith("/ids")]
+            return {
+                kind: SetFeatures(
+                    tuple(str(name) for name in arrays[f"{kind}/ids"]),
+                    arrays[f"{kind}/vectors"],
+                    arrays[f"{kind}/reference"] if f"{kind}/reference" in arrays else None,
+                )
+                for kind in kinds
+            }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+        return {}

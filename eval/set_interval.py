@@ -17,17 +17,25 @@ from core.stats import CONFIDENCE, Interval
 MAX_PARTS = 128  # more prompts than this are left out in groups
 
 
-def jackknife(value: Callable[[NDArray[np.int_]], float], groups: Sequence[str]) -> Interval:
+def parts_for(dim: int) -> int:
+    """In how many parts a set is cut when one value costs dim^3."""
+    return MAX_PARTS if dim <= 64 else 32 if dim <= 512 else 10
+
+
+def jackknife(
+    value: Callable[[NDArray[np.int_]], float], groups: Sequence[str], max_parts: int = MAX_PARTS
+) -> Interval:
     """Interval of `value(rows kept)` from leaving out one group of rows at a time.
 
     Args:
         value: statistic of the rows [k] of a set.
         groups: [n] the prompt of each row; rows of one prompt leave together.
+        max_parts: how often `value` is computed at most.
     Returns: value of all rows +- a t-quantile of the jackknife's standard error; NaN bounds below three groups.
     """
     rows = np.arange(len(groups))
     names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    part = np.array([names[name] for name in groups]) % MAX_PARTS
+    part = np.array([names[name] for name in groups]) % max_parts
     parts = int(part.max()) + 1 if len(part) else 0
     point = value(rows)
     if parts < 3:

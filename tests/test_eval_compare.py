@@ -32,7 +32,8 @@ def write_side(
         for name, column in values.items()
     }
     if vectors is not None:
-        result.write_features(folder, SetFeatures(tuple(row["id"] for row in rows), vectors, reference))
+        features = SetFeatures(tuple(row["id"] for row in rows), vectors, reference)
+        result.write_features(folder, {"sandbox,dct": features})
         for name in ("fvd[sandbox,dct]", "mmd[sandbox,dct]"):
             metrics[name] = entry | {"value": 1.0, "higher_is_better": False, "reason": None}
     provenance = {"reference_sha256": None if reference is None else str(reference.sum())}

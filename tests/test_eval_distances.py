@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from eval import fvd, mmd
+from eval import fvd, mmd, neighbours
 from eval.features import clip_vector, standardised
-from eval.set_interval import jackknife
+from eval.set_interval import jackknife, parts_for
 
 RNG = np.random.default_rng(0)
 
@@ -117,3 +117,52 @@ def test_jackknife_keeps_the_videos_of_a_prompt_together() -> None:
     by_prompt = jackknife(lambda rows: float(values[rows].mean()), [str(i // 4) for i in range(80)])
     assert (by_prompt.high - by_prompt.low) > 1.8 * (by_video.high - by_video.low)
     assert np.isnan(jackknife(lambda rows: 0.0, ["a", "b"]).low)
+
+
+@pytest.mark.parametrize("n", [40, 63])
+def test_fewer_videos_than_dimensions_take_the_short_way_to_the_same_number(n: int) -> None:
+    a, b = RNG.standard_normal((n, 64)) * np.linspace(0.1, 2, 64), RNG.standard_normal((n + 9, 64)) + 0.3
+    assert fvd.distance(a, b) == pytest.approx(fvd.frechet(*fvd.moments(a), *fvd.moments(b)), rel=1e-6)
+    assert fvd.distance(a, b, ddof=0) == pytest.approx(fvd.frechet(*fvd.moments(a, 0), *fvd.moments(b, 0)), rel=1e-6)
+
+
+def test_extrapolating_to_infinitely_many_videos_takes_the_bias_away() -> None:
+    scale = 1 / np.sqrt(np.arange(1, 33))
+    values = []
+    for _ in range(6):
+        a, b = RNG.standard_normal((400, 32)) * scale, RNG.standard_normal((400, 32)) * scale + 0.1
+        values.append((fvd.distance(a, b), fvd.infinity(a, b)))
+    plain, extrapolated = np.mean(values, axis=0)
+    truth = 32 * 0.01
+    assert abs(extrapolated - truth) < 0.25 * (plain - truth) and plain > truth
+    assert np.isnan(fvd.infinity(a[:60], b))
+
+
+def test_neighbourhoods_tell_missing_modes_from_wrong_ones() -> None:
+    real = np.r_[RNG.standard_normal((60, 4)), RNG.standard_normal((60, 4)) + 12]
+    same = np.r_[RNG.standard_normal((60, 4)), RNG.standard_normal((60, 4)) + 12]
+    half, wrong = RNG.standard_normal((120, 4)), RNG.standard_normal((120, 4)) - 12
+    assert neighbours.precision(same, real) > 0.8 and neighbours.recall(same, real) > 0.8
+    assert neighbours.density(same, real) == pytest.approx(1, abs=0.3) and neighbours.coverage(same, real) > 0.9
+    assert neighbours.precision(half, real) > 0.8 and neighbours.recall(half, real) < 0.6
+    assert neighbours.coverage(half, real) < 0.6
+    for share in (neighbours.precision, neighbours.recall, neighbours.density, neighbours.coverage):
+        assert share(wrong, real) == 0 and np.isnan(share(real[:5], real))
+    repeated = np.repeat(real[:1], 50, axis=0) + 1e-3
+    assert neighbours.precision(repeated, real) == 1 and neighbours.coverage(repeated, real) < 0.2
+
+
+def test_radii_are_those_of_the_kth_neighbour_and_copies_are_counted() -> None:
+    line = np.arange(10.0)[:, None]
+    assert neighbours.radii(line)[0] == pytest.approx(25) and neighbours.radii(line)[5] == pytest.approx(9)
+    vectors = RNG.standard_normal((30, 6))
+    assert neighbours.num_copies(vectors) == 0
+    assert neighbours.num_copies(np.r_[vectors, vectors[:7] + 1e-6]) == 7
+
+
+@pytest.mark.parametrize(("dim", "parts"), [(48, 128), (400, 32), (1408, 10)])
+def test_costly_features_are_left_out_in_fewer_parts(dim: int, parts: int) -> None:
+    calls: list[int] = []
+    names = [str(i) for i in range(300)]
+    interval = jackknife(lambda rows: (calls.append(1), float(len(rows)))[1], names, parts_for(dim))
+    assert len(calls) == parts + 1 and f"{parts} groups" in interval.method

@@ -142,12 +142,12 @@ def test_odd_videos_survive_together(tmp_path: Path) -> None:
     writer.append(clip.frames, clip.prompt, id="copy")
     writer.append(clip.frames[:1], clip.prompt, id="still")
     writer.append(clip.frames[:9], clip.prompt, id="short")
-    writer.append(np.repeat(clip.frames, 2, axis=3)[:, :, :96], clip.prompt, id="tall")
+    writer.append(np.repeat(clip.frames, 2, axis=3)[:, :, :48], clip.prompt, id="wide")
     writer.append(clip.frames, "", id="unprompted")
     results = measure(tmp_path / "odd", ("all",))
     rows = {row["id"]: row for row in result.read_samples(tmp_path / "odd")}
     assert rows["still"]["flicker"] is None and "frame" in rows["still"]["reasons"]["flicker"]
-    assert "64x64" in rows["tall"]["reasons"]["physics/inertia"] or "96" in rows["tall"]["reasons"]["physics/inertia"]
+    assert "128x48" in rows["wide"]["reasons"]["physics/inertia"]
     assert rows["unprompted"]["clip_sim[sandbox]"] is None and rows["unprompted"]["flicker"] is not None
     assert any("copies" in warning for warning in results.warnings)
     assert any("no prompt" in warning for warning in results.warnings)

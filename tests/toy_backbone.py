@@ -11,6 +11,7 @@ from eval.protocol import Array, Frames
 class ToyBackbone:
     name = "toy"
     preprocessing = "16x16 area means"
+    min_frames = 1
 
     def __init__(self, dim: int = 32, seed: int = 0) -> None:
         self.matrix = np.random.default_rng(seed).standard_normal((3 * 16 * 16, dim))

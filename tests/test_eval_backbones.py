@@ -1,0 +1,209 @@
+"""Backbones by path, on tiny random weights of the published layouts: what they read, refuse and say of themselves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core import video
+from core.errors import UserError
+from core.registry import resolve
+from eval import METRICS, backbones, flow, i3d
+from eval.features import Cache
+from eval.protocol import Metric
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
+FRAMES = np.random.default_rng(0).random((17, 3, 40, 56), dtype=np.float32)
+CLASSES = 5
+
+
+def tiny_i3d() -> dict[str, torch.Tensor]:
+    """The layout of the PyTorch I3D with 2 channels a path."""
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+
+    def unit(name: str, inside: int, outside: int, kernel: tuple[int, ...]) -> None:
+        state[f"{name}.conv3d.weight"] = torch.randn(outside, inside, *kernel) / inside**0.5
+        for part, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.05), ("running_var", 1.1)):
+            state[f"{name}.bn.{part}"] = torch.full((outside,), value)
+        state[f"{name}.bn.num_batches_tracked"] = torch.tensor(1)
+
+    unit("Conv3d_1a_7x7", 3, 4, (7, 7, 7))
+    unit("Conv3d_2b_1x1", 4, 4, (1, 1, 1))
+    unit("Conv3d_2c_3x3", 4, 8, (3, 3, 3))
+    for block in i3d.BLOCKS:
+        name = f"Mixed_{block}"
+        for path, inside, size in (("b0", 8, 1), ("b1a", 8, 1), ("b1b", 2, 3), ("b2a", 8, 1), ("b2b", 2, 3)):
+            unit(f"{name}.{path}", inside, 2, (size,) * 3)
+        unit(f"{name}.b3b", 8, 2, (1, 1, 1))
+    state["logits.conv3d.weight"] = torch.randn(CLASSES, 8, 1, 1, 1)
+    state["logits.conv3d.bias"] = torch.randn(CLASSES)
+    return state
+
+
+class Detector(nn.Module):
+    """Called as StyleGAN-V's TorchScript is."""
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> torch.Tensor:
+        if resize:
+            x = torch.nn.functional.interpolate(x.flatten(0, 1), (224, 224), mode="bilinear").unflatten(0, x.shape[:2])
+        if rescale:
+            x = x / 127.5 - 1
+        return x.mean(dim=(2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(tiny_i3d(), folder / "i3d.pt")
+    torch.jit.script(Detector()).save(str(folder / "i3d_torchscript.pt"))
+    return folder
+
+
+def test_every_metric_names_a_backbone_that_exists() -> None:
+    for name in METRICS:
+        metric: Metric = resolve(METRICS, name, "metric")
+        assert metric.backbone is None or metric.backbone in backbones.BACKBONES, name
+        assert metric.estimator is None or metric.estimator in flow.ESTIMATORS, name
+        assert (metric.per_set is None) == (metric.pool is None), name
+
+
+def test_i3d_gives_the_logits_of_the_first_16_frames(weights: Path) -> None:
+    tower = backbones.load("i3d", {"i3d": str(weights / "i3d.pt")})
+    features = tower.encode_frames(FRAMES)
+    assert features.shape == (1, CLASSES) and tower.sha256 == video.sha256(weights / "i3d.pt")
+    assert np.array_equal(features, tower.encode_frames(FRAMES[:16]))
+    assert not np.allclose(features, tower.encode_frames(FRAMES[::-1]))
+    centre = backbones.load("i3d,centre", {"i3d": str(weights / "i3d.pt")})
+    assert not np.allclose(features, centre.encode_frames(FRAMES)) and centre.preprocessing != tower.preprocessing
+
+
+def test_i3d_runs_from_nine_frames_on_and_its_logits_are_a_mean_over_time() -> None:
+    state = tiny_i3d()
+    clip = torch.randn(1, 3, 9, 224, 224)
+    assert i3d.logits(state, clip).shape == (1, CLASSES)
+    with pytest.raises(RuntimeError):
+        i3d.logits(state, clip[:, :, :8])
+
+
+def test_i3d_pads_as_tensorflow_does() -> None:
+    """SAME: 224 pixels, kernel 7, stride 2 need 5 zeros, two in front and three behind."""
+    padded = i3d._padded(torch.ones(1, 1, 16, 224, 224), (7, 7, 7), (2, 2, 2))
+    assert padded.shape[2:] == (21, 229, 229)
+    assert padded[0, 0, :, 100, 100].tolist() == [0.0] * 2 + [1.0] * 16 + [0.0] * 3
+    assert i3d._padded(torch.ones(1, 1, 4, 7, 7), (1, 1, 1), (1, 1, 1)).shape[2:] == (4, 7, 7)
+
+
+def test_an_i3d_unit_is_convolution_normalisation_and_relu() -> None:
+    state = tiny_i3d()
+    conv = nn.Conv3d(4, 8, 3, padding=1, bias=False)
+    norm = nn.BatchNorm3d(8, eps=1e-3).eval()
+    conv.load_state_dict({"weight": state["Conv3d_2c_3x3.conv3d.weight"]})
+    norm.load_state_dict(
+        {key.removeprefix("Conv3d_2c_3x3.bn."): value for key, value in state.items() if "Conv3d_2c_3x3.bn" in key}
+    )
+    x = torch.randn(2, 4, 5, 9, 9)
+    with torch.no_grad():
+        assert torch.allclose(i3d._unit(state, "Conv3d_2c_3x3", x), norm(conv(x)).relu(), atol=1e-5)
+
+
+def test_the_torchscript_detector_is_called_as_its_protocol_says(weights: Path) -> None:
+    path = str(weights / "i3d_torchscript.pt")
+    mean = FRAMES[:16].mean(axis=(0, 2, 3)) * 2 - 1
+    for name in ("i3d", "i3d,own"):  # stretched by us to [-1, 1], or 0..255 stretched by the detector
+        assert backbones.load(name, {"i3d": path}).encode_frames(FRAMES)[0] == pytest.approx(mean, abs=0.02)
+
+
+def test_given_a_state_dict_stylegan_v_stretches_as_the_detector_would(weights: Path) -> None:
+    given = {"i3d": str(weights / "i3d.pt")}
+    one, two = backbones.load("i3d", given), backbones.load("i3d,own", given)
+    assert np.array_equal(one.encode_frames(FRAMES), two.encode_frames(FRAMES))
+
+
+def test_weights_that_are_absent_wrong_or_of_another_hash_say_so(weights: Path, tmp_path: Path) -> None:
+    file = weights / "i3d.pt"
+    digest = video.sha256(file)
+    backbones.load("i3d", {"i3d": f"{file}#{digest[:12].upper()}"})
+    with pytest.raises(UserError, match="--weights i3d=PATH"):
+        backbones.load("i3d", {})
+    with pytest.raises(UserError, match="do not exist"):
+        backbones.load("i3d", {"i3d": str(tmp_path / "none.pt")})
+    for wanted in ("00" * 32, digest[:4]):
+        with pytest.raises(UserError, match="have sha256"):
+            backbones.load("i3d", {"i3d": f"{file}#{wanted}"})
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    for name in ("junk.pt", "other.pt"):
+        for backbone in ("i3d", "dino"):
+            with pytest.raises(UserError, match="weights"):
+                backbones.load(backbone, {backbone: str(tmp_path / name)})
+    with pytest.raises(UserError, match="MobileNetV2"):
+        backbones.load("mobilenet_v2", {"mobilenet_v2": str(tmp_path / "junk.pt")})
+    with pytest.raises(UserError, match="raft_large"):
+        flow.load("raft", {"raft": str(tmp_path / "junk.pt")})
+
+
+def test_videomae_from_a_folder(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    config = VideoMAEConfig(
+        image_size=32, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    VideoMAEModel(config).save_pretrained(tmp_path)
+    tower = backbones.load("videomae", {"videomae": str(tmp_path)})
+    assert tower.min_frames == 4 and tower.encode_frames(FRAMES).shape == (1, 16)
+    assert np.array_equal(tower.encode_frames(FRAMES), tower.encode_frames(FRAMES[:4]))
+    assert tower.sha256 == video.sha256(tmp_path / "model.safetensors")
+
+
+def test_any_open_clip_model_by_name_and_file(tmp_path: Path) -> None:
+    import open_clip
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "tiny-soralign.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    torch.save(open_clip.create_model("tiny-soralign").state_dict(), tmp_path / "tiny.pt")
+    tower = backbones.load("open_clip", {"open_clip": f"tiny-soralign:{tmp_path / 'tiny.pt'}"})
+    rows, words = tower.encode_frames(FRAMES), tower.encode_text("a red ball")
+    assert rows.shape == (17, 16) and words is not None and words.shape == (16,)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(17)) and np.linalg.norm(words) == pytest.approx(1)
+    with pytest.raises(UserError, match="MODEL:FILE"):
+        backbones.load("open_clip", {"open_clip": str(tmp_path / "tiny.pt")})
+
+
+def test_dino_of_any_width(tmp_path: Path) -> None:
+    import timm
+
+    model = timm.models.vision_transformer.VisionTransformer(
+        patch_size=32, embed_dim=64, depth=1, num_heads=1, num_classes=0
+    )
+    torch.save(model.state_dict(), tmp_path / "dino.pth")
+    rows = backbones.load("dino", {"dino": str(tmp_path / "dino.pth")}).encode_frames(FRAMES[:3])
+    assert rows.shape == (3, 64) and np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(3))
+
+
+def test_resizing_keeps_constants_centres_and_the_short_side() -> None:
+    flat = np.full((2, 3, 20, 50), 0.3, np.float32)
+    assert backbones.resized(flat, 16, crop=True).numpy() == pytest.approx(np.full((2, 3, 16, 16), 0.3))
+    ramp = np.broadcast_to(np.linspace(0, 1, 50, dtype=np.float32), (1, 3, 20, 50))
+    cropped = backbones.resized(ramp, 20, crop=True).numpy()
+    assert np.array_equal(cropped, ramp[..., 15:35])
+
+
+def test_the_cache_tells_backbones_and_preparations_apart_and_remembers_short_videos(
+    weights: Path, tmp_path: Path
+) -> None:
+    given = {"i3d": str(weights / "i3d.pt")}
+    store = Cache(tmp_path)
+    towers = [backbones.load(name, given) for name in ("i3d", "i3d,centre", "thumbnail")]
+    assert len({store.path("content", tower) for tower in towers}) == 3
+    assert store.compute("content", FRAMES[:9], towers[0]).shape[0] == 0
+    kept = store.load("content", towers[0])
+    assert kept is not None and len(kept) == 0 and store.load("content", towers[1]) is None

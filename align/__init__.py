@@ -5,5 +5,6 @@ ALGORITHMS = {
     "dpo": "align.dpo:DPO",
     "grpo": "align.grpo:GRPO",
     "nft": "align.nft:NFT",
+    "ppo": "align.ppo:PPO",
     "reward_gradient": "align.reward_gradient:RewardGradient",
 }

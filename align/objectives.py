@@ -29,6 +29,16 @@ def clipped_share(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Te
     return outside.to(log_ratio.dtype)
 
 
+def clipped_value_loss(value: Tensor, old_value: Tensor, returns: Tensor, clip_range: float) -> Tensor:
+    """Half the squared error [batch] of a critic, with nothing to gain by moving more than `clip_range` in one round.
+
+    Args: all [batch], in the unit of the returns; old_value: what the critic said while sampling.
+    Source: the value loss of PPO's reference implementation (Schulman et al. 2017, OpenAI baselines).
+    """
+    near = old_value + (value - old_value).clamp(-clip_range, clip_range)
+    return 0.5 * (value - returns).square().maximum((near - returns).square())
+
+
 def guarded_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
     """Log-ratio [batch] without its bias, in a unit that is the same at all noise levels.
 

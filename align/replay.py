@@ -1,17 +1,25 @@
-"""What the policy says today of the noisy steps it took while sampling: shared by all likelihood-ratio algorithms."""
+"""Noisy steps, taken and judged again: what all likelihood-ratio algorithms share.
 
+`explore` samples with noise in a window of denoising steps; `replay` asks what the present policy says of those steps.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from align import objectives
-from align.experience import Part
+from align.experience import Part, Rollout, roll_out
 from align.policy import Policy
 from base_model import flow
+from base_model.sampler import check_noise
 from core.errors import UserError
 from core.randomness import numpy_generator
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
 
 KLForm = Literal["latent", "velocity"]
 
@@ -27,6 +35,49 @@ class Replay:
     std: Tensor
     log_ratio: Tensor
     kl: Tensor | None
+
+
+class Explorer(Protocol):
+    """The settings of noisy sampling, as the algorithms name and explain them."""
+
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def noise(self) -> flow.Kind: ...
+    @property
+    def eta(self) -> float: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def window_stop(self) -> int: ...
+    @property
+    def same_noise(self) -> bool: ...
+
+
+def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -> None:
+    """Raises: UserError for a group too small to compare in, a window that does not fit, or noise without a density."""
+    if settings.group_size < smallest_group:
+        raise UserError(f"group_size {settings.group_size} must be {smallest_group} or more; 8 is usual for groups")
+    stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
+    check_noise(policy.generator.family, settings.noise, settings.eta, range(stop), policy.num_steps)
+
+
+def explore(
+    settings: Explorer, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int
+) -> Rollout:
+    """Groups of clips with noise in the window of this training step, judged."""
+    return roll_out(
+        policy,
+        reward,
+        prompts,
+        group_size=settings.group_size,
+        kind=settings.noise,
+        eta=settings.eta,
+        window=window_at(policy.num_steps, settings.window, settings.window_stop, seed, step),
+        same_noise=settings.same_noise,
+        seed=seed,
+        step=step,
+    )
 
 
 def replay(policy: Policy, part: Part, noise: flow.Kind, eta: float, kl_form: KLForm | None) -> Replay:

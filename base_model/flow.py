@@ -69,6 +69,8 @@ def from_level(schedule: Schedule, sigma: float) -> Schedule:
     """
     if not 0.0 < sigma <= 1.0:
         raise ValueError(f"a schedule begins at a noise level in (0, 1], not at {sigma}")
+    if sigma >= float(schedule.sigma[0]):  # some variance-preserving schedules begin a little below 1
+        return schedule
     return Schedule(torch.cat([schedule.sigma.new_tensor([sigma]), schedule.sigma[schedule.sigma < sigma]]))
 
 

@@ -1,5 +1,7 @@
 """`soralign align ALGORITHM --config RECIPE --out DIR`: options of the command, the loop and the algorithm in a row.
 
+`soralign align diagnose RUN` reads a run instead of making one.
+
 Every field of `TrainConfig` and of the algorithm's own dataclass is an option under its own name, so a recipe is a flat
 list of names that are found again, unchanged, in the code.
 """
@@ -8,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
-from align import ALGORITHMS
+from align import ALGORITHMS, diagnose
 from base_model.options import ModelOptions
 from core import prompts, registry
 from core.cli import parse
@@ -47,14 +49,20 @@ def align(argv: list[str]) -> None:
     if not argv or argv[0].startswith("-"):
         usage = f"usage: soralign align ALGORITHM [--config RECIPE] [options]; algorithms: {', '.join(ALGORITHMS)}"
         if argv[:1] in (["-h"], ["--help"]):
-            print(f"{usage}\n`soralign align ALGORITHM --help` explains the options.")
+            print(
+                f"{usage}\n`soralign align ALGORITHM --help` explains the options, `soralign align diagnose RUN` a run."
+            )
             return
         raise UserError(f"an algorithm is missing; {usage}")
+    if argv[0] == "diagnose":
+        diagnose.command(argv[1:])
+        return
     kind = cast(type[Any], registry.resolve(ALGORITHMS, argv[0], "algorithm"))
 
     from align.train import TrainConfig, train  # torch and accelerate load only when there is something to do
 
-    options = parse(_merged(argv[0], (Subject, ModelOptions, TrainConfig, kind)), argv[1:], prog=f"soralign align {argv[0]}")
+    kinds = (Subject, ModelOptions, TrainConfig, kind)
+    options = parse(_merged(argv[0], kinds), argv[1:], prog=f"soralign align {argv[0]}")
     config, algorithm = _part(TrainConfig, options), cast("Algorithm", _part(kind, options))
     listed = prompts.mixture(options.prompts)
     config.check()
@@ -66,9 +74,10 @@ def align(argv: list[str]) -> None:
     judge_prompts = prompts.read(options.judge_prompts) if options.judge_prompts else []
     # Pairs of a preference store bring prompts of their own; text encoders stay for them.
     known = None if getattr(algorithm, "store", "") else [*(one.text for one in listed), *judge_prompts]
+    reward = load_reward(options.reward)  # before the model: a misspelt name should not cost minutes
     run = train(
         base_model.load(options.model, ModelOptions.of(options), known),
-        load_reward(options.reward),
+        reward,
         algorithm,
         listed,
         config,

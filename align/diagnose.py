@@ -1,0 +1,317 @@
+"""`soralign align diagnose RUN`: why the reward of a run does not rise, in words, each with the figure that shows it.
+
+Reads only `config.yaml` and `metrics.jsonl`, so it works on a run that is still going, or on somebody else's machine. A
+finding is a rule over the logged numbers; the rules are the list that maintainers of alignment code hand to those who
+ask (ratio first, then batch, noise, clipping, learning rate), with the limits beside the rules.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import yaml
+
+from core.cli import parse
+from core.errors import UserError
+from core.run import read_metrics
+
+RATIO_LIMIT = 1e-6
+SMALL_BATCH = 16  # clips per optimizer step: 8 did not learn, 32 did (DanceGRPO issue 81)
+NOISY = 0.05  # cosine of two halves' gradients below which a batch is mostly noise
+DEAD = 0.5
+CLIPPED = 0.5
+CERTAIN = 2.0  # standard errors
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """what: the cause; figure: the number that shows it; advice: what to do next."""
+
+    what: str
+    figure: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class History:
+    """A run's settings and logged lines."""
+
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    def values(self, name: str) -> list[float]:
+        """What was logged under `name`, step by step, gaps left out."""
+        return [float(row[name]) for row in self.rows if row.get(name) is not None]
+
+    def mean(self, name: str) -> float | None:
+        values = self.values(name)
+        return fmean(values) if values else None
+
+    def ends(self, name: str) -> tuple[float, float] | None:
+        """Means of the first and the last third; None for fewer than six values."""
+        values = self.values(name)
+        third = len(values) // 3
+        return (fmean(values[:third]), fmean(values[-third:])) if third >= 2 else None
+
+    def rise(self, name: str) -> float | None:
+        """From the first to the last third, in standard errors of that difference."""
+        values, ends = self.values(name), self.ends(name)
+        if ends is None:
+            return None
+        third = len(values) // 3
+        error = math.sqrt((stdev(values[:third]) ** 2 + stdev(values[-third:]) ** 2) / third)
+        change = ends[1] - ends[0]
+        return change / error if error > 0 else math.copysign(math.inf, change) if change else 0.0
+
+    def number(self, key: str, default: float = 0.0) -> float:
+        value = self.config.get(key, default)
+        return float(value) if isinstance(value, int | float) else default
+
+    @property
+    def clips(self) -> float:
+        """Clips per training step."""
+        return self.number("prompts_per_step") * self.number("group_size", 1.0)
+
+    @property
+    def rounds(self) -> float:
+        """Optimizer steps per training step."""
+        return self.number("updates", 1.0) * self.number("passes", 1.0)
+
+
+@dataclass(frozen=True)
+class DiagnoseConfig:
+    """Why does the reward of a run not rise? Reads its metrics and says what they show, and what to do next."""
+
+    run: str = field(metadata={"help": "run folder of `soralign align`"})
+
+
+def command(argv: list[str]) -> None:
+    """Print the findings of a run folder."""
+    options = parse(DiagnoseConfig, argv, "soralign align diagnose", positional=("run",))
+    print(report(read(options.run)))
+
+
+def read(folder: Path | str) -> History:
+    """The history of the run at `folder`. Raises: UserError if it is no alignment run, or has no metrics yet."""
+    folder = Path(folder)
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(
+            f"'{folder}' holds no run (no readable config.yaml); give the --out of `soralign align`"
+        ) from None
+    if not isinstance(config, dict) or "algorithm" not in config:
+        raise UserError(f"'{folder}' is a run of something else (its config.yaml names no algorithm)")
+    rows = [row for row in read_metrics(folder) if row.get("reward/total") is not None]
+    if not rows:
+        raise UserError(f"'{folder}' has no finished training step yet (metrics.jsonl)")
+    return History(config, rows)
+
+
+def findings(history: History) -> list[Finding]:
+    """What is wrong, worst first."""
+    return [finding for rule in RULES if (finding := rule(history)) is not None]
+
+
+def report(history: History) -> str:
+    """All of it as text."""
+    first, last = history.rows[0], history.rows[-1]
+    rise, ends = history.rise("reward/total"), history.ends("reward/total")
+    lines = [f"{history.config['algorithm']}, {len(history.rows)} steps, {last.get('samples', 0)} clips"]
+    if rise is None or ends is None:
+        lines.append(
+            f"reward {first['reward/total']:.4g} -> {last['reward/total']:.4g}: too few steps for a trend (6 needed)"
+        )
+    else:
+        word = "rises" if rise > CERTAIN else "falls" if rise < -CERTAIN else "does not rise"
+        lines.append(
+            f"reward {word}: {ends[0]:.4g} in the first third of the steps, {ends[1]:.4g} in the last "
+            f"({rise:+.1f} standard errors)"
+        )
+    found = findings(history)
+    for number, one in enumerate(found, start=1):
+        lines += ["", f"{number}. {one.what}", f"   seen: {one.figure}", f"   next: {one.advice}"]
+    if not found and rise is not None and rise > CERTAIN:
+        lines += ["", "nothing to complain of"]
+    elif not found:
+        lines += ["", "none of the known causes shows; next: run longer, or score the same clips twice to see the "
+                  "reward's own noise (`soralign reward score`)"]  # fmt: skip
+    return "\n".join(lines)
+
+
+def ratio(history: History) -> Finding | None:
+    worst = max(history.values("align/first_pass_ratio_error"), default=0.0)
+    if worst <= RATIO_LIMIT:
+        return None
+    return Finding(
+        "The policy does not reproduce its own samples, so every ratio is noise.",
+        f"|ratio - 1| was up to {worst:.2g} before the first update, accepted is {RATIO_LIMIT:g}",
+        "look for dropout, train mode, another batch shape or precision in training than in sampling",
+    )
+
+
+def broken_rewards(history: History) -> Finding | None:
+    masked = history.mean("reward/masked") or 0.0
+    if not history.clips or masked / history.clips < 0.1:
+        return None
+    return Finding(
+        "Many clips have no reward and are left out.",
+        f"{masked:.1f} of {history.clips:.0f} clips per step",
+        "see the warnings of the run for the prompts, and score some clips with `soralign reward score`",
+    )
+
+
+def over_optimised(history: History) -> Finding | None:
+    judges = sorted(
+        {name for row in history.rows for name in row if name.startswith("judge/")} - {"judge/trained_reward"}
+    )
+    if not any(history.values("align/over_optimised")):
+        return None
+    falls = [(name, history.values(name)) for name in judges]
+    name, values = min(falls, key=lambda one: one[1][-1] - max(one[1]))
+    steps = [row["step"] for row in history.rows if row.get(name) is not None]
+    return Finding(
+        "Over-optimisation: the reward rises while a judge that is not trained on falls.",
+        f"{name} was {max(values):.4g} at step {steps[values.index(max(values))]} and is {values[-1]:.4g} now",
+        "take the checkpoint of that step; or raise kl_weight, lower learning_rate, or complete the reward",
+    )
+
+
+def dead_groups(history: History) -> Finding | None:
+    dead = history.mean("align/dead_groups") or 0.0
+    if dead < DEAD:
+        return None
+    return Finding(
+        "Most groups are dead: their clips have equal rewards and teach nothing.",
+        f"{dead:.0%} of the groups had no spread",
+        "use a finer reward, more clips per group (group_size), more noise (eta), harder prompts, or --curriculum 0.5",
+    )
+
+
+def collapsed(history: History) -> Finding | None:
+    for name, what in (("align/diversity", "the clips of a prompt"), ("align/motion_energy", "motion")):
+        ends = history.ends(name)
+        if ends is not None and ends[0] > 0 and ends[1] < 0.5 * ends[0]:
+            word = "have become alike" if name.endswith("diversity") else "has gone"
+            return Finding(
+                f"The policy collapses: {what} {word}, whatever the reward says.",
+                f"{name} {ends[0]:.3g} -> {ends[1]:.3g}",
+                "go back to an earlier checkpoint; raise kl_weight, lower learning_rate, or reward what was lost",
+            )
+    ends = history.ends("align/saturation")
+    if ends is not None and ends[1] > ends[0] + 0.2:
+        return Finding(
+            "Pixels run into black or full, a usual trick to please a reward.",
+            f"align/saturation {ends[0]:.2f} -> {ends[1]:.2f}",
+            "look at the sample clips; raise kl_weight or add a reward that minds",
+        )
+    return None
+
+
+def small_batch(history: History) -> Finding | None:
+    per_update = history.clips / max(1.0, history.number("updates", 1.0))
+    if not history.clips or per_update >= SMALL_BATCH:
+        return None
+    return Finding(
+        "The batch is too small for a policy gradient.",
+        f"{per_update:.0f} clips per optimizer step; at least {SMALL_BATCH}, better 32 and more, are in use",
+        "raise prompts_per_step or group_size, or lower updates",
+    )
+
+
+def noisy_gradient(history: History) -> Finding | None:
+    cosine = history.mean("align/gradient_agreement")
+    if cosine is None or cosine >= NOISY:
+        return None
+    half = history.clips / max(1.0, history.number("updates", 1.0)) / 2
+    need = f"about {2 * half * (1 - cosine) / cosine:,.0f} clips would make it half signal" if cosine > 0 else ""
+    return Finding(
+        "The gradient is mostly noise.",
+        f"the gradients of two halves of a batch have a cosine of {cosine:.3f} on average"
+        + (f"; {need}" if need else ""),
+        "raise prompts_per_step, use nft (its gradient is less noisy), adapt fewer layers (lora_targets), or run "
+        "longer with a lower learning_rate",
+    )
+
+
+def clipping(history: History) -> Finding | None:
+    share, width = history.mean("align/clip_fraction"), history.number("clip_range")
+    if share is None or width <= 0:
+        return None
+    if share > CLIPPED:
+        return Finding(
+            "Clipping stops most of the gradient: the clip range is too narrow for these steps.",
+            f"{share:.0%} of the samples were outside 1 +- {width:g}",
+            "lower learning_rate or updates, or raise clip_range; log-probabilities are means over latent elements, so "
+            "1e-4 to 1e-3 is usual",
+        )
+    moved = math.sqrt(2 * max(0.0, history.mean("align/approx_kl") or 0.0))
+    if history.rounds > 1 and share == 0 and moved < width / 10:
+        return Finding(
+            "The clip range never acts and the policy hardly moves between updates: the learning rate is too low.",
+            f"no sample was clipped at {width:g}; the typical |ratio - 1| is {moved:.2g}",
+            "raise learning_rate by 3 to 10, or narrow clip_range",
+        )
+    return None
+
+
+def strong_kl(history: History) -> Finding | None:
+    weight, distance = history.number("kl_weight"), history.values("align/kl_reference")
+    if weight <= 0 or not distance:
+        return None
+    width, term = history.number("clip_range"), weight * distance[-1]
+    gain = (
+        width if width > 0 else abs(history.values("align/loss")[-1]) / 2 if history.values("align/loss") else math.inf
+    )
+    rise = history.rise("reward/total")
+    if term <= gain or (rise is not None and rise > CERTAIN):
+        return None
+    return Finding(
+        "The KL to the reference is stronger than what a clip can gain.",
+        f"kl_weight x KL is {term:.2g}; a sample gains at most about {gain:.2g} per step",
+        "lower kl_weight by 3 to 10, or set it to 0 and watch a held-out judge instead",
+    )
+
+
+def learning_rate(history: History) -> Finding | None:
+    rate, norms = history.number("learning_rate"), history.values("align/grad_norm")
+    third = len(norms) // 3
+    if third >= 2 and median(norms[-third:]) > 10 * median(norms[:third]) > 0:
+        return Finding(
+            "The gradient explodes: the learning rate is too high.",
+            f"median norm {median(norms[:third]):.2g} in the first third, {median(norms[-third:]):.2g} in the last",
+            "go back to an earlier checkpoint in a new run with learning_rate a third of this, or lower max_grad_norm",
+        )
+    reach = rate * len(history.rows) * history.rounds
+    rise = history.rise("reward/total")
+    if norms and 0 < reach < 1e-3 and not (rise is not None and rise > CERTAIN):
+        return Finding(
+            "The weights have hardly moved yet: the learning rate is low for so few steps.",
+            f"AdamW moves a weight by at most learning_rate x steps = {reach:.1g}",
+            "raise learning_rate (1e-4 to 1e-3 for LoRA here), updates or steps",
+        )
+    if rise is not None and rise < -CERTAIN:
+        return Finding(
+            "The reward falls: the steps are too large or go the wrong way.",
+            f"{rise:+.1f} standard errors from the first to the last third, learning_rate {rate:g}",
+            "lower learning_rate by 3; if it still falls, check the sign of the reward (higher must be better)",
+        )
+    return None
+
+
+RULES: tuple[Callable[[History], Finding | None], ...] = (
+    ratio,
+    broken_rewards,
+    over_optimised,
+    collapsed,
+    dead_groups,
+    small_batch,
+    noisy_gradient,
+    clipping,
+    strong_kl,
+    learning_rate,
+)

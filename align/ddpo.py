@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from align import objectives
 from align.advantages import Advantages, group_advantages, prompt_advantages
-from align.experience import Experience, Part, Rollout, experience, roll_out
+from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
 from align.protocol import option
-from align.replay import KLForm, ratio_metrics, replay, window_at, window_limit
-from base_model.sampler import check_noise
+from align.replay import KLForm, check_exploration, explore, ratio_metrics, replay
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,29 +54,15 @@ class DDPO:
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
-        if self.group_size < 2 and self.advantage == "group":
-            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
         if self.clip_range <= 0:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
-        stop = window_limit(policy.num_steps, self.window, self.window_stop)
-        check_noise(policy.generator.family, self.noise, self.eta, range(stop), policy.num_steps)
+        check_exploration(self, policy, smallest_group=2 if self.advantage == "group" else 1)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
-        rollout = roll_out(
-            policy,
-            reward,
-            prompts,
-            group_size=self.group_size,
-            kind=self.noise,
-            eta=self.eta,
-            window=window_at(policy.num_steps, self.window, self.window_stop, seed, step),
-            same_noise=self.same_noise,
-            seed=seed,
-            step=step,
-        )
+        rollout = explore(self, policy, reward, prompts, seed, step)
         return experience(rollout, self._advantages(policy, rollout))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,7 +80,7 @@ class DDPO:
             return group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit)
         history = policy.memory.setdefault("reward_history", {})
         return prompt_advantages(
-            rollout.reward,
+            rollout.total,
             rollout.valid,
             rollout.prompts,
             history,

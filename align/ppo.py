@@ -65,7 +65,7 @@ class PPO:
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = explore(self, policy, reward, prompts, seed, step)
         scale = policy.memory.setdefault("reward_scale", {})
-        scores = critic.standardised(rollout.reward, rollout.valid, scale)
+        scores = critic.standardised(rollout.total, rollout.valid, scale)
         taught = rollout.valid & (scores[rollout.valid].std(correction=0) > EPSILON)
 
         path, rows = rollout.trajectory, slice(rollout.rows.start, rollout.rows.stop)

@@ -99,7 +99,7 @@ class NativeGenerator:
 
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Where `condition` gives cells ("known" and "clean"), the velocity leads exactly to them."""
-        dtype = self.transformer.patch_in.weight.dtype
+        dtype = next(self.transformer.parameters()).dtype
         text, pooled, known = condition["text"].to(dtype), condition["pooled"].to(dtype), condition.get("known")
         if known is None:
             return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled).float()

@@ -29,6 +29,7 @@ from base_model.native import fast_dtype
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
+from base_model.variants import VARIANTS, load_transformer
 from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
 from base_model.world.spec import COLOURS, FAMILIES, HEIGHT, NUM_FRAMES, SHAPES, SIZES, WIDTH, Direction, SceneSpec
@@ -96,6 +97,9 @@ class PretrainConfig:
     bottleneck: Literal["kl", "vq", "fsq"] = _later("kl", "codec: continuous, a learned codebook, or rounding")
     pixel_loss: Literal["mse", "l1"] = _later("mse", "codec: squared or absolute difference of pixels")
     perceptual: str = _later("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    variant: str = _later(
+        "", "transformer: another architecture, by name; see docs/base_model.md. Empty = the shipped one"
+    )
     adversarial: float = _later(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
 
 
@@ -325,11 +329,12 @@ class TransformerPart:
             words = [clip.text_tokens(list(known)[start : start + 256]) for start in range(0, len(known), 256)]
         self.text, self.mask, self.pooled = (torch.cat([part[i] for part in words]) for i in range(3))
         if config.start:
-            self.network = VideoTransformer.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+            self.network = load_transformer(config.start)
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "transformer weights"))
-            self.network = VideoTransformer(in_channels=vae.channels, text_width=clip.text_width, pooled_width=clip.dim)
+            sizes = {"in_channels": vae.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
+            self.network = VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
 
     def loss(self, step: int) -> Tensor:
         config = self.config
@@ -454,6 +459,8 @@ def check(config: PretrainConfig) -> None:
                 f"the transformer needs a trained {name}: {name} is '{getattr(config, name)}', which holds no "
                 f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder"
             )
+    if config.variant and config.variant not in VARIANTS:
+        raise unknown(config.variant, VARIANTS, "variant")
 
 
 PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
@@ -474,7 +481,11 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
     inner = [
         name
         for name, value in weights.items()
-        if config.part == "transformer" and name.startswith("blocks") and value.ndim == 2 and "modulation" not in name
+        if config.part == "transformer"
+        and name.startswith("blocks")
+        and name.endswith("weight")
+        and value.ndim == 2
+        and "modulation" not in name
     ]
     rest = [value for name, value in weights.items() if name not in inner]
     chosen: list[torch.optim.Optimizer] = [

@@ -54,14 +54,21 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, table: tuple[Tensor, Tensor] | None = None, mask: Mask | None = None
     ) -> Tensor:
+        q, k, v = self.project(x, context)
+        if table is not None:
+            q, k = rotate(q, *table), rotate(k, *table)
+        return self.join(attend(q, k, v, mask))
+
+    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed queries and keys, and values, [batch, head, token, head_dim] each."""
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
-        if table is not None:
-            q, k = rotate(q, *table), rotate(k, *table)
-        out = attend(q, k, v, mask)
+        return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
+
+    def join(self, out: Tensor) -> Tensor:
+        """What the heads found, [batch, head, token, head_dim], back to [batch, token, width]."""
         return self.to_out(out.transpose(1, 2).flatten(2))
 
 

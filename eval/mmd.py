@@ -12,7 +12,8 @@ from eval.protocol import Array, Metric, Pool
 
 def polynomial(a: Array, b: Array) -> Array:
     """Kernel (<x, y> / dim + 1)^3 [n, m] of a [n, dim] and b [m, dim]. Source: KID (Binkowski et al. 2018)."""
-    return (a @ b.T / a.shape[1] + 1.0) ** 3
+    kernel = a @ b.T / a.shape[1] + 1.0
+    return kernel * kernel * kernel  # a power takes ten times as long
 
 
 def _off_diagonal_mean(kernel: Array) -> float:

@@ -12,6 +12,7 @@ from eval.features import CLIP, DCT, PREPROCESSING, standardised
 from eval.protocol import Array, Distance, Metric, Pool
 
 K = 5
+SAME = 0.02
 
 
 def squared_distances(a: Array, b: Array) -> Array:
@@ -55,12 +56,15 @@ def _enough(vectors: Array, reference: Array) -> bool:
 
 
 def num_copies(vectors: Array) -> int:
-    """How many vectors [n, dim] say the same as an earlier one: nearer than 1e-3 of the median distance."""
+    """How many vectors [n, dim] say the same as an earlier one: nearer than a fiftieth of the median distance.
+
+    An encoder that wrote the same frames twice moves features less than that.
+    """
     if len(vectors) < 3:
         return 0
     apart = squared_distances(vectors, vectors)
     scale = float(np.median(apart[np.triu_indices(len(vectors), 1)]))
-    return int((np.tril(apart <= 1e-6 * scale, -1)).any(axis=1).sum())
+    return int((np.tril(apart <= SAME**2 * scale, -1)).any(axis=1).sum())
 
 
 def _metric(name: str, share: Distance, kind: tuple[str, Pool, str, str], blind_spots: str) -> Metric:

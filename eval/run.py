@@ -93,10 +93,11 @@ class Tools:
         """Why a metric cannot run; None when its tools are here."""
         return self.absent.get(metric.backbone or "") or self.absent.get(metric.estimator or "")
 
-    def versions(self) -> dict[str, Any]:
-        """What values depend on besides video and metric."""
-        towers: dict[str, Any] = {name: protocol(tower) for name, tower in sorted(self.backbones.items())}
-        return towers | {name: one.sha256 for name, one in sorted(self.estimators.items())}
+    def versions(self, metrics: Sequence[Metric]) -> dict[str, Any]:
+        """What the values of these metrics depend on besides video and metric."""
+        used = {metric.backbone for metric in metrics} | {metric.estimator for metric in metrics}
+        towers: dict[str, Any] = {name: protocol(tower) for name, tower in self.backbones.items() if name in used}
+        return towers | {name: one.sha256 for name, one in self.estimators.items() if name in used}
 
 
 def evaluate(
@@ -233,7 +234,7 @@ class Bench:
         """What a row of values depends on besides the video."""
         parts = {metric.name: metric.version for metric in self.per_video}
         partner = self.partners.get(_pairing(item)) if item is not None else None
-        depends = [parts, self.tools.versions(), video.sha256(partner.video) if partner else None]
+        depends = [parts, self.tools.versions(self.per_video), video.sha256(partner.video) if partner else None]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
     def measure(
@@ -372,7 +373,9 @@ class Bench:
         chosen = [usable[int(index * step)] for index in range(wanted)]
         contents = [video.sha256(item.video) for item in usable]
         names = {metric.name: metric.version for metric in metrics}
-        key = json.dumps([names, self.tools.versions(), contents, [item.prompt for item in usable], wanted])
+        key = json.dumps(
+            [names, self.tools.versions(metrics), contents, [item.prompt for item in usable], wanted], sort_keys=True
+        )
         path = self.store.folder / f"controls-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))

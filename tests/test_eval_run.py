@@ -1,6 +1,9 @@
 """An evaluation survives what a folder can hold, repeats nothing, and gives the same numbers in any order."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +213,106 @@ def test_an_unknown_metric_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         measure(base, ("fvdd",), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_paired_metrics_see_the_real_video_of_the_same_prompt_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_set(tmp_path / "base")
+    real = write_set(tmp_path / "real")  # the same prompts and seeds
+    count, read = [], video.read
+    monkeypatch.setattr(video, "read", lambda path: (count.append(Path(path)), read(path))[1])
+    metrics = measure(base, ("physics_iq", "fvd"), reference=real, cache=tmp_path / "cache").metrics
+    assert metrics["physics_iq/mse"]["value"] == 0 and metrics["physics_iq/spatial"]["value"] == 1
+    assert len(count) == 12  # each video and its partner once; the features of the real ones were taken along
+    video.write(real / "videos" / "v0.mp4", np.zeros((17, 3, 64, 64), np.float32), 8.0)
+    changed = measure(base, ("physics_iq",), reference=real, cache=tmp_path / "cache").metrics
+    assert changed["physics_iq/mse"]["value"] > 0 and len(count) == 14  # only the pair that changed
+
+
+def test_named_weights_that_are_not_there_give_a_row_that_says_so(tmp_path: Path) -> None:
+    base, real = write_set(tmp_path / "base", 3), write_set(tmp_path / "real", 3, seed=9)
+    wanted = ("fvd[i3d,16f,224,bilinear]", "vbench/dynamic_degree", "clip_sim[open_clip]", "flicker")
+    metrics = measure(base, wanted, reference=real, weights={"i3d": str(tmp_path / "none.pt")}).metrics
+    assert "none.pt" in metrics["fvd[i3d,16f,224,bilinear]"]["reason"]
+    assert "--weights raft=" in metrics["vbench/dynamic_degree"]["reason"]
+    assert "--weights open_clip=" in metrics["clip_sim[open_clip]"]["reason"] and metrics["flicker"]["value"]
+
+
+def test_videos_too_short_for_a_backbone_are_counted_not_hidden(tmp_path: Path) -> None:
+    tower = ToyBackbone()
+    tower.min_frames = 12
+    writer = videoset.Writer(tmp_path / "mixed")
+    for index in range(6):
+        clip = dataset.make_clip(3, index)
+        writer.append(clip.frames[: 8 if index == 2 else 17], clip.prompt, id=f"v{index}")
+    real = write_set(tmp_path / "real", seed=9)
+    metrics = measure(tmp_path / "mixed", reference=real, backbone=tower).metrics
+    assert (
+        metrics["mmd[sandbox,dct]"]["n"] == 5 and "1 videos have no features" in metrics["mmd[sandbox,dct]"]["warning"]
+    )
+    rows = {row["id"]: row for row in result.read_samples(tmp_path / "mixed")}
+    assert "needs 12 frames" in rows["v2"]["reasons"]["clip_sim[sandbox]"]
+
+
+def test_copies_are_found_by_their_features_too(tmp_path: Path) -> None:
+    base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
+    video.write(base / "videos" / "v1.mp4", video.read(base / "videos" / "v0.mp4").frames, 12.0)  # other bytes
+    metrics = measure(base, ("mmd",), reference=real).metrics
+    assert metrics["mmd[sandbox,dct]"]["warning"].startswith("1 of 6 videos have the features of another")
+
+
+def test_tracks_are_left_for_drawing_and_survive_a_resumed_run(tmp_path: Path) -> None:
+    base = write_set(tmp_path / "base", 3)
+    measure(base)
+    first = (base / "tracks.jsonl").read_text()
+    (base / "tracks.jsonl").unlink()
+    measure(base)
+    assert (base / "tracks.jsonl").read_text() == first
+    rows = [json.loads(line) for line in first.splitlines()]
+    assert [row["id"] for row in rows] == ["v0", "v1", "v2"] and rows[0]["width"] == 64
+    positions = rows[0]["objects"][0]["position"]
+    assert len(positions) == 17 and any(place is not None for place in positions)
+
+
+SHARD = """
+import sys
+from pathlib import Path
+from toy_backbone import ToyBackbone
+from eval import run
+run.evaluate(sys.argv[1], sys.argv[4].split(";"), sys.argv[2], sys.argv[3], backbone=ToyBackbone(), num_controls=2)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    base, real = write_set(tmp_path / "base", 7), write_set(tmp_path / "real", seed=9)
+    (base / "videos" / "v3.mp4").write_bytes(b"broken")
+    wanted = (*FAST, "warping_error", "retrieval", "physics_iq")
+    one = measure(base, wanted, out=tmp_path / "one", reference=real, num_controls=2)
+    (tmp_path / "shard.py").write_text(SHARD)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [str(tmp_path / "shard.py"), str(base), str(tmp_path / "two"), str(real), ";".join(wanted)]
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *arguments], env=environment, check=True, timeout=300, capture_output=True)
+    two = result.read_results(tmp_path / "two")
+    assert two["metrics"] == one.metrics and two["controls"] == one.controls and two["failures"] == one.failures
+    assert two["provenance"]["num_processes"] == 2
+    assert (tmp_path / "two" / "samples.jsonl").read_bytes() == (tmp_path / "one" / "samples.jsonl").read_bytes()
+    assert not list((tmp_path / "two").glob("samples-*.jsonl"))
+
+
+def test_shards_of_a_killed_run_are_taken_up_by_whoever_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_set(tmp_path / "base")
+    whole = measure(base, out=tmp_path / "whole").metrics
+    (tmp_path / "out").mkdir()
+    lines = (tmp_path / "whole" / "samples.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "samples-0.jsonl").write_text("".join(lines[::2]))
+    (tmp_path / "out" / "samples-1.jsonl").write_text(lines[1] + '{"id": "v')
+    count, read = [], video.read
+    monkeypatch.setattr(video, "read", lambda path: (count.append(path), read(path))[1])
+    again = measure(base, out=tmp_path / "out", cache=tmp_path / "whole" / "features").metrics
+    assert again == whole and len(count) == 2 and not list((tmp_path / "out").glob("samples-*.jsonl"))

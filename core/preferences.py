@@ -420,10 +420,12 @@ class Store:
                 self._count(connection, pair_id)
             return vote_id
 
-    def undo(self, annotator: str, ttl_seconds: float = 300) -> Lease | None:
+    def undo(self, annotator: str, ttl_seconds: float = 300, *, lease: int | None = None) -> Lease | None:
         """Take back this annotator's newest label and lend them its pair again, sides as they were; None if there is
         no label. Pressed again, it goes one label further back. The votes stay in the file, superseded.
 
+        Args: lease: the label that is meant; when the newest is another one, nothing happens. So a browser may send
+            the same undo twice.
         Raises: UserError when the label was a skip and the pair has got its labels from others meanwhile.
         """
 
@@ -431,13 +433,8 @@ class Store:
             now = time.time()
             self._expire(connection, now)
             who = self._annotator(connection, annotator)
-            newest = connection.execute(
-                "SELECT l.id, l.pair FROM vote v JOIN lease l ON l.id = v.lease JOIN pair p ON p.id = v.pair"
-                f" WHERE v.annotator = ? AND p.project = ? AND l.state = 'voted' AND {CURRENT}"
-                " ORDER BY v.id DESC LIMIT 1",
-                (who, self._project),
-            ).fetchone()
-            if newest is None:
+            newest = self._newest(connection, who)
+            if newest is None or lease not in (None, newest[0]):
                 return None
             lease_id, pair = newest
             given = connection.execute(
@@ -453,6 +450,13 @@ class Store:
             return self._lease(connection, lease_id)
 
         return self._database.write(work)
+
+    def newest_label(self, annotator: str) -> int | None:
+        """The lease of this annotator's newest label, which `undo` would take back."""
+        with self._database.snapshot() as connection:
+            who = connection.execute("SELECT id FROM annotator WHERE name = ?", (annotator,)).fetchone()
+            newest = None if who is None else self._newest(connection, who[0])
+        return None if newest is None else newest[0]
 
     def votes(self, aspect: str | None = None, *, checks: bool = False) -> list[Vote]:
         """The votes that count, oldest first, of one aspect or of all.
@@ -528,6 +532,17 @@ class Store:
                     (self._project, who, who, self.aspects[-1]),
                 ).fetchone()[0]
             )
+
+    def num_unlike(self) -> int:
+        """How many pairs have videos of different length, rate or size, which annotators can see."""
+        return int(
+            self._one(
+                "SELECT count(*) FROM pair p JOIN video a ON a.id = p.video_a JOIN video b ON b.id = p.video_b"
+                " WHERE p.project = ? AND (a.num_frames <> b.num_frames OR a.fps <> b.fps OR a.width <> b.width"
+                " OR a.height <> b.height)",
+                self._project,
+            )[0]
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counts, choices by aspect, labels by annotator, share of left choices, agreement by aspect (nominal
@@ -654,6 +669,15 @@ class Store:
         )
         found = connection.execute("SELECT id FROM pair WHERE repeats = ?", (pair,)).fetchone()
         return None if found is None else (found[0], left_is)  # None: somebody added the swapped pair to be labelled
+
+    def _newest(self, connection: Connection, who: int) -> tuple[int, int] | None:
+        """Lease and pair of an annotator's newest label in this project."""
+        found = connection.execute(
+            "SELECT l.id, l.pair FROM vote v JOIN lease l ON l.id = v.lease JOIN pair p ON p.id = v.pair"
+            f" WHERE v.annotator = ? AND p.project = ? AND l.state = 'voted' AND {CURRENT} ORDER BY v.id DESC LIMIT 1",
+            (who, self._project),
+        ).fetchone()
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def _held(self, connection: Connection, who: int) -> list[int]:
         """This annotator's live leases in this project, oldest first."""

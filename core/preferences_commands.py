@@ -138,6 +138,8 @@ def add(argv: list[str]) -> None:
                 gold=config.gold,
             )
         store.log_event("pairs added", f"{count} to {store.project} from {', '.join(config.videosets)}")
+    if unlike := store.num_unlike():
+        print(f"note: {unlike} pairs have videos of different length, rate or size; annotators will see that")
     print(f"{count} pairs in {config.store}; label them with `soralign label --store {config.store}`")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +176,46 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float:
     n = totals.sum()
     expected = (n**2 - (totals**2).sum()) / (n - 1) if n > 1 else 0.0
     return math.nan if expected == 0 else float(1 - (n - np.trace(coincidence)) / expected)
+
+
+def fleiss_kappa(units: Sequence[Sequence[Hashable]]) -> float:
+    """Agreement of equally many labels per thing, whoever gave them, nominal labels (Fleiss 1971).
+
+    Args:
+        units: per rated thing its labels; all of one length, 2 or more.
+    Returns: 1 perfect, 0 chance; NaN when there is nothing or only one label was ever used.
+    """
+    sizes = {len(unit) for unit in units}
+    if not units or sizes == {1}:
+        return math.nan
+    if len(sizes) != 1:
+        raise ValueError(f"Fleiss' kappa needs equally many labels per thing, seen {sorted(sizes)}")
+    labels = {label: index for index, label in enumerate(dict.fromkeys(label for unit in units for label in unit))}
+    counts = np.zeros((len(units), len(labels)))
+    for row, unit in enumerate(units):
+        for label in unit:
+            counts[row, labels[label]] += 1
+    n = counts.sum(axis=1)[0]
+    observed = ((counts**2).sum(axis=1) - n) / (n * (n - 1))
+    expected = float(((counts.sum(axis=0) / counts.sum()) ** 2).sum())
+    return math.nan if expected == 1.0 else float((observed.mean() - expected) / (1 - expected))
+
+
+def agreement_interval(
+    coefficient: Callable[[Sequence[Any]], float], units: Sequence[Any], seed: int = 0, resamples: int = 500
+) -> Interval:
+    """A coefficient of agreement with a percentile bootstrap interval over the rated things.
+
+    Args:
+        coefficient: of a list of things, such as `krippendorff_alpha`; resamples where it is NaN are left out.
+    """
+    value = coefficient(units)
+    if math.isnan(value) or len(units) < 2:
+        return Interval(value, math.nan, math.nan, len(units), "too few things")
+    generator = numpy_generator(seed, "agreement")
+    draws = [coefficient([units[i] for i in generator.integers(len(units), size=len(units))]) for _ in range(resamples)]
+    low, high = np.nanpercentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return Interval(value, float(low), float(high), len(units), f"percentile bootstrap over {len(units)} things")
 
 
 def _by_cluster(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> tuple[Any, Any, int]:

@@ -177,5 +177,6 @@ def nano(dtype: str = "auto") -> NativeGenerator:
         clip = SandboxClip(dim=16, vision_width=48, vision_layers=1, text_width=16, text_layers=1)
     for part in (vae, transformer, clip):
         part.eval().requires_grad_(False)
-    vae, transformer = vae.to(precision), transformer.to(precision)
+    for part in (vae, transformer):
+        nn.Module.to(part, precision)  # diffusers' own `to` warns of parts to be kept in fp32, even if there are none
     return NativeGenerator(vae, transformer, clip, name="nano", size=VideoSize(5, 32, 32))

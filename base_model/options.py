@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,8 @@ class ModelOptions:
     num_frames: int | None = field(default=None, metadata={"help": "frames per clip; the model's own by default"})
     height: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})
     width: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})
+
+    @classmethod
+    def of(cls, options: Any) -> ModelOptions:
+        """Those fields of a command's options that are about the model."""
+        return cls(**{one.name: getattr(options, one.name) for one in fields(cls)})

@@ -20,7 +20,7 @@ from align.advantages import group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
-from align.renoise import check_levels, renoised
+from align.renoise import check_levels, old_velocity, renoised
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class NFT:
             if self.kl_weight > 0:
                 with policy.reference():
                     reference = policy.velocity(part.before, part.step, part.condition)
-            old = self._old_velocity(policy, part)
+            old = old_velocity(policy, part)
         velocity = policy.velocity(part.before, part.step, part.condition)
         old = velocity.detach() if old is None else old
         goodness = 0.5 + part.advantage / (2.0 * self.advantage_limit)
@@ -80,11 +80,3 @@ class NFT:
             per_sample = per_sample + self.kl_weight * kl
             metrics["kl_reference"] = kl.detach().mean()
         return (part.weight * per_sample).mean(), metrics
-
-    def _old_velocity(self, policy: Policy, part: Part) -> Tensor | None:
-        """What the sampling policy says; None while it is still the present one, which saves a forward."""
-        old = policy.memory["old_policy"]
-        if all(torch.equal(a, b) for a, b in zip(old, policy.parameters, strict=True)):
-            return None
-        with policy.with_weights(old):
-            return policy.velocity(part.before, part.step, part.condition)

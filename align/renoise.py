@@ -51,3 +51,13 @@ def target(policy: Policy, part: Part) -> Tensor:
     """The velocity [batch, ...] that leads from a part's noisy latents straight to its clean ones."""
     sigma = policy.schedule.at(part.step)[0].to(part.before)
     return (part.before - part.clean) / sigma.reshape(-1, *[1] * (part.clean.dim() - 1))
+
+
+def old_velocity(policy: Policy, part: Part) -> Tensor | None:
+    """What the weights in `policy.memory["old_policy"]` say of a part; None while they are the present ones, which
+    saves a forward."""
+    old = policy.memory["old_policy"]
+    if all(torch.equal(a, b) for a, b in zip(old, policy.parameters, strict=True)):
+        return None
+    with policy.with_weights(old):
+        return policy.velocity(part.before, part.step, part.condition)

@@ -98,7 +98,7 @@ def test_a_pair_has_one_noise_and_stands_side_by_side() -> None:
 
 
 def test_offline_learns_what_the_votes_say_and_repeats_itself(tmp_path: Path, store: str) -> None:
-    config = replace(QUICK, steps=12, learning_rate=3e-3, batch=16, updates=1)
+    config = replace(QUICK, steps=8, learning_rate=3e-3, batch=16, updates=1)
     algorithm = DPO(store=store, pairs_per_step=8, beta=100.0)
     ends = []
     for name in ("one", "two"):
@@ -107,7 +107,7 @@ def test_offline_learns_what_the_votes_say_and_repeats_itself(tmp_path: Path, st
         ends.append([value.detach() for value in lora.parameters(generator.policy_module())])
     rows = read_metrics(run.folder)
     assert rows[0]["samples"] == 0 and rows[0]["align/loss"] == pytest.approx(math.log(2))
-    assert sum(row["align/preference_accuracy"] for row in rows[-3:]) / 3 > 0.9
+    assert sum(row["align/preference_accuracy"] for row in rows[-3:]) / 3 > 0.8
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 

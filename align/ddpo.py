@@ -1,4 +1,4 @@
-"""DDPO: policy gradient on denoising steps, with importance sampling and clipping.
+"""DDPO: policy gradient on denoising steps, with importance sampling and clipping or in its plain form.
 
 Sampling is read as a decision process in which every noisy denoising step is an action with a Gaussian density and the
 reward comes at the end. Advantages compare a clip with others of its prompt: its own group of this step, or a running
@@ -6,7 +6,7 @@ history of the prompt. Noise falls, and gradients flow, only in a short window o
 step: what the other steps would teach is not worth their backward passes on a small machine.
 
 Left out: a critic (see PPO) and any group trick beyond normalisation (see GRPO).
-Source: Black et al. 2023 (DDPO-IS); KL per step as DPOK (Fan et al. 2023); window as MixGRPO (Li et al. 2025).
+Source: Black et al. 2023 (DDPO-IS, DDPO-SF); KL per step as DPOK (Fan et al. 2023); window as MixGRPO (Li et al. 2025).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from align import objectives
+from align import health, objectives
 from align.advantages import Advantages, group_advantages, prompt_advantages
 from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 class DDPO:
     """Settings of DDPO; ratios and KL are means over latent elements."""
 
+    estimator: Literal["is", "sf"] = option(
+        "is",
+        "importance sampling with clipping, or the score function alone: samples are used once (updates 1, passes 1)",
+    )
     group_size: int = option(8, "clips per prompt and step")
     noise: Literal["flow", "dance", "cps", "ddim"] = option(
         "flow", "kind of noisy step; ddim is for models of family vp"
@@ -67,9 +71,16 @@ class DDPO:
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
-        per_sample = objectives.clipped_surrogate(now.log_ratio, part.advantage, self.clip_range)
         metrics = ratio_metrics(now.log_ratio)
-        metrics["clip_fraction"] = objectives.clipped_share(now.log_ratio, part.advantage, self.clip_range).mean()
+        if self.estimator == "sf":
+            if float(metrics["ratio_error"]) > health.RATIO_TOLERANCE:
+                raise UserError(
+                    "estimator 'sf' is wrong once the policy has moved; use updates 1 and passes 1, or estimator 'is'"
+                )
+            per_sample = objectives.score_function(now.log_ratio, part.advantage)
+        else:
+            per_sample = objectives.clipped_surrogate(now.log_ratio, part.advantage, self.clip_range)
+            metrics["clip_fraction"] = objectives.clipped_share(now.log_ratio, part.advantage, self.clip_range).mean()
         if now.kl is not None:
             per_sample = per_sample + self.kl_weight * now.kl
             metrics["kl_reference"] = now.kl.mean()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import group_advantages
+from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience
 from align.policy import Policy
 from align.protocol import option
@@ -37,6 +37,7 @@ class GRPO:
     window: int = option(2, "denoising steps with noise and gradient; 0 = all but the last")
     window_stop: int = option(0, "the window stays before this denoising step; 0 = the first half of the steps")
     same_noise: bool = option(False, "start all clips of a group from the same noise")
+    keep: int = option(0, "clips of a group that are learned from, half of them the best and half the worst; 0 = all")
     spread: Literal["group", "all"] = option("group", "advantages in units of the group's std, or of all groups'")
     advantage_limit: float = option(5.0, "advantages are clipped to this many standard deviations")
     trust: Literal["clip", "guard", "mask"] = option("clip", "clipped ratio, normalised clipped ratio, or KL mask")
@@ -50,6 +51,8 @@ class GRPO:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if self.clip_range <= 0 or self.kl_limit <= 0:
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
+        if self.keep and (self.keep % 2 or not 2 <= self.keep <= self.group_size):
+            raise UserError(f"keep {self.keep} must be even and at most group_size {self.group_size}, or 0 for all")
         check_exploration(self, policy, smallest_group=2)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
@@ -57,10 +60,15 @@ class GRPO:
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = explore(self, policy, reward, prompts, seed, step)
-        return experience(
+        collected = experience(
             rollout,
             group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit, self.spread),
         )
+        if not self.keep:
+            return collected
+        whole_groups(rollout.rows, self.group_size)
+        half = self.keep // 2
+        return collected.take(best_and_worst(collected.advantage, self.group_size, best=half, worst=half))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
@@ -73,6 +81,9 @@ class GRPO:
             if self.trust == "guard":
                 log_ratio = objectives.guarded_log_ratio(log_ratio, now.mean, part.mean, now.std)
             per_sample = objectives.clipped_surrogate(log_ratio, part.advantage, self.clip_range)
+            if self.trust == "guard":
+                levels = policy.schedule.at(part.step)
+                per_sample = per_sample * objectives.even_step_weight(*levels, policy.num_steps).to(per_sample)
             metrics["clip_fraction"] = objectives.clipped_share(log_ratio, part.advantage, self.clip_range).mean()
         if now.kl is not None:
             per_sample = per_sample + self.kl_weight * now.kl

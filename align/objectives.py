@@ -22,6 +22,15 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -
     return -(advantage * ratio).minimum(advantage * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
 
 
+def score_function(log_ratio: Tensor, advantage: Tensor) -> Tensor:
+    """Plain policy-gradient loss [batch]: its gradient is -advantage times that of log p_new.
+
+    Only right while the policy is the one that sampled, where `log_ratio` is 0.
+    Source: REINFORCE (Williams 1992), per denoising step as DDPO-SF (Black et al. 2023, eq. 3).
+    """
+    return -advantage * log_ratio
+
+
 def clipped_share(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """1 where `clipped_surrogate` no longer passes a gradient, else 0 [batch]."""
     move = log_ratio.expm1()
@@ -44,9 +53,18 @@ def guarded_log_ratio(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Te
 
     The mean-form log-ratio is -|d mean|^2 / (2 std^2) + noise: its negative drift makes only the lower clip fire, and
     its scale differs between steps. Adding the drift back and multiplying by std cures both.
-    Source: GRPO-Guard (Wang et al. 2025).
+    Source: GRPO-Guard (Wang et al. 2025), ratio normalisation.
     """
     return (log_ratio + latent_kl(mean, old_mean, std)) * std.flatten()
+
+
+def even_step_weight(sigma: Tensor, sigma_next: Tensor, num_steps: int) -> Tensor:
+    """Weight [batch] of a step's loss that lets small and large steps move the velocity alike; 1 for even steps.
+
+    The mean of a step moves with the velocity in proportion to the step's size, and so does the gradient.
+    Source: GRPO-Guard (Wang et al. 2025), gradient reweighting.
+    """
+    return 1.0 / (num_steps * (sigma - sigma_next))
 
 
 def trusted_surrogate(log_ratio: Tensor, advantage: Tensor, moved: Tensor, limit: float) -> Tensor:

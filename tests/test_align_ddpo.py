@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_generator import Brightness, Scores, ToyGenerator, toy_policy
 
+from align import objectives
 from align.ddpo import DDPO
 from align.replay import window_at
 from align.train import TrainConfig, train
@@ -38,6 +39,27 @@ def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: DDPO) -
     brightness = [row["reward/total"] for row in read_metrics(run.folder)]
     assert abs(brightness[0] - 0.5) < 0.05
     assert sum(brightness[-3:]) / 3 > 0.75
+
+
+def test_score_function_alone_learns_and_uses_samples_once(tmp_path: Path) -> None:
+    algorithm = replace(TOY, estimator="sf")
+    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=24), tmp_path / "run")
+    brightness = [row["reward/total"] for row in read_metrics(run.folder)]
+    assert sum(brightness[-3:]) / 3 > 0.7
+    with pytest.raises(UserError, match="'sf' is wrong once the policy has moved"):
+        train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, updates=2), tmp_path / "again")
+
+
+def test_score_function_and_clipped_ratio_have_the_same_first_gradient() -> None:
+    log_ratio, advantage = torch.zeros(3, requires_grad=True), torch.tensor([2.0, -1.0, 0.5])
+    slopes = [
+        torch.autograd.grad(loss.sum(), log_ratio)[0]
+        for loss in (
+            objectives.score_function(log_ratio, advantage),
+            objectives.clipped_surrogate(log_ratio, advantage, 1e-4),
+        )
+    ]
+    assert torch.equal(*slopes)
 
 
 def test_a_strong_kl_keeps_the_policy_at_the_reference(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_generator import Brightness, ToyGenerator
+from toy_generator import Brightness, ToyGenerator, toy_policy
 
 from align import objectives
 from align.advantages import group_advantages
@@ -22,9 +22,20 @@ QUICK = TrainConfig(
 TOY = GRPO(window=3, clip_range=1e-2, kl_limit=1e-2)
 
 
-@pytest.mark.parametrize("trust", ["clip", "guard", "mask"])
-def test_raises_brightness_toward_its_optimum(tmp_path: Path, trust: str) -> None:
-    algorithm = replace(TOY, trust=trust, spread="all")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trust": "clip", "spread": "all"},
+        {"trust": "guard"},
+        {"trust": "mask"},
+        {"group_size": 16, "keep": 8},
+        {"noise": "dance", "eta": 0.9, "same_noise": True},
+        {"noise": "cps", "eta": 0.5, "clip_range": 0.1},
+    ],
+    ids=["clip", "guard", "mask", "best-and-worst", "dance", "cps"],
+)
+def test_raises_brightness_toward_its_optimum(tmp_path: Path, changes: dict[str, object]) -> None:
+    algorithm = replace(TOY, **changes)  # type: ignore[arg-type]
     run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, QUICK, tmp_path / "run")
     rows = read_metrics(run.folder)
     assert abs(rows[0]["reward/total"] - 0.5) < 0.05
@@ -46,6 +57,32 @@ def test_guard_takes_the_drift_out_of_the_ratio_and_scales_it_by_std() -> None:
         assert float(guarded.std()) == pytest.approx(0.3 / 50**0.5 * std, rel=0.05)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_guard_weighs_steps_so_that_all_move_the_velocity_alike(shift: float) -> None:
+    """The gradient of a guarded log-ratio in the velocity is |d mean / d velocity| z: as large as the step is."""
+    schedule = flow.linear_schedule(8, shift)
+    step = torch.arange(1, 7)
+    sigma, after = schedule.at(step)
+    noise = torch.randn(6, 4000)
+    velocity, x = torch.zeros(6, 4000, requires_grad=True), torch.randn(6, 4000)
+    mean, std = flow.transition("dance", x, velocity, sigma, after, 0.05, sigma_max=schedule.sigma_max)
+    ratio = objectives.guarded_log_ratio(
+        flow.log_prob((mean + std * noise).detach(), mean, std), mean, mean.detach(), std
+    )
+    weight = objectives.even_step_weight(sigma, after, 8)
+    assert shift != 1.0 or torch.allclose(weight, torch.ones(6, dtype=torch.float64))
+    (slope,) = torch.autograd.grad((weight * ratio).sum(), velocity)
+    size = slope.norm(dim=1)
+    assert float(size.max() / size.min()) < 1.1
+
+
+def test_only_the_best_and_the_worst_are_learned_from_and_all_are_counted(tmp_path: Path) -> None:
+    collected = replace(TOY, keep=2).collect(toy_policy(), Brightness(), PROMPTS, seed=0, step=0)
+    everyone = TOY.collect(toy_policy(), Brightness(), PROMPTS, seed=0, step=0).advantage.reshape(4, 8)
+    expected = torch.stack([everyone.max(1).values, everyone.min(1).values], 1).flatten()
+    assert torch.equal(collected.advantage, expected) and collected.num_sampled == 32
+
+
 def test_mask_stops_only_moves_that_leave_the_trust_region_further() -> None:
     ratio = torch.tensor([0.1, 0.1, -0.1, -0.1, 0.1], requires_grad=True)
     advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
@@ -65,6 +102,8 @@ def test_one_scale_for_all_groups_lets_small_differences_count_little() -> None:
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     for changes, told in (
         ({"group_size": 1}, "group_size 1"),
+        ({"keep": 3}, "keep 3 must be even"),
+        ({"keep": 10}, "keep 10 must be even and at most group_size 8"),
         ({"kl_limit": 0.0}, "kl_limit 0.0"),
         ({"eta": 0.0}, "eta"),
     ):

@@ -1,4 +1,4 @@
-"""`soralign generate`, `soralign world` and `soralign pretrain`."""
+"""`soralign world` and `soralign pretrain`, and video sets drawn from prompts; `soralign generate` is in `generate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import prompts as prompt_file
+from base_model.generate import write_set
 from core.cli import parse
 from core.errors import UserError
 from core.progress import track
@@ -15,64 +15,9 @@ from core.randomness import seed_for
 from core.videoset import VideoItem, Writer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from base_model.protocol import Generator
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """Videos from prompts, as a video set. Run again, it adds only what is missing."""
-
-    out: str = field(metadata={"help": "folder of the video set"})
-    model: str = field(default="sandbox", metadata={"help": "generator name or folder"})
-    lora: str | None = field(default=None, metadata={"help": "folder of LoRA adapters to put on the model"})
-    prompts: str | None = field(default=None, metadata={"help": "text file, one prompt a line"})
-    prompt: str | None = field(default=None, metadata={"help": "a single prompt, instead of a file"})
-    num_per_prompt: int = field(default=1, metadata={"help": "clips per prompt, each from its own seed"})
-    seed: int = field(
-        default=0, metadata={"help": "everything random derives from it; equal seeds pair up across models"}
-    )
-    num_steps: int = field(default=20, metadata={"help": "denoising steps"})
-    guidance: float = field(default=2.0, metadata={"help": "classifier-free guidance scale; 1 = none, half the cost"})
-    num_frames: int | None = field(default=None, metadata={"help": "frames per clip; the model's own by default"})
-    height: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})
-    width: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})
-    batch: int = field(default=16, metadata={"help": "clips per forward"})
-
-
-def generate(argv: list[str]) -> None:
-    """Videos from prompts."""
-    config = parse(GenerateConfig, argv, "soralign generate")
-    if (config.prompts is None) == (config.prompt is None):
-        raise UserError("generate needs either --prompts FILE or --prompt TEXT")
-    for name in ("num_per_prompt", "num_steps", "batch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
-    texts = prompt_file.read(config.prompts) if config.prompts else [(config.prompt or "").strip()]
-    if not texts[0]:
-        raise UserError("--prompt is empty; write what the video should show")
-
-    import base_model
-    from base_model import lora
-    from base_model.protocol import VideoSize
-
-    generator = base_model.load(config.model)
-    if config.lora is not None:
-        lora.load(generator.policy_module(), Path(config.lora))
-    own = generator.size
-    size = VideoSize(config.num_frames or own.num_frames, config.height or own.height, config.width or own.width)
-    generator.latent_shape(size)
-    items = write_videos(
-        generator,
-        [text for text in texts for _ in range(config.num_per_prompt)],
-        config.out,
-        seed=config.seed,
-        num_steps=config.num_steps,
-        guidance=config.guidance,
-        batch=config.batch,
-        size=size,
-        lora_name=config.lora,
-    )
-    print(f"{len(items)} videos in {config.out}")
 
 
 def write_videos(
@@ -84,7 +29,6 @@ def write_videos(
     num_steps: int,
     guidance: float,
     batch: int,
-    size: object = None,
     lora_name: str | None = None,
 ) -> list[VideoItem]:
     """Generate one video a prompt into a video set; video i is drawn from (seed, i), so sets of two models pair up.
@@ -94,38 +38,18 @@ def write_videos(
     """
     from base_model.sampler import generate_frames
 
-    writer = Writer(out)
-    there = {item.id: item for item in writer.items}
-    seeds = [seed_for(seed, "video", index) for index in range(len(prompts))]
-    names = [f"{index:05d}" for index in range(len(prompts))]
-    for name, prompt, own in zip(names, prompts, seeds, strict=True):
-        if name not in there:
-            continue
-        held, wanted = there[name], {"prompt": prompt, "seed": own, "model": generator.name, "lora": lora_name}
-        other = [key for key, value in wanted.items() if getattr(held, key) != value]
-        if other:
-            raise UserError(
-                f"{out} already holds other videos ('{name}' has another {' and '.join(other)}); choose another folder"
-            )
-    chunks = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
-    # A chunk of which a part is there is generated whole: in a batch of another size its last bits would differ.
-    chunks = [chunk for chunk in chunks if any(names[index] not in there for index in chunk)]
-    for chunk in track(chunks, f"generating {Path(out).name}"):
-        frames = generate_frames(
+    def draw(chosen: list[str], seeds: list[int]) -> Tensor:
+        return generate_frames(
             generator,
-            [prompts[i] for i in chunk],
-            seeds=[seeds[i] for i in chunk],
+            chosen,
+            seeds=seeds,
             num_steps=num_steps,
             guidance=guidance,
             batch=batch,
-            size=size,  # type: ignore[arg-type]
         )
-        for index, clip in zip(chunk, frames, strict=True):
-            if names[index] in there:
-                continue
-            details = {"seed": seeds[index], "model": generator.name, "lora": lora_name, "fps": generator.fps}
-            writer.append(clip.numpy(), prompts[index], id=names[index], **details)  # type: ignore[arg-type]
-    return sorted(writer.items, key=lambda item: item.id)
+
+    seeds = [seed_for(seed, "video", index) for index in range(len(prompts))]
+    return write_set(generator, prompts, seeds, out, draw, batch, generator.fps, lora_name)
 
 
 @dataclass(frozen=True)

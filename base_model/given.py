@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from base_model import flow
+from base_model.hub.generator import HubGenerator
 from base_model.native import NativeGenerator
 from base_model.protocol import Condition, Generator, VideoSize
 from base_model.sampler import Sampling, draw, initial_noise, opposite, solver_noise
@@ -115,13 +116,14 @@ def grid(generator: Generator, is_given: bool) -> tuple[int, int]:
     Raises: UserError where something is.
     """
     if isinstance(generator, NativeGenerator):
-        size, shape = generator.size, generator.latent_shape(generator.size)
-        frames = (size.num_frames - 1) // (shape[1] - 1) if shape[1] > 1 else 1
-        return frames, size.height // shape[2] * generator.transformer.patch_size
+        return generator.vae.t, generator.vae.s * generator.transformer.patch_size
+    if isinstance(generator, HubGenerator) and generator.model.grid.patch_time == 1:
+        cells = generator.model.grid
+        return cells.time, cells.side * cells.patch
     if is_given:
         raise UserError(
-            f"model '{generator.name}' takes no given frames; use a native one (sandbox, or a folder of your own), "
-            "or --edit, which every model can do"
+            f"model '{generator.name}' takes no given frames; use another, as sandbox, or --edit, which every model "
+            "can do"
         )
     return 1, 1
 

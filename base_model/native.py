@@ -66,15 +66,18 @@ class NativeGenerator:
         return {name: value.expand(batch, *value.shape[1:]) for name, value in self.encode_prompts([""]).items()}
 
     def latent_shape(self, size: VideoSize) -> tuple[int, ...]:
+        patch, grid = self.transformer.patch_size, self.vae.s * self.transformer.patch_size
+        frames = max(0, round((size.num_frames - 1) / self.vae.t)) * self.vae.t + 1
+        sides = [max(grid, round(side / grid) * grid) for side in (size.height, size.width)]
+        nearest = f"nearest: {frames}x{sides[0]}x{sides[1]}"
         try:
             shape = self.vae.latent_shape(size.num_frames, size.height, size.width)
         except ValueError as error:
-            raise UserError(str(error)) from error
-        side = self.transformer.patch_size
-        if shape[2] % side or shape[3] % side:
-            grid = self.vae.s * side
+            raise UserError(f"{error}; {nearest}") from error
+        if shape[2] % patch or shape[3] % patch:
             raise UserError(
-                f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}"
+                f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}; "
+                f"{nearest}"
             )
         return shape
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from base_model.given import Request, complete, grid
-from base_model.protocol import VideoSize
+from base_model.protocol import Generator, VideoSize
 from base_model.sampler import generate_frames
 from core.errors import UserError
 from core.randomness import seed_for
@@ -131,18 +131,13 @@ def bridge(request: Request, first: Tensor, second: Tensor, num_new: int) -> Ten
     The model sees the last five frames of `first` and the first four of `second`; a shorter `second` is held.
     Raises: UserError unless num_new is a whole number of groups, and for clips of different sizes.
     """
-    group = grid(request.generator, True)[0]
-    if num_new < group or num_new % group:
-        below = max(group, num_new // group * group)
-        raise UserError(
-            f"{num_new} frames between two clips do not fit the codec's groups of {group}; "
-            f"nearest: {below} and {below + group}"
-        )
+    check_bridge(request.generator, num_new)
     if first.shape[3:] != second.shape[3:]:
         raise UserError(
             f"the clips differ in size: {first.shape[3]}x{first.shape[4]} and {second.shape[3]}x{second.shape[4]}; "
             "bring both to one size (--height and --width do)"
         )
+    group = grid(request.generator, True)[0]
     before = request.each(first)[:, -_beginning(min(first.shape[1], 1 + group), group) :]
     after = _ending(request.each(second), group, 1)
     seen = before.shape[1]
@@ -157,14 +152,8 @@ def interpolate(request: Request, first: Tensor, last: Tensor, num_frames: int) 
 
     Raises: UserError for another number of frames, and for pictures of different sizes.
     """
+    check_interpolation(request.generator, num_frames)
     group = grid(request.generator, True)[0]
-    least = 1 + 2 * group
-    if num_frames < least or (num_frames - 1) % group:
-        below = max(least, (num_frames - 1) // group * group + 1)
-        raise UserError(
-            f"{num_frames} frames cannot lead from one picture to another: {group}k+1 from {least} on; "
-            f"nearest: {below} and {below + group}"
-        )
     between = bridge(request, first, last, num_frames - 1 - group)
     return torch.cat([request.each(first), between, request.each(last).repeat(1, group, 1, 1, 1)], 1)
 
@@ -184,13 +173,7 @@ def inpaint(request: Request, clip: Tensor, hole: Tensor, strength: float = 1.0)
 
     Raises: UserError for a hole of another size, or one that is empty.
     """
-    if hole.shape not in (clip.shape[3:], (clip.shape[1], *clip.shape[3:])):
-        raise UserError(
-            f"a mask of {'x'.join(map(str, hole.shape))} does not fit a clip of {clip.shape[1]} frames of "
-            f"{clip.shape[3]}x{clip.shape[4]}; give one picture, or one for each frame, of the clip's size"
-        )
-    if not bool(hole.any()):
-        raise UserError("the mask marks nothing: paint white what is to be made anew")
+    check_hole(clip, hole)
     return complete(request, clip, ~hole.expand(clip.shape[1], *clip.shape[3:]), strength)
 
 
@@ -212,6 +195,40 @@ def variations(request: Request, origins: Sequence[int], strength: float, size: 
     first = generate_frames(request.generator, request.prompts, seeds=origins, sampling=request.sampling, size=size)
     own = torch.tensor([seed == origin for seed, origin in zip(request.seeds, origins, strict=True)])
     return torch.where(own[:, None, None, None, None], first, edit(request, first, strength))
+
+
+def check_bridge(generator: Generator, num_new: int) -> None:
+    """Raises: UserError unless `num_new` frames between two clips are a whole number of groups."""
+    group = grid(generator, True)[0]
+    if num_new < group or num_new % group:
+        below = max(group, num_new // group * group)
+        raise UserError(
+            f"{num_new} frames between two clips do not fit the codec's groups of {group}; "
+            f"nearest: {below} and {below + group}"
+        )
+
+
+def check_interpolation(generator: Generator, num_frames: int) -> None:
+    """Raises: UserError unless `num_frames` have room for two pictures and whole groups between them."""
+    group = grid(generator, True)[0]
+    least = 1 + 2 * group
+    if num_frames < least or (num_frames - 1) % group:
+        below = max(least, (num_frames - 1) // group * group + 1)
+        raise UserError(
+            f"{num_frames} frames cannot lead from one picture to another: {group}k+1 from {least} on; "
+            f"nearest: {below} and {below + group}"
+        )
+
+
+def check_hole(clip: Tensor, hole: Tensor) -> None:
+    """Raises: UserError unless `hole` marks something and has the clip's size, once or for each frame."""
+    if hole.shape not in (clip.shape[3:], (clip.shape[1], *clip.shape[3:])):
+        raise UserError(
+            f"a mask of {'x'.join(map(str, hole.shape))} does not fit a clip of {clip.shape[1]} frames of "
+            f"{clip.shape[3]}x{clip.shape[4]}; give one picture, or one for each frame, of the clip's size"
+        )
+    if not bool(hole.any()):
+        raise UserError("the mask marks nothing: paint white what is to be made anew")
 
 
 def _reseeded(request: Request, purpose: str, number: int) -> Request:

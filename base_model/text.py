@@ -46,8 +46,12 @@ class SandboxClip(ModelMixin, ConfigMixin):
         self.tokenizer = SimpleTokenizer(context_length=context_length)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [n, context_length]; 0 after the end token. A longer prompt is cut, its end token kept."""
+        """Token ids [n, context_length]; 0 after the end token. A longer prompt is cut, see `unread`."""
         return self.tokenizer(list(prompts)).to(self.clip.token_embedding.weight.device)
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that `tokenize` cuts off; empty where nothing is."""
+        return self.tokenizer.decode(self.tokenizer.encode(prompt)[self.context_length - 2 :]).strip()
 
     def text_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """A vector per token [n, context, text_width], mask of real tokens [n, context], joint embedding [n, dim].

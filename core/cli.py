@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, str] = {
     "demo": "align.demo:demo",
-    "generate": "base_model.commands:generate",
+    "generate": "base_model.generate:generate",
     "world": "base_model.commands:world",
     "pretrain": "base_model.commands:pretrain",
+    "data": "core.data_commands:data",
     "label": "dashboards.commands:label",
     "preferences": "core.preferences_commands:preferences",
     "reward": "reward.commands:reward",
     "align": "align.commands:align",
     "eval": "eval.commands:evaluate",
     "compare": "eval.commands:compare",
+    "leaderboard": "eval.commands:leaderboard",
+    "best-of-n": "eval.commands:best_of_n",
+    "suite": "eval.commands:suite",
     "dashboard": "dashboards.commands:dashboard",
 }
 SUMMARIES: dict[str, str] = {
@@ -42,12 +46,16 @@ SUMMARIES: dict[str, str] = {
     "generate": "videos from prompts, as a video set",
     "world": "ground-truth sandbox videos with their state",
     "pretrain": "train a part of the native generator from a recipe",
+    "data": "versions of video sets: hash, diff, check",
     "label": "the labeling app",
     "preferences": "add pairs, import, export and count labels",
     "reward": "train, score with, and audit reward models",
     "align": "move a generator toward a reward",
     "eval": "measure a video set",
     "compare": "two evaluated video sets, paired, with tests",
+    "leaderboard": "several evaluated sets, or votes, ranked with intervals",
+    "best-of-n": "what picking by one metric does to another",
+    "suite": "prompt suites: show one or write its prompts",
     "dashboard": "the report app",
 }
 Config = TypeVar("Config")

@@ -171,3 +171,160 @@ def test_bad_input_to_pretrain_is_one_line_and_leaves_nothing(
 ) -> None:
     assert line in _refused(capsys, "pretrain", "--out", str(tmp_path / "run"), *words)
     assert not (tmp_path / "run").exists()
+
+
+# --- abilities --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """A clip of nine frames, another one, two pictures and a mask with a white corner, 32 x 32 all."""
+    rng = np.random.default_rng(0)
+    smooth = np.repeat(np.repeat(rng.random((9, 3, 4, 4), dtype=np.float32), 8, 2), 8, 3)
+    mask = np.zeros((32, 32, 3), dtype=np.uint8)
+    mask[:16, :16] = 255
+    video.write(tmp_path / "clip.mp4", smooth, 12.0)
+    video.write(tmp_path / "other.mp4", 1 - smooth, 12.0)
+    video.write_png(tmp_path / "first.png", video.to_uint8(smooth)[0])
+    video.write_png(tmp_path / "last.png", video.to_uint8(smooth)[8])
+    video.write_png(tmp_path / "mask.png", mask)
+    return {path.stem: str(path) for path in tmp_path.iterdir()}
+
+
+def _one(out: Path, *words: str) -> np.ndarray:
+    assert main(["generate", "--out", str(out), *NANO, *words]) == 0
+    return video.read(read(out)[0].video).frames
+
+
+@pytest.mark.parametrize(
+    ("words", "length", "kept"),
+    [
+        (["--image", "first"], 5, {0: ("first", 0)}),
+        (["--image", "first", "--num-frames", "9"], 9, {0: ("first", 0)}),
+        (
+            ["--image", "first", "--end-image", "last", "--num-frames", "9"],
+            9,
+            {0: ("first", 0), 5: ("last", 0), 8: ("last", 0)},
+        ),
+        (["--video", "clip", "--extend", "3"], 12, {0: ("clip", 0), 8: ("clip", 8)}),
+        (["--video", "clip", "--before", "3"], 12, {3: ("clip", 0), 11: ("clip", 8)}),
+        (["--video", "clip", "--before", "2", "--extend", "2"], 13, {2: ("clip", 0), 10: ("clip", 8)}),
+        (["--video", "clip", "--loop", "4"], 13, {0: ("clip", 0), 8: ("clip", 8)}),
+        (["--loop", "4", "--prompt", "x"], 9, {}),
+        (["--video", "clip", "--transition", "other", "--bridge", "4"], 22, {8: ("clip", 8), 13: ("other", 0)}),
+        (["--video", "clip", "--inpaint", "mask"], 9, {}),
+        (["--video", "clip", "--inpaint", "mask", "--edit", "--strength", "0.3"], 9, {}),
+        (["--video", "clip", "--edit", "--strength", "0"], 9, {0: ("clip", 0), 8: ("clip", 8)}),
+        (["--seconds", "2", "--prompt", "x"], 16, {}),
+        (["--seconds", "1", "--video", "clip"], 12, {8: ("clip", 8)}),
+        (["--num-frames", "1", "--prompt", "x"], 1, {}),
+    ],
+)
+def test_every_ability_is_reached_from_the_command_line(
+    tmp_path: Path, files: dict[str, str], words: list[str], length: int, kept: dict[int, tuple[str, int]]
+) -> None:
+    """Given frames are in the file where they belong, up to what H.264 loses."""
+    frames = _one(tmp_path / "set", *[files.get(word, word) for word in words])
+    assert frames.shape == (length, 3, 32, 32)
+    for index, (name, source) in kept.items():
+        assert np.abs(frames[index] - video.read(files[name]).frames[source]).mean() < 0.04
+    assert (tmp_path / "set" / "images" / "00000.png").exists() == (length == 1)
+
+
+def test_inpainting_keeps_what_the_mask_leaves_black(tmp_path: Path, files: dict[str, str]) -> None:
+    frames = _one(tmp_path / "set", "--video", files["clip"], "--inpaint", files["mask"])
+    error = np.abs(frames - video.read(files["clip"]).frames)
+    assert error[..., 18:].mean() < 0.02 < error[..., :14, :14].mean()
+
+
+def test_a_given_clip_keeps_its_pace_and_any_even_size(tmp_path: Path, files: dict[str, str]) -> None:
+    clip = video.read(files["clip"]).frames
+    video.write_png(tmp_path / "odd.png", video.to_uint8(clip)[0][:23, :30])
+    out = tmp_path / "set"
+    assert main(["generate", "--out", str(out), *NANO, "--video", files["clip"], "--extend", "1"]) == 0
+    assert video.read(read(out)[0].video).fps == 12.0
+    frames = _one(tmp_path / "odd", "--image", str(tmp_path / "odd.png"))
+    assert frames.shape == (5, 3, 22, 30) and np.abs(frames[0] - clip[0, :, :22, :30]).mean() < 0.02
+    frames = _one(tmp_path / "scaled", "--image", files["first"], "--height", "16", "--width", "48")
+    assert frames.shape == (5, 3, 16, 48)
+
+
+def test_videos_have_the_seeds_that_are_asked_for(tmp_path: Path) -> None:
+    words = ["generate", "--prompt", "x", *NANO, "--num-per-prompt", "2"]
+    assert main([*words, "--out", str(tmp_path / "drawn")]) == 0
+    first, second = (item.seed for item in read(tmp_path / "drawn"))
+    swapped = ["--seeds", str(second), str(first), "--out", str(tmp_path / "named")]
+    assert main([*words, *swapped]) == 0
+    drawn, named = ([video.read(item.video).frames for item in read(tmp_path / name)] for name in ("drawn", "named"))
+    assert np.abs(drawn[0] - named[1]).max() < 0.03 and np.abs(drawn[1] - named[0]).max() < 0.03
+
+
+def test_variations_share_their_first_clip(tmp_path: Path) -> None:
+    words = ["generate", "--prompt", "x", *NANO, "--batch", "2", "--out"]
+    assert main([*words, str(tmp_path / "varied"), "--variations", "3", "--strength", "0.2"]) == 0
+    assert main([*words, str(tmp_path / "plain")]) == 0
+    varied = [video.read(item.video).frames for item in read(tmp_path / "varied")]
+    plain = video.read(read(tmp_path / "plain")[0].video).frames
+    assert len(varied) == 3 and np.abs(varied[0] - plain).max() < 0.03
+    assert len({clip.tobytes() for clip in varied}) == 3
+
+
+def test_a_set_drawn_with_other_options_is_not_added_to(
+    tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--out", str(tmp_path / "set"), *NANO, "--image", files["first"]]
+    assert main(words) == 0 and main(words) == 0
+    assert "drawn with other options (solver)" in _refused(capsys, *words, "--solver", "heun")
+    video.write_png(files["first"], np.zeros((32, 32, 3), dtype=np.uint8))
+    assert "drawn with other options (image)" in _refused(capsys, *words)
+
+
+def test_a_prompt_beyond_the_text_limit_says_what_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = " ".join(["red"] * 38 + ["wildly", "today"])
+    assert main(["generate", "--prompt", long, "--out", str(tmp_path / "set"), *NANO]) == 0
+    told = capsys.readouterr().err
+    assert "prompt 1 is longer than the 38 tokens that 'nano' reads; cut off: 'wildly today'" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--image", "first", "--loop", "4"], "--image --loop is not an ability; near it are:"),
+        (["--video", "clip"], "--video is not an ability; near it are: --video --before"),
+        (["--end-image", "last", "--prompt", "x"], "--end-image is not an ability; near it are: --image --end-image"),
+        (["--image", "clip"], "--image takes a picture"),
+        (["--video", "first", "--extend", "4"], "has a single frame; give it as --image"),
+        (["--image", "absent.png"], "absent.png: no such video file"),
+        (["--video", "text", "--extend", "4"], "not a readable video"),
+        (["--video", "empty", "--extend", "4"], "not a readable video"),
+        (["--video", "clip", "--extend", "0"], "extend is 0"),
+        (["--video", "clip", "--loop", "6"], "nearest: 4 and 8"),
+        (["--video", "clip", "--transition", "other", "--bridge", "3"], "groups of 4"),
+        (["--video", "clip", "--transition", "small"], "sizes differ: --video 32x32, --transition 16x32"),
+        (["--video", "clip", "--inpaint", "first", "--height", "16", "--num-frames", "7"], "frames must be 4k+1"),
+        (["--video", "clip", "--inpaint", "black"], "the mask marks nothing"),
+        (["--video", "clip", "--inpaint", "short"], "a mask of 5x32x32 does not fit a clip of 9 frames of 32x32"),
+        (["--video", "clip", "--inpaint", "small"], "sizes differ: --video 32x32, --inpaint 16x32"),
+        (["--image", "first", "--end-image", "last"], "5 frames cannot lead from one picture to another"),
+        (["--video", "clip", "--edit", "--strength", "1.5"], "strength 1.5 is out of range"),
+        (["--prompt", "x", "--seconds", "0"], "seconds is 0.0"),
+        (["--prompt", "x", "--solver", "rk4"], "solver 'rk4' is unknown; known: euler"),
+        (["--prompt", "x", "--guidance-from", "0.9", "--guidance-to", "0.2"], "guidance interval 0.9 to 0.2"),
+        (["--prompt", "x", "--seeds", "1", "2"], "2 --seeds for 1 videos"),
+        (["--prompt", "x", "--variations", "2", "--num-per-prompt", "2"], "give one of them"),
+        (["--prompt", "x", "--num-frames", "6"], "nearest: 5x32x32"),
+        (["--prompt", "x", "--height", "40"], "nearest: 5x32x32"),
+    ],
+)
+def test_bad_input_to_an_ability_is_one_line_and_leaves_nothing(
+    tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    video.write(tmp_path / "small.mp4", np.ones((9, 3, 16, 32)), 8.0)
+    video.write(tmp_path / "short.mp4", np.ones((5, 3, 32, 32)), 8.0)
+    video.write_png(tmp_path / "black.png", np.zeros((32, 32, 3), dtype=np.uint8))
+    files |= {path.stem: str(path) for path in tmp_path.iterdir()}
+    out = tmp_path / "set"
+    assert line in _refused(capsys, "generate", "--out", str(out), *NANO, *[files.get(word, word) for word in words])
+    assert not out.exists()

@@ -215,12 +215,12 @@ def test_the_strength_of_an_edit_is_a_dial_from_the_clip_to_nothing_of_it() -> N
     torch.testing.assert_close(made[1.0], plain, atol=1e-5, rtol=0)
 
 
-def test_every_generator_can_edit_but_only_a_native_one_takes_given_frames() -> None:
+def test_every_generator_can_edit_but_not_every_one_takes_given_frames() -> None:
     toy = ToyGenerator()
     request = Request(toy, PROMPTS, [1, 2], Sampling(num_steps=4))
     clip = generate_frames(toy, ["x"], seeds=[5], num_steps=4)
     assert (tasks.edit(request, clip, 0.1) - clip).abs().mean() < (tasks.edit(request, clip, 0.9) - clip).abs().mean()
-    with pytest.raises(UserError, match="model 'toy' takes no given frames; use a native one"):
+    with pytest.raises(UserError, match="model 'toy' takes no given frames; use another"):
         tasks.image_to_video(request, clip, 1 + 4)
 
 

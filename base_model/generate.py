@@ -1,0 +1,432 @@
+"""`soralign generate`: which ability the options ask for, what they give it, and the video set it leaves.
+
+COMBINATIONS is the table of abilities: the options that name what is given and what is wanted, and the function that
+draws. Files are read, sizes and options checked before the model draws anything, so that bad input costs no time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base_model.options import ModelOptions
+from core import prompts as prompt_file
+from core import video
+from core.cli import parse
+from core.errors import UserError
+from core.files import atomic_write
+from core.progress import track
+from core.randomness import seed_for
+from core.videoset import VideoItem, Writer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from base_model.given import Request
+    from base_model.protocol import Generator
+
+SETTINGS = "generate.json"
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(ModelOptions):
+    """Videos from prompts, pictures and other videos, as a video set. Run again, it adds only what is missing."""
+
+    out: str = field(metadata={"help": "folder of the video set"})
+    model: str = _option("sandbox", "generator name, folder or hub id")
+    lora: str | None = _option(None, "folder of LoRA adapters to put on the model")
+    prompts: str | None = _option(None, "text file, one prompt a line")
+    prompt: str | None = _option(None, "a single prompt, instead of a file; may be left out where something is given")
+    num_per_prompt: int = _option(1, "clips per prompt, each from its own seed")
+    seed: int = _option(0, "everything random derives from it; equal seeds pair up across models")
+    seeds: list[int] | None = _option(None, "the videos' own seeds, one each, as the manifest names them")
+    num_steps: int = _option(20, "denoising steps")
+    guidance: float = _option(2.0, "classifier-free guidance scale; 1 = none, half the cost")
+    guidance_from: float = _option(0.0, "lowest noise level (0 clean, 1 noise) at which guidance acts")
+    guidance_to: float = _option(1.0, "highest noise level at which guidance acts")
+    negative_prompt: str = _option("", "what guidance leads away from")
+    solver: str = _option("euler", "euler, heun (two forwards a step), dpm++2m, ddim or ddpm (fresh noise each step)")
+    eta: float = _option(1.0, "ddim: share of the fresh noise, 0 = none to 1 = ddpm")
+    batch: int = _option(16, "clips per forward")
+    image: str | None = _option(None, "a picture, the first frame")
+    end_image: str | None = _option(None, "a picture that the clip from --image arrives at, in its last four frames")
+    video: str | None = _option(None, "a clip, for the options that follow")
+    extend: int | None = _option(None, "frames to add after --video")
+    before: int | None = _option(None, "frames to add before --video")
+    loop: int | None = _option(None, "frames (4k) that lead back to the start, of --video or of what the prompt gives")
+    transition: str | None = _option(None, "a second clip that --video leads over to, in --bridge frames")
+    bridge: int = _option(8, "frames (4k) between the clips of --transition")
+    inpaint: str | None = _option(None, "a picture or video, white where --video is made anew (with --edit: changed)")
+    edit: bool = _option(False, "draw --video again, to the prompt, from noise level --strength")
+    variations: int | None = _option(None, "clips per prompt that vary the first of them by --strength")
+    strength: float = _option(0.6, "how far --edit and --variations go: 0 changes nothing, 1 everything")
+    seconds: float | None = _option(None, "length by rolling extension, from the prompt, --image or --video")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the options name. `clips`, by option: frames [1, time, 3, height, width], for inpaint a hole, bool [time,
+    height, width] or [height, width]. `origins`: of each seed, the first seed of its prompt."""
+
+    config: GenerateConfig
+    clips: dict[str, Tensor]
+    fps: float
+    origins: dict[int, int]
+
+
+def generate(argv: list[str]) -> None:
+    """Videos from prompts, pictures and other videos."""
+    config = parse(GenerateConfig, argv, "soralign generate")
+    asked = _asked(config)
+    texts = _prompts(config, bool(asked & {"image", "video"}))
+    _check_numbers(config)
+    if config.offload == "sequential" and config.lora is not None:
+        raise UserError("offload 'sequential' cannot carry a LoRA; merge it first (soralign lora merge) or use 'model'")
+
+    import base_model
+    from base_model import lora
+    from base_model.sampler import Sampling
+
+    sampling = Sampling(
+        num_steps=config.num_steps,
+        guidance=config.guidance,
+        guidance_interval=(config.guidance_from, config.guidance_to),
+        negative_prompt=config.negative_prompt,
+        solver=config.solver,  # type: ignore[arg-type]
+        eta=config.eta,
+        batch=config.batch,
+    )
+    count = config.variations or config.num_per_prompt
+    repeated = [text for text in texts for _ in range(count)]
+    seeds = _seeds(config, len(repeated))
+    generator = base_model.load(config.model, ModelOptions.of(config), prompts=[*texts, config.negative_prompt])
+    if config.lora is not None:
+        lora.load(generator.policy_module(), Path(config.lora))
+    given = _given(config, generator, {seed: seeds[i // count * count] for i, seed in enumerate(seeds)})
+    _check_fit(given, generator, asked)
+    for line in unread(generator, texts):
+        print(f"soralign: {line}", file=sys.stderr)
+
+    def draw(chosen: list[str], own: list[int]) -> Tensor:
+        from base_model.given import Request
+
+        return COMBINATIONS[asked](Request(generator, chosen, own, sampling), given)
+
+    _settle(config, asked)
+    items = write_set(generator, repeated, seeds, config.out, draw, config.batch, given.fps, config.lora)
+    print(f"{len(items)} videos in {config.out}")
+
+
+# --- the abilities, by what is asked for ------------------------------------------------------------------------------
+
+
+def _text(request: Request, given: Given) -> Tensor:
+    from base_model.sampler import generate_frames
+
+    return generate_frames(request.generator, request.prompts, seeds=request.seeds, sampling=request.sampling)
+
+
+def _variations(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    return tasks.variations(request, [given.origins[seed] for seed in request.seeds], given.config.strength)
+
+
+def _image(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    return tasks.image_to_video(request, given.clips["image"], request.generator.size.num_frames)
+
+
+def _pictures(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    return tasks.interpolate(request, given.clips["image"], given.clips["end_image"], request.generator.size.num_frames)
+
+
+def _around(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    longer = tasks.extend(request, given.clips["video"], given.config.extend or 0)
+    return tasks.prepend(request, longer, given.config.before) if given.config.before else longer
+
+
+def _rolling(request: Request, given: Given) -> Tensor:
+    import torch
+
+    from base_model import tasks
+
+    start = given.clips.get("video", given.clips.get("image"))
+    there = [] if start is None else [request.each(start)]
+    missing = round((given.config.seconds or 0.0) * given.fps) - sum(part.shape[1] for part in there)
+    return torch.cat([*there, *tasks.first_frames(tasks.roll(request, start), missing)], 1)
+
+
+def _loop(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    clip = given.clips["video"] if given.clips else _text(request, given)
+    return tasks.loop(request, clip, given.config.loop or 0)
+
+
+def _transition(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    return tasks.transition(request, given.clips["video"], given.clips["transition"], given.config.bridge)
+
+
+def _inpaint(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    strength = given.config.strength if given.config.edit else 1.0
+    return tasks.inpaint(request, given.clips["video"], given.clips["inpaint"], strength)
+
+
+def _edit(request: Request, given: Given) -> Tensor:
+    from base_model import tasks
+
+    return tasks.edit(request, given.clips["video"], given.config.strength)
+
+
+COMBINATIONS: dict[frozenset[str], Callable[[Any, Any], Any]] = {
+    frozenset(): _text,
+    frozenset({"variations"}): _variations,
+    frozenset({"image"}): _image,
+    frozenset({"image", "end_image"}): _pictures,
+    frozenset({"video", "extend"}): _around,
+    frozenset({"video", "before"}): _around,
+    frozenset({"video", "extend", "before"}): _around,
+    frozenset({"seconds"}): _rolling,
+    frozenset({"image", "seconds"}): _rolling,
+    frozenset({"video", "seconds"}): _rolling,
+    frozenset({"loop"}): _loop,
+    frozenset({"video", "loop"}): _loop,
+    frozenset({"video", "transition"}): _transition,
+    frozenset({"video", "inpaint"}): _inpaint,
+    frozenset({"video", "inpaint", "edit"}): _inpaint,
+    frozenset({"video", "edit"}): _edit,
+}
+
+
+# --- what is checked before anything is drawn -------------------------------------------------------------------------
+
+
+def _flags(names: frozenset[str]) -> str:
+    ordered = [name for name in GenerateConfig.__dataclass_fields__ if name in names]
+    return " ".join("--" + name.replace("_", "-") for name in ordered)
+
+
+def _asked(config: GenerateConfig) -> frozenset[str]:
+    """The options of COMBINATIONS that are set. Raises: UserError for a combination that is none."""
+    known = frozenset().union(*COMBINATIONS)
+    asked = frozenset(
+        name for name in known if getattr(config, name) is not None and getattr(config, name) is not False
+    )
+    if asked not in COMBINATIONS:
+        near = sorted(
+            (other for other in COMBINATIONS if other & asked), key=lambda other: (len(other ^ asked), sorted(other))
+        )
+        raise UserError(
+            f"{_flags(asked)} is not an ability; near it are: {', '.join(_flags(other) for other in near[:4])}"
+        )
+    return asked
+
+
+def _prompts(config: GenerateConfig, may_be_silent: bool) -> list[str]:
+    if config.prompts is not None and config.prompt is not None:
+        raise UserError("generate needs either --prompts FILE or --prompt TEXT")
+    if config.prompts is not None:
+        return prompt_file.read(config.prompts)
+    if config.prompt is None and not may_be_silent:
+        raise UserError("generate needs either --prompts FILE or --prompt TEXT")
+    if not (config.prompt or "").strip() and not may_be_silent:
+        raise UserError("--prompt is empty; write what the video should show")
+    return [(config.prompt or "").strip()]
+
+
+def _check_numbers(config: GenerateConfig) -> None:
+    for name in ("num_per_prompt", "extend", "before", "loop", "bridge", "variations"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}, it must be 1 or more")
+    if config.variations is not None and config.num_per_prompt != 1:
+        raise UserError("--variations and --num-per-prompt both say how many clips a prompt gets; give one of them")
+    if config.seconds is not None and not 0.0 < config.seconds <= 3600.0:
+        raise UserError(f"seconds is {config.seconds}, it must be above 0 and at most 3600")
+    if not 0.0 <= config.strength <= 1.0:
+        raise UserError(f"strength {config.strength} is out of range: 0 (the clip itself) to 1 (nothing of it)")
+
+
+def _seeds(config: GenerateConfig, count: int) -> list[int]:
+    if config.seeds is None:
+        return [seed_for(config.seed, "video", index) for index in range(count)]
+    if len(config.seeds) != count:
+        raise UserError(f"{len(config.seeds)} --seeds for {count} videos; give one each")
+    if len(set(config.seeds)) < count and config.variations is not None:
+        raise UserError("--variations needs --seeds that differ")
+    return config.seeds
+
+
+def _given(config: GenerateConfig, generator: Generator, origins: dict[int, int]) -> Given:
+    """The files that the options name, read and brought to one size. Raises: UserError."""
+    clips, fps = {}, generator.fps
+    for name in ("image", "end_image", "video", "transition", "inpaint"):
+        if (path := getattr(config, name)) is None:
+            continue
+        frames = _read(path, name, config)
+        if name == "video":
+            fps = video.probe(path).fps
+        if name == "inpaint":
+            frames = frames[0].mean(1) > 0.5
+            frames = frames[0] if len(frames) == 1 else frames
+        clips[name] = frames
+    return Given(config, clips, fps, origins)
+
+
+def _read(path: str, name: str, config: GenerateConfig) -> Tensor:
+    """Frames [1, time, 3, height, width] of the file that option `name` gives.
+
+    Scaled and cut to --height and --width where they are given; an odd last row or column, which no mp4 can hold, is
+    cut off.
+    Raises: UserError where it is no picture, or no clip, as the option wants.
+    """
+    import torch
+
+    frames = torch.from_numpy(video.read(path).frames)
+    option = _flags(frozenset({name}))
+    if name in ("image", "end_image") and len(frames) > 1:
+        raise UserError(f"{option} takes a picture, {path} has {len(frames)} frames; give it as --video")
+    if name in ("video", "transition") and len(frames) == 1:
+        raise UserError(f"{option} takes a clip, {path} has a single frame; give it as --image")
+    if config.height is not None or config.width is not None:
+        frames = _cover(frames, config.height or frames.shape[2], config.width or frames.shape[3])
+    if min(frames.shape[2:]) < 2:
+        raise UserError(f"{path} is {frames.shape[2]}x{frames.shape[3]} pixels; at least 2x2 are needed")
+    return frames[None, ..., : frames.shape[2] // 2 * 2, : frames.shape[3] // 2 * 2]
+
+
+def _cover(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames [time, 3, height, width] scaled to cover the size, what reaches over cut on both sides alike."""
+    from torch.nn import functional as F
+
+    scale = max(height / frames.shape[2], width / frames.shape[3])
+    size = [max(side, round(own * scale)) for side, own in ((height, frames.shape[2]), (width, frames.shape[3]))]
+    if size != list(frames.shape[2:]):
+        frames = F.interpolate(frames, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return frames[..., top : top + height, left : left + width]
+
+
+def _check_fit(given: Given, generator: Generator, asked: frozenset[str]) -> None:
+    """What the abilities would refuse after minutes of drawing. Raises: UserError."""
+    sizes = {_flags(frozenset({name})): clip.shape[-2:] for name, clip in given.clips.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
+        raise UserError(f"sizes differ: {told}; give --height and --width to bring all to one")
+
+    from base_model import tasks
+
+    if asked - {"variations", "video", "edit"}:
+        tasks.grid(generator, True)
+    if "inpaint" in asked:
+        tasks.check_hole(given.clips["video"], given.clips["inpaint"])
+    if given.config.loop is not None:
+        tasks.check_bridge(generator, given.config.loop)
+    if "transition" in asked:
+        tasks.check_bridge(generator, given.config.bridge)
+    if "end_image" in asked:
+        tasks.check_interpolation(generator, generator.size.num_frames)
+
+
+def unread(generator: Generator, prompts: Sequence[str]) -> list[str]:
+    """One line for each prompt that is longer than the native model reads, which says what was cut."""
+    from base_model.native import NativeGenerator
+
+    if not isinstance(generator, NativeGenerator):
+        return []
+    limit = generator.clip.context_length - 2
+    return [
+        f"prompt {number} is longer than the {limit} tokens that '{generator.name}' reads; cut off: '{rest}'"
+        for number, prompt in enumerate(prompts, start=1)
+        if (rest := generator.clip.unread(prompt))
+    ]
+
+
+# --- the video set ----------------------------------------------------------------------------------------------------
+
+_PER_VIDEO = ("out", "model", "lora", "prompts", "prompt", "num_per_prompt", "seed", "seeds", "batch")
+
+
+def _settle(config: GenerateConfig, asked: frozenset[str]) -> None:
+    """Leave beside the videos how they were drawn, for whoever wants to know and for the next call of this command.
+
+    The manifest says the rest of it for each video. Raises: UserError if the set was drawn otherwise.
+    """
+    values = {name: getattr(config, name) for name in GenerateConfig.__dataclass_fields__ if name not in _PER_VIDEO}
+    for name in ("image", "end_image", "video", "transition", "inpaint"):
+        if values[name] is not None:
+            values[name] = {"path": values[name], "sha256": video.sha256(values[name])}
+    path = Path(config.out) / SETTINGS
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in values if name in before and before[name] != values[name]]
+        if other:
+            raise UserError(
+                f"{config.out} already holds videos drawn with other options ({', '.join(other)}); "
+                "choose another folder"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_set(
+    generator: Generator,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    out: Path | str,
+    draw: Callable[[list[str], list[int]], Tensor],
+    batch: int,
+    fps: float,
+    lora_name: str | None,
+) -> list[VideoItem]:
+    """Fill a video set with what `draw` makes of (prompts, seeds), `batch` at a time.
+
+    What the set already holds is kept, so a killed call goes on where it was. A clip of one frame is also written as
+    images/<id>.png.
+    Raises: UserError if the set holds other videos than these.
+    """
+    writer = Writer(out)
+    there = {item.id: item for item in writer.items}
+    names = [f"{index:05d}" for index in range(len(prompts))]
+    for name, prompt, own in zip(names, prompts, seeds, strict=True):
+        if name not in there:
+            continue
+        held, wanted = there[name], {"prompt": prompt, "seed": own, "model": generator.name, "lora": lora_name}
+        other = [key for key, value in wanted.items() if getattr(held, key) != value]
+        if other:
+            raise UserError(
+                f"{out} already holds other videos ('{name}' has another {' and '.join(other)}); choose another folder"
+            )
+    chunks = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
+    # A chunk of which a part is there is generated whole: in a batch of another size its last bits would differ.
+    chunks = [chunk for chunk in chunks if any(names[index] not in there for index in chunk)]
+    for chunk in track(chunks, f"generating {Path(out).name}"):
+        clips = draw([prompts[i] for i in chunk], [seeds[i] for i in chunk])
+        for index, clip in zip(chunk, clips, strict=True):
+            if names[index] in there:
+                continue
+            details = {"seed": seeds[index], "model": generator.name, "lora": lora_name, "fps": fps}
+            if len(clip) == 1:
+                (Path(out) / "images").mkdir(parents=True, exist_ok=True)
+                video.write_png(Path(out) / "images" / f"{names[index]}.png", video.to_uint8(clip.numpy())[0])
+            writer.append(clip.numpy(), prompts[index], id=names[index], **details)  # type: ignore[arg-type]
+    return sorted(writer.items, key=lambda item: item.id)

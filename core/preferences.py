@@ -781,7 +781,7 @@ _UNTOUCHED = (
 )
 
 
-def existing(address: Path | str, project: str | None = None) -> Store:
+def existing(address: Path | str, project: str | None = None, folder: Path | str = ".") -> Store:
     """A store that must be there already; a mistyped path must not make a new one.
 
     Raises: UserError when the file does not exist.
@@ -791,7 +791,7 @@ def existing(address: Path | str, project: str | None = None) -> Store:
             f"store {str(address)!r} does not exist; "
             f"make one with `soralign preferences add VIDEOSET --store {address}`"
         )
-    return Store(address, project=project)
+    return Store(address, project=project, folder=folder)
 
 
 def _checked_aspects(aspects: Sequence[str]) -> tuple[str, ...]:

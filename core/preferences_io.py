@@ -27,12 +27,13 @@ PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
 VIDEOALIGN_CHOICES = {"A": "a", "B": "b", "same": "tie", "invalid": None}
 
 
-def export_(store: Store, path: Path | str, form: str | None = None) -> int:
+def export_(store: Store, path: Path | str, form: str | None = None, base: Path | None = None) -> int:
     """Write the votes that count to a .jsonl, .parquet or .csv file, whole or not at all.
 
     Args:
         form: "votes" (raw, one row a vote), "preference" (Hugging Face: one row per pair and aspect) or "videoalign";
             None: "videoalign" for .csv, else "votes".
+        base: where video paths start; None: the folder of the file.
     Returns: the number of rows.
     """
     path = Path(path)
@@ -40,7 +41,7 @@ def export_(store: Store, path: Path | str, form: str | None = None) -> int:
     if form not in FORMS:
         raise unknown(form, FORMS, "export form")
     with store.snapshot():  # labeling may go on meanwhile
-        rows = FORMS[form](store, path.parent)
+        rows = FORMS[form](store, base or path.parent)
     if not rows:
         raise UserError(f"{store.name}: no votes to export yet")
     if path.suffix == ".csv":
@@ -274,8 +275,11 @@ def _read(path: Path) -> list[Row]:
     if path.suffix == ".jsonl":
         return files.read_lines(path)
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return list(csv.DictReader(file, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: not readable as CSV ({error})") from None
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet

@@ -6,29 +6,49 @@ argparse instead of `core.cli.parse`, because that one imports TRL and with it t
 from __future__ import annotations
 
 import argparse
+import json
+import secrets
 from pathlib import Path
 from typing import NoReturn
 
+from core import preferences_database
 from core.errors import UserError
-from core.preferences import Store
+from core.preferences import existing
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def label(argv: list[str]) -> None:
     """Serve the labeling app on a preference store."""
     parser = _parser("soralign label", "Compare videos side by side in the browser; every vote goes into the store.")
-    parser.add_argument("--store", required=True, metavar="FILE", help="preference store (see `soralign preferences`)")
+    parser.add_argument(
+        "--store",
+        required=True,
+        metavar="FILE",
+        help="preference store (see `soralign preferences`), or postgresql://...",
+    )
+    parser.add_argument("--folder", default=".", help="where the video paths of a store on a server start")
+    parser.add_argument(
+        "--door",
+        choices=("names", "tokens"),
+        help="who may label: anybody with a name, or invited people with a token (default: names on this machine only)",
+    )
     options = parser.parse_args(argv)
-    path = Path(options.store)
-    if not path.is_file():
-        raise UserError(
-            f"store {options.store!r} does not exist; make one with "
-            f"`soralign preferences add VIDEOSET --store {options.store}`"
-        )
-    num_pairs = len(Store(path).pairs())
+    store = existing(options.store, folder=options.folder)
+    num_pairs = sum(len(store.of_project(name).pairs()) for name in store.projects())
     if num_pairs == 0:
-        raise UserError(f"{path}: no pairs to label; add some with `soralign preferences add VIDEOSET --store {path}`")
-    print(f"Labeling {path}: {num_pairs} pairs. Ctrl-C stops; votes are on disk as soon as they are given.", flush=True)
-    _serve("label.py", [str(path.absolute())], options)
+        raise UserError(
+            f"{store.name}: no pairs to label; "
+            f"add some with `soralign preferences add VIDEOSET --store {options.store}`"
+        )
+    is_open = options.door == "names" if options.door else options.host in LOOPBACK
+    key = secrets.token_urlsafe(12)
+    print(f"Labeling {store.name}: {num_pairs} pairs. Ctrl-C stops; votes are on disk as soon as they are given.")
+    print(f"Anybody with {'a name' if is_open else 'an invitation'} may label; invite people on the project page.")
+    print(f"Project page: add /?annotator=admin&token={key} to the address below.", flush=True)
+    address = options.store if preferences_database.is_server(options.store) else str(Path(options.store).absolute())
+    door = {"open_to_names": is_open, "admin_key": key, "folder": options.folder}
+    _serve("label.py", [address, json.dumps(door)], options)
 
 
 def dashboard(argv: list[str]) -> None:

@@ -23,6 +23,10 @@ from core.errors import UserError
 ROUTE = "/clip"
 
 
+class ReplacedError(UserError):
+    """The file under this name is not the one that was meant."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """A video as a page needs it: where to fetch it, and its size in pixels, frames and frames per second."""
@@ -42,12 +46,15 @@ class Library:
         self._lock = threading.Lock()
         self._clips: dict[tuple[str, int, int], Clip] = {}
         self._files: dict[str, Path] = {}
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._reported: set[Path] = set()
         self._rewritten: Path | None = None
 
-    def add(self, path: Path) -> Clip:
+    def add(self, path: Path, sha256: str | None = None) -> Clip:
         """Make a file fetchable. Asked again for an unchanged file, it costs one `stat`.
 
-        Raises: UserError when the file is missing or is no video.
+        Args: sha256: of the file that is meant.
+        Raises: UserError when the file is missing or is no video, ReplacedError when it is another one.
         """
         full = os.path.realpath(path)
         try:
@@ -55,6 +62,11 @@ class Library:
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         version = (full, stat.st_mtime_ns, stat.st_size)
+        if sha256 is not None:
+            if version not in self._digests:
+                self._digests[version] = video.sha256(full)
+            if self._digests[version] != sha256:
+                raise ReplacedError(f"{path}: the file was replaced by another under the same name (sha256 differs)")
         known = self._clips.get(version)
         if known is not None:
             return known
@@ -70,6 +82,13 @@ class Library:
     def find(self, name: str) -> Path | None:
         """The file behind a name; None for a name that was never given out."""
         return self._files.get(name)
+
+    def is_news(self, path: Path) -> bool:
+        """True the first time it is asked about a path: trouble is noted once, not with every look at the page."""
+        with self._lock:
+            is_new = path not in self._reported
+            self._reported.add(path)
+        return is_new
 
     def close(self) -> None:
         """Delete what was rewritten."""

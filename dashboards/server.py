@@ -43,6 +43,7 @@ THEME: dict[str, Any] = {
 CONFIG: dict[str, Any] = THEME | {
     "server.headless": True,
     "server.fileWatcherType": "none",
+    "server.maxUploadSize": 50,  # megabytes; only the labeling app's admin can upload, and only labels
     "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
@@ -52,7 +53,7 @@ CONFIG: dict[str, Any] = THEME | {
 # Heavy imports of each app, done before the address is printed, so that the first page does not wait for them. Not the
 # pages themselves: Streamlit complains about caches that are made while it does not run yet.
 WARM: dict[str, tuple[str, ...]] = {
-    "label.py": ("dashboards.service",),
+    "label.py": ("dashboards.service", "core.preferences_quality"),
     "report.py": ("dashboards.charts", "dashboards.runs", "dashboards.service"),
 }
 

@@ -1,33 +1,38 @@
-"""The labeling flow: which pair an annotator sees, what an answer does, how far they have come.
+"""The labeling flow: which pairs an annotator sees, what an action does, how far they have come.
 
 All state is in the store, so a page can be reloaded, or the server restarted, at any moment. What a browser sends is
-checked here; what it is told here never says which model made which video. No Streamlit, no torch.
+checked here; what it is told here never says which model made which video, nor which pair is a check. No Streamlit, no
+torch.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.preferences import SIDES, Lease, Store
+from core.preferences import SIDES, Store
 
 LEASE_SECONDS = 900.0  # a coffee; after it the pair goes to somebody else
 PAUSE_SECONDS = 120.0  # a longer gap between two labels is a pause, not pace
-MAX_NAME_LENGTH = 60
+NUM_AHEAD = 3  # the pair on the screen and the two that are loaded behind it
+MAX_COMMENT = 500  # characters
+SKIP_REASONS = ("a video is broken", "the text is unclear", "I cannot decide", "it is offensive")
 
 
 @dataclass(frozen=True)
 class Task:
-    """The pair on an annotator's screen. `lease` must come back with the answer."""
+    """A pair for an annotator's screen. `lease` must come back with the answer; the hashes say which files to show."""
 
     lease: int
-    pair: int
     prompt: str
     left: Path
     right: Path
+    left_sha256: str
+    right_sha256: str
 
 
 @dataclass(frozen=True)
@@ -39,61 +44,80 @@ class Progress:
     pace_seconds: float | None
 
 
-def check_name(name: str) -> str:
-    """An annotator's name, trimmed.
-
-    Raises: UserError for names that are empty, longer than 60 characters, or hold control characters.
-    """
-    name = " ".join(name.split())
-    if not name:
-        raise UserError("please give a name; your votes are stored under it")
-    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise UserError(f"a name has at most {MAX_NAME_LENGTH} printable characters")
-    return name
+def tasks(store: Store, annotator: str) -> list[Task]:
+    """The pair to show, then those to load behind it; the same ones until they are answered."""
+    return [
+        Task(lease.id, lease.prompt, lease.left, lease.right, lease.left_sha256, lease.right_sha256)
+        for lease in store.queue(annotator, NUM_AHEAD, LEASE_SECONDS)
+    ]
 
 
-def current(store: Store, annotator: str) -> Task | None:
-    """The pair to show: the same one until it is answered; None when nothing is left for this annotator."""
-    return _task(store.claim(annotator, LEASE_SECONDS))
+def act(store: Store, annotator: str, actions: Any, acknowledged: int) -> tuple[int, str | None]:
+    """Do what a screen asks for, in order: answers with their leases, and undos.
 
-
-def answer(store: Store, annotator: str, lease: Any, pair: Any, answers: Any) -> str | None:
-    """Record the answers to one pair, all or none.
-
-    An answer belongs to the lease that was on the screen when it was given. If that lease ran out and the store lends
-    the same pair again, the answer counts (the sides are the same); otherwise it is not recorded.
+    A screen sends an action again until it is acknowledged; what was done already is passed over.
 
     Args:
-        lease, pair, answers: as the browser sent them; answers maps aspects to "left", "right", "tie", "both_bad" or
-            "skip" and holds at least the store's last aspect.
+        actions: as the browser sent it: a list of {id, lease, answers, seconds, watched, comment} or {id, undo}.
+        acknowledged: the newest id of this screen that has been dealt with.
+    Returns: the newest id now, and why an action was refused, or None.
+    """
+    refused = None
+    for action in actions if isinstance(actions, list) else []:
+        number = action.get("id") if isinstance(action, dict) else None
+        if not isinstance(number, int) or number <= acknowledged:
+            continue
+        if "undo" in action:
+            trouble = undo(store, annotator, action["undo"])
+        else:
+            trouble = answer(store, annotator, action)
+        refused = trouble or refused
+        acknowledged = number
+    return acknowledged, refused
+
+
+def answer(store: Store, annotator: str, action: dict[str, Any]) -> str | None:
+    """Record the answers to one pair, all or none.
+
+    An answer belongs to the lease that was on the screen when it was given. If that lease ran out and its pair is still
+    free, the answer counts; otherwise it is not recorded.
+
+    Args: action: `answers` maps aspects to "left", "right", "tie", "both_bad" or "skip" and holds the closing one.
     Returns: why nothing was recorded, or None when all is.
     """
-    closing = store.aspects[-1]
+    answers, lease, closing = action.get("answers"), action.get("lease"), store.aspects[-1]
     if not isinstance(answers, dict) or closing not in answers:
         return f"The answer did not say anything about {readable(closing)}; nothing was recorded."
-    if not all(aspect in store.aspects and choice in SIDES for aspect, choice in answers.items()):
+    if not isinstance(lease, int) or not all(a in store.aspects and c in SIDES for a, c in answers.items()):
         return "The answer was malformed; nothing was recorded. Reload the page."
+    watched = _number(action.get("watched"), 1.0)
+    least = store.settings.min_watched
+    if answers[closing] != "skip" and least > 0 and (watched is None or watched < least - 0.01):
+        return f"Both videos must be watched to {least:.0%} first; nothing was recorded."
+    comment = action.get("comment")
     try:
-        with store.transaction():
-            held = store.claim(annotator, LEASE_SECONDS)
-            if held is None or (held.id != lease and held.pair_id != pair):
-                return "That answer was for an earlier pair and came too late; it was not recorded."
-            for aspect in store.aspects:  # the last one closes the label
-                if aspect in answers:
-                    store.vote(held.id, aspect, answers[aspect])
+        store.label(
+            lease,
+            annotator,
+            answers,
+            seconds=_number(action.get("seconds"), 86_400.0),
+            watched=watched,
+            comment=comment.strip()[:MAX_COMMENT] or None if isinstance(comment, str) else None,
+        )
     except UserError as error:
         return f"Not recorded: {error}"
     return None
 
 
-def undo(store: Store, annotator: str) -> str | None:
-    """Bring the newest label back to the screen.
+def undo(store: Store, annotator: str, lease: Any) -> str | None:
+    """Bring the newest label back to the screen, if it is the one that is meant.
 
     Returns: why that was not possible, or None.
     """
     try:
-        if store.undo(annotator, LEASE_SECONDS) is None:
+        if store.newest_label(annotator) is None:
             return "Nothing to undo."
+        store.undo(annotator, LEASE_SECONDS, lease=lease if isinstance(lease, int) else None)
     except UserError as error:
         return f"Not undone: {error}"
     return None
@@ -101,16 +125,12 @@ def undo(store: Store, annotator: str) -> str | None:
 
 def progress(store: Store, annotator: str) -> Progress:
     """How far an annotator has come."""
-    times, remaining = store.done(annotator), store.remaining(annotator)
+    times = store.done(annotator)
     gaps = [
         later - earlier for earlier, later in zip(times, times[1:], strict=False) if later - earlier < PAUSE_SECONDS
     ]
-    return Progress(len(times), remaining, statistics.median(gaps[-30:]) if len(gaps) >= 2 else None)
-
-
-def upcoming(store: Store, annotator: str, count: int) -> list[tuple[Path, Path]]:
-    """The videos of the pairs that come next, lent ahead so that they can be loaded."""
-    return [(lease.left, lease.right) for lease in store.queue(annotator, 1 + count, LEASE_SECONDS)[1:]]
+    pace = statistics.median(gaps[-30:]) if len(gaps) >= 2 else None
+    return Progress(len(times), store.remaining(annotator), pace)
 
 
 def readable(aspect: str) -> str:
@@ -118,5 +138,17 @@ def readable(aspect: str) -> str:
     return aspect.replace("_", " ")
 
 
-def _task(lease: Lease | None) -> Task | None:
-    return None if lease is None else Task(lease.id, lease.pair_id, lease.prompt, lease.left, lease.right)
+def duration(seconds: float) -> str:
+    """A length of time as a person says it; "–" for NaN."""
+    if math.isnan(seconds):
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _number(value: Any, most: float) -> float | None:
+    """A number from a browser, in [0, most]; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return min(max(float(value), 0.0), most)

@@ -1,11 +1,12 @@
 // The labeling screen: prompt, two videos, one key per answer.
 //
-// The server decides which pair is shown; this file only ever answers the pair that is on the screen, with the lease it
-// came with, once. After an answer the keys rest until the server has replied, because a key pressed while it works
-// would be delivered late. `turn` grows with every reply.
+// The server lends three pairs ahead, so the next one is on the screen before the answer to the last has arrived there.
+// An answer names the lease of the pair it is about, so it can land on no other. Answers and undos wait in an outbox
+// until the server has acknowledged them; one message is under way at a time, and is sent again when no reply comes.
 
 const NAMES = { left: "left", right: "right", tie: "tie", both_bad: "both bad", skip: "skip" };
-const ANSWER_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", b: "both_bad", x: "both_bad", s: "skip" };
+const ANSWER_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", b: "both_bad", x: "both_bad" };
+const RESEND_MILLISECONDS = 8000;
 
 function createScreen(root) {
   const screen = make("div", "label");
@@ -23,26 +24,40 @@ function createScreen(root) {
   const done = make("div", "done");
   let player;
   const { bar: controls, update } = createControls(() => player);
-  player = createPlayer(stage, update);
+  player = createPlayer(stage, (state) => { update(state); drawn(state); });
   const question = make("div", "question");
   const answers = make("div", "answers");
+  const reasons = make("div", "reasons");
   const rows = make("div", "rows");
   const hints = make("div", "hints");
-  screen.append(head, stage, controls, question, answers, done, rows, notice, hints);
+  const note = make("input", "note");
+  note.type = "text"; note.maxLength = 500; note.hidden = true;
+  screen.append(head, stage, controls, question, answers, reasons, note, done, rows, notice, hints);
 
+  const client = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const pool = new Map();  // preloaded video elements by url
   let data = null;
   let component = null;
-  let sentTurn = null;
+  let queue = [];          // pairs to judge; the first is on the screen
+  let onScreen = null;
+  let history = [];        // pairs answered since the page was opened
+  let outbox = [];         // actions without acknowledgement, oldest first
+  let inFlight = null;     // newest action id of the message under way
+  let resend = 0;
+  let nextId = 1;
   let chosen = {};
-  let focus = null;  // the aspect that the next answer key is about; the last one closes the pair
+  let focus = null;        // the aspect that the next answer key is about; the last one closes the pair
+  let isAsking = false;    // why a pair is skipped
+  let shownAt = 0;
+  let hiddenAt = null;
+  let switchedAt = null;   // when a key called for the pair that is being drawn
 
   const closing = () => data.aspects[data.aspects.length - 1].id;
-  const locked = () => sentTurn !== null && sentTurn === data.turn;
+  const pair = () => queue[0] || null;
 
   const buttons = {};
-  const answerButton = (choice, text, key) => {
-    const button = makeButton(`answer ${choice}`, "", () => give(choice), `${text} (${key})`);
+  const answerButton = (choice, text, key, action) => {
+    const button = makeButton(`answer ${choice}`, "", action || (() => give(choice)), `${text} (${key})`);
     button.append(make("kbd", "", key), make("span", "", text));
     buttons[choice] = button;
     return button;
@@ -51,10 +66,11 @@ function createScreen(root) {
     answerButton("left", "Left is better", "←"),
     answerButton("tie", "Tie", "↓"),
     answerButton("both_bad", "Both bad", "B"),
-    answerButton("skip", "Skip", "S"),
+    answerButton("skip", "Skip", "S", () => ask(!isAsking)),
     answerButton("right", "Right is better", "→"),
   );
   const undoButton = makeButton("quiet", "Undo", () => undo(), "Undo the last answer (Z)");
+  const noteButton = makeButton("quiet", "Note", () => write(), "Write a note about this pair (N)");
   const detailButton = makeButton("quiet", "", () => setDetail(!detail), "Ask about every aspect (D)");
   let detail = readDetail();
 
@@ -74,37 +90,103 @@ function createScreen(root) {
   };
 
   function send(action) {
-    if (!data || locked()) return;
-    sentTurn = data.turn;
-    screen.classList.add("busy");
-    component.setTriggerValue("action", { ...action, turn: data.turn });
+    outbox.push({ id: nextId++, ...action });
+    flush();
+  }
+
+  function flush() {
+    if (inFlight !== null || !outbox.length) return;
+    inFlight = outbox[outbox.length - 1].id;
+    component.setTriggerValue("actions", { client, actions: outbox });
+    resend = setTimeout(() => { inFlight = null; flush(); }, RESEND_MILLISECONDS);
   }
 
   function give(choice) {
-    if (!data || !data.pair || locked()) return;
-    const aspect = choice === "skip" ? closing() : focus;
-    if (data.pair.broken && choice !== "skip") return;
-    chosen[aspect] = choice;
-    if (aspect !== closing()) {
+    if (!pair()) return;
+    if (pair().broken) { say("Nothing can be said about this pair; skip it with S."); return; }
+    chosen[focus] = choice;
+    if (focus !== closing()) {
       focus = nextQuestion();
       drawAspects();
       return;
     }
-    for (const [name, button] of Object.entries(buttons)) button.classList.toggle("given", name === choice);
-    const answers = choice === "skip" ? { [aspect]: choice } : chosen;
-    send({ lease: data.pair.lease, pair: data.pair.pair, answers });
+    if (player.state.watched < data.least - 0.01) {
+      say(`Watch at least ${Math.round(100 * data.least)} % of both videos first.`);
+      delete chosen[focus];
+      return;
+    }
+    finish(chosen, note.value);
   }
 
-  function undo() { if (data && data.progress.done > 0) send({ undo: true }); }
+  function finish(given, comment) {
+    const seconds = (performance.now() - shownAt) / 1000;
+    const watched = player.state.watched;
+    const answered = queue.shift();
+    history.push(answered);
+    switchedAt = performance.now();
+    draw();
+    send({ lease: answered.lease, answers: given, seconds, watched, comment });
+  }
+
+  function undo() {
+    const target = history.length ? history[history.length - 1].lease : data.last;
+    if (!target || outbox.some((action) => action.undo === target)) { if (!target) say("Nothing to undo."); return; }
+    if (history.length) queue.unshift(history.pop());
+    data.last = null;
+    switchedAt = performance.now();
+    draw();
+    send({ undo: target });
+  }
+
+  // Skipping asks why: a key for the usual reasons, words for others.
+  function ask(open) {
+    isAsking = open && pair() !== null;
+    reasons.replaceChildren();
+    reasons.hidden = !isAsking;
+    screen.classList.toggle("asking", isAsking);
+    buttons.skip.classList.toggle("given", isAsking);
+    if (!isAsking) return;
+    reasons.append(make("span", "", "Skip, because"));
+    data.reasons.forEach((reason, index) => {
+      const button = makeButton("row", "", () => skip(reason), `Skip: ${reason} (${index + 1})`);
+      button.append(make("kbd", "", String(index + 1)), make("span", "", reason));
+      reasons.append(button);
+    });
+    const other = makeButton("row", "", () => write(), "Skip for another reason (N)");
+    other.append(make("kbd", "", "N"), make("span", "", "in your words"));
+    reasons.append(other);
+  }
+
+  function skip(reason) { finish({ [closing()]: "skip" }, reason); }
+
+  function write() {
+    if (!pair()) return;
+    note.hidden = false;
+    note.placeholder = isAsking ? "Why? Enter skips the pair, Esc goes back" : "A note about this pair; Enter keeps it";
+    note.focus();
+  }
+  note.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault();
+    const words = note.value.trim();
+    if (event.key === "Escape") note.value = "";
+    note.hidden = !note.value.trim();
+    note.blur();
+    if (event.key === "Enter" && isAsking && words) skip(words);
+  });
+
+  function say(text) { notice.textContent = text; }
 
   function drawAspects() {
-    question.hidden = !data.pair;
+    question.hidden = !pair();
     const aspect = data.aspects.find((one) => one.id === focus);
     question.textContent = aspect ? aspect.question : "";
     question.classList.toggle("aspect", focus !== closing());
     detailButton.textContent = detail ? "Only the last question" : "Ask every aspect";
-    detailButton.hidden = data.aspects.length < 2 || !data.pair;
-    undoButton.hidden = data.progress.done === 0;
+    detailButton.hidden = data.aspects.length < 2 || !pair();
+    noteButton.hidden = !pair();
+    undoButton.hidden = !history.length && !data.last;
     rows.replaceChildren(...data.aspects.slice(0, -1).map((one, index) => {
       const row = makeButton(one.id === focus ? "row focus" : "row", "", () => {
         focus = focus === one.id ? closing() : one.id;
@@ -114,13 +196,13 @@ function createScreen(root) {
         make("span", "choice", NAMES[chosen[one.id]] || "–"));
       row.classList.toggle("set", one.id in chosen);
       return row;
-    }), detailButton, undoButton);
+    }), detailButton, noteButton, undoButton);
   }
 
   function drawHints() {
     const keys = [
-      ["← →", "better"], ["↓", "tie"], ["B", "both bad"], ["S", "skip"], ["Z", "undo"], ["space", "play"],
-      [", .", "frame"], ["< >", "speed"], ["+ −", "zoom"], ["0", "restart"], ["L", "loop"],
+      ["← →", "better"], ["↓", "tie"], ["B", "both bad"], ["S", "skip"], ["Z", "undo"], ["N", "note"],
+      ["space", "play"], [", .", "frame"], ["< >", "speed"], ["+ −", "zoom"], ["0", "restart"], ["L", "loop"],
     ];
     if (data.aspects.length > 1) keys.push([`1–${data.aspects.length - 1}`, "aspect"], ["D", "every aspect"]);
     hints.replaceChildren(...keys.map(([key, what]) => {
@@ -136,7 +218,8 @@ function createScreen(root) {
     return video;
   }
 
-  function preload(urls) {
+  function preload() {
+    const urls = queue.slice(1).flatMap((next) => [next.left.url, next.right.url]).filter(Boolean);
     for (const [url, video] of pool) {
       if (!urls.includes(url)) { video.removeAttribute("src"); video.load(); pool.delete(url); }
     }
@@ -149,73 +232,132 @@ function createScreen(root) {
   }
 
   function drawProgress() {
-    const { done: count, remaining, pace } = data.progress;
+    const ahead = outbox.reduce((sum, action) => sum + ("undo" in action ? -1 : 1), 0);
+    const count = Math.max(0, data.progress.done + ahead);
+    const remaining = Math.max(0, data.progress.remaining - ahead);
     const total = count + remaining;
     barFill.style.width = total ? `${(100 * count) / total}%` : "100%";
     const parts = [`${count} of ${total}`];
-    if (pace && remaining) parts.push(`about ${minutes(pace * remaining)} left`);
+    if (data.progress.pace && remaining) parts.push(`about ${minutes(data.progress.pace * remaining)} left`);
+    if (outbox.length > 1) parts.push(`${outbox.length} on their way`);
     status.replaceChildren(make("span", "", parts.join(" · ")), make("span", "who", data.annotator));
+    screen.dataset.done = data.progress.done;
+    screen.dataset.pending = outbox.length;
   }
 
-  function show(next) {
-    const same = Boolean(data && data.pair && next.pair && data.pair.lease === next.pair.lease);
-    data = next;
-    screen.classList.remove("busy");
-    screen.dataset.turn = data.turn;
-    screen.dataset.pair = data.pair ? data.pair.pair : "";
-    screen.dataset.done = data.progress.done;
-    notice.textContent = data.notice || "";
-    screen.classList.toggle("finished", !data.pair);
+  // Puts the first pair of the queue on the screen, unless it is there.
+  function draw() {
+    const next = pair();
+    const isSame = onScreen && next && onScreen.lease === next.lease && onScreen.left.url === next.left.url
+      && onScreen.right.url === next.right.url;
+    screen.dataset.lease = next ? next.lease : "";
+    const isWaiting = !next && outbox.length > 0;
+    screen.classList.toggle("busy", isWaiting);
+    screen.classList.toggle("finished", !next && !isWaiting);
     drawProgress();
-    drawHints();
-    for (const button of Object.values(buttons)) button.classList.remove("given");
-    if (!same) {
+    if (!isSame) {
+      onScreen = next;
       chosen = {};
       focus = firstQuestion();
-      if (data.pair) {
-        prompt.textContent = data.pair.prompt || "(no prompt)";
-        player.show([data.pair.left, data.pair.right], take);
-      } else {
-        player.show([], take);
-        prompt.textContent = "";
-        done.replaceChildren(
-          make("div", "tick", "✓"),
-          make("h1", "", data.progress.done ? "That was the last one. Thank you!" : "Nothing to label here."),
-          make("p", "", data.progress.done
-            ? `You judged ${data.progress.done} pairs. Press Z to go back to the last one.`
-            : "Every pair has its votes already, or is on somebody else's screen right now. Look again later."),
-        );
-      }
+      note.value = "";
+      note.hidden = true;
+      ask(false);
+      say("");
+      shownAt = performance.now();
+      hiddenAt = document.hidden ? shownAt : null;
+      prompt.textContent = next ? next.prompt || "(no prompt)" : "";
+      player.show(next ? [next.left, next.right] : [], take);
     }
+    if (!next) drawDone(isWaiting);
     drawAspects();
-    preload(data.preload);
+    preload();
+  }
+
+  function drawDone(isWaiting) {
+    switchedAt = null;
+    if (isWaiting) { done.replaceChildren(); return; }
+    const count = data.progress.done;
+    done.replaceChildren(
+      make("div", "tick", "✓"),
+      make("h1", "", count ? "That was the last one. Thank you!" : "Nothing to label here."),
+      make("p", "", count
+        ? `You judged ${count} ${count === 1 ? "pair" : "pairs"}. Press Z to go back to the last one.`
+        : "Every pair has its votes already, or is on somebody else's screen right now. Look again later."),
+    );
+  }
+
+  // How long the eye waited for both videos, for the browser test.
+  function drawn(state) {
+    if (switchedAt === null || !state.ready) return;
+    screen.dataset.waited = (performance.now() - switchedAt).toFixed(1);
+    switchedAt = null;
+  }
+
+  function receive(newest) {
+    component = newest;
+    data = newest.data;
+    const acknowledged = data.acknowledged[client] || 0;
+    outbox = outbox.filter((action) => action.id > acknowledged);
+    if (inFlight !== null && acknowledged >= inFlight) { clearTimeout(resend); inFlight = null; }
+    if (outbox.length) {  // the server does not know all yet: keep our order, take what is new
+      const known = new Set([...queue.map((one) => one.lease), ...outbox.map((action) => action.lease)]);
+      queue = [...queue, ...data.queue.filter((one) => !known.has(one.lease))];
+      data.last = null;
+    } else {
+      queue = data.queue;
+      history = history.filter((one) => !queue.some((other) => other.lease === one.lease));
+    }
+    drawHints();
+    draw();
+    if (data.notice) say(data.notice);
+    flush();
   }
 
   function key(event) {
     if (!data || isTaken(event)) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (name in ANSWER_KEYS) {
-      event.preventDefault();
-      if (!event.repeat) give(ANSWER_KEYS[name]);
-    } else if (name === "z") {
-      if (!event.repeat) undo();
-    } else if (name === "d") {
-      if (!event.repeat) setDetail(!detail);
-    } else if (name === "Escape") {
+    const once = (action) => { event.preventDefault(); if (!event.repeat) action(); };
+    const digit = /^[1-9]$/.test(name) ? Number(name) : 0;
+    if (name === "Escape") {
+      ask(false);
       focus = closing();
       drawAspects();
-    } else if (/^[1-9]$/.test(name) && Number(name) < data.aspects.length) {
-      focus = data.aspects[Number(name) - 1].id;
+    } else if (name === "s") {
+      once(() => ask(!isAsking));
+    } else if (name === "n") {
+      once(write);
+    } else if (isAsking && digit) {
+      if (digit <= data.reasons.length) once(() => skip(data.reasons[digit - 1]));
+    } else if (name in ANSWER_KEYS) {
+      once(() => { if (isAsking) ask(false); else give(ANSWER_KEYS[name]); });
+    } else if (name === "z") {
+      once(undo);
+    } else if (name === "d") {
+      once(() => setDetail(!detail));
+    } else if (digit && digit < data.aspects.length && pair()) {
+      focus = data.aspects[digit - 1].id;
       drawAspects();
-    } else if (data.pair && playerKey(event, player)) {
+    } else if (pair() && playerKey(event, player)) {
       event.preventDefault();
     }
   }
 
+  // Time in another tab is not time spent on the pair.
+  function visibility() {
+    if (document.hidden) hiddenAt = performance.now();
+    else if (hiddenAt !== null) { shownAt += performance.now() - hiddenAt; hiddenAt = null; }
+  }
+
   document.addEventListener("keydown", key);
+  document.addEventListener("visibilitychange", visibility);
   return {
-    receive(newest) { component = newest; show(newest.data); },
-    close() { document.removeEventListener("keydown", key); player.pause(); },
+    receive,
+    close() {
+      document.removeEventListener("keydown", key);
+      document.removeEventListener("visibilitychange", visibility);
+      clearTimeout(resend);
+      player.pause();
+    },
   };
 }
 

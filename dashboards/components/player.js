@@ -63,10 +63,11 @@ function makeVideo(url) {
 
 // stage: where the panels go. onChange(state) is called whenever something a control shows has changed.
 function createPlayer(stage, onChange) {
-  const state = { playing: false, speed: 1, loop: true, zoom: 1, frame: 0, frames: 1, ready: false };
+  const state = { playing: false, speed: 1, loop: true, zoom: 1, frame: 0, frames: 1, ready: false, watched: 0 };
   let clips = [];
   let videos = [];
   let panels = [];
+  let seen = [];  // per video the frames that were shown
   let timer = 0;
 
   const leader = () => videos.reduce((best, video) => (length(video) > length(best) ? video : best), videos[0]);
@@ -80,6 +81,10 @@ function createPlayer(stage, onChange) {
     state.frame = first ? Math.min(state.frames - 1, Math.floor(first.currentTime * fps() + 0.01)) : 0;
     state.ready = videos.length > 0 && videos.every((video) => video.readyState >= 2);
     state.time = first ? first.currentTime : 0;
+    videos.forEach((video, index) => {
+      if (video.readyState >= 2) seen[index].add(Math.floor(video.currentTime * clips[index].fps + 0.01));
+    });
+    state.watched = videos.length ? Math.min(...seen.map((frames, index) => frames.size / clips[index].frames)) : 0;
     onChange(state);
   }
 
@@ -172,6 +177,7 @@ function createPlayer(stage, onChange) {
       video.load();
     }
     clips = items.filter((item) => !item.error);
+    seen = clips.map(() => new Set());
     videos = [];
     panels = items.map((item) => {
       const panel = make("div", "panel");

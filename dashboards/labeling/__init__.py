@@ -1,0 +1,1 @@
+"""Pages of the labeling app: the door, the screen, one's own labels, the project."""

@@ -22,7 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_model import flow
+from base_model.clips import ClipsPart
 from base_model.codec import losses
+from base_model.codec.load import load_codec
+from base_model.codec.protocol import Codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import fast_dtype
@@ -34,9 +37,10 @@ from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
 from base_model.world.spec import COLOURS, FAMILIES, HEIGHT, NUM_FRAMES, SHAPES, SIZES, WIDTH, Direction, SceneSpec
 from core.errors import UserError
-from core.files import replacing
+from core.files import atomic_write, replacing
 from core.progress import track
 from core.randomness import numpy_generator, seed_for, torch_generator
+from core.registry import unknown
 from core.run import Run, step_of
 from core.video import to_signed
 
@@ -94,6 +98,18 @@ class PretrainConfig:
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
     seed: int = _option(0, "everything random derives from it")
+    videos: str = _later("", "transformer: folder of own clips with captions to train on, instead of the sandbox")
+    token_budget: int = _later(2048, "videos: tokens packed into a step; 0 = steps of `batch` clips of one shape")
+    max_frames: int = _later(65, "videos: a longer one is cut into pieces of this many frames")
+    drop_tokens: float = _later(
+        0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
+    )
+    max_bad: float = _later(0.1, "videos: share that may be unreadable; they are named and skipped")
+    workers: int = _later(2, "videos: threads that read ahead")
+    lora_rank: int = _later(
+        0, "videos: above 0 only low-rank updates of this rank are trained, on the model in `start`"
+    )
+    per_frame: bool = _later(False, "transformer: encode each frame alone, by the codec's path for images")
     bottleneck: Literal["kl", "vq", "fsq"] = _later("kl", "codec: continuous, a learned codebook, or rounding")
     pixel_loss: Literal["mse", "l1"] = _later("mse", "codec: squared or absolute difference of pixels")
     perceptual: str = _later("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
@@ -111,9 +127,33 @@ class Part(Protocol):
 
     network: nn.Module
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the weights are made from; goes into every checkpoint."""
+        ...
+
+    def begin(self, folder: Path) -> None:
+        """Called with the run folder before the first step. Raises: UserError where the run cannot go on."""
+        ...
+
     def loss(self, step: int) -> Tensor: ...
 
     def save(self, folder: Path) -> None: ...
+
+
+class FromTheWorld:
+    """A part whose data are drawn from the sandbox: seed and recipe say all."""
+
+    config: PretrainConfig
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the weights are made from; goes into every checkpoint."""
+        names = ("seed", "num_clips", "noise", "families", "sizes")
+        return {"data": "sandbox world", **{name: getattr(self.config, name) for name in names}}
+
+    def begin(self, folder: Path) -> None:
+        """Nothing can have changed since the run began."""
 
 
 def pool(config: PretrainConfig, count: int, stride: int = 1) -> Iterator[tuple[np.ndarray, Clip]]:
@@ -123,7 +163,7 @@ def pool(config: PretrainConfig, count: int, stride: int = 1) -> Iterator[tuple[
         yield np.rint(clip.frames[::stride] * 255.0).astype(np.uint8), clip
 
 
-class CodecPart:
+class CodecPart(FromTheWorld):
     """Mean squared error and KL on 32 x 32 crops around objects: most of a frame is ground and teaches nothing."""
 
     CROP = 32
@@ -229,7 +269,7 @@ class CodecPart:
         self.codec.half().save_pretrained(folder)
 
 
-class ClipPart:
+class ClipPart(FromTheWorld):
     """Symmetric contrastive loss between a clip's mean frame embedding and its caption (CLIP, Radford et al. 2021)."""
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -305,7 +345,7 @@ def other_word(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
     return replace(spec, objects=(*spec.objects[:which], changed, *spec.objects[which + 1 :]))
 
 
-class TransformerPart:
+class TransformerPart(FromTheWorld):
     """Rectified flow on the codec's latents: squared error of the velocity where nothing is given.
 
     Noise levels are logit-normal and shifted (SD3, Esser et al. 2024). Most steps show whole clips of the first size;
@@ -317,7 +357,7 @@ class TransformerPart:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        vae = CausalVideoVAE.from_pretrained(config.codec, low_cpu_mem_usage=False).float().eval()
+        vae = load_codec(config.codec, config.per_frame)
         clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
         known: dict[str, int] = {"": 0}
         self.latents, self.rows = [], []
@@ -381,7 +421,7 @@ def parse_size(size: str) -> tuple[int, int, int]:
     return frames, height, width
 
 
-def latent_pool(config: PretrainConfig, vae: CausalVideoVAE, size: str) -> tuple[Tensor, list[str]]:
+def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, list[str]]:
     """Latents fp16 [clip, C, T, H, W] and prompts of the training clips of one size ("17x64x64").
 
     Written file by file to `config.latents`, so a run that was killed, or a second one, does not encode them again.
@@ -438,7 +478,7 @@ def check(config: PretrainConfig) -> None:
     for name in ("steps", "batch", "warmup", "num_clips", "save_every"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
-    for name in ("noise", "decay", "ema", "caption_dropout", "given"):
+    for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
     for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
@@ -449,8 +489,9 @@ def check(config: PretrainConfig) -> None:
             )
     for size in config.sizes:
         parse_size(size)
-    if unknown := [name for name in config.families if name not in FAMILIES]:
-        raise UserError(f"family '{unknown[0]}' is unknown; known: {', '.join(FAMILIES)}")
+    for name in config.families:
+        if name not in FAMILIES:
+            raise unknown(name, FAMILIES, "family")
     if config.start and not (Path(config.start) / "config.json").is_file():
         raise UserError(f"start is '{config.start}', which holds no config.json; give the folder of a trained part")
     for name in ("codec", "clip") if config.part == "transformer" else ():
@@ -459,6 +500,13 @@ def check(config: PretrainConfig) -> None:
                 f"the transformer needs a trained {name}: {name} is '{getattr(config, name)}', which holds no "
                 f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder"
             )
+    for name in ("max_frames", "workers"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
+    if config.lora_rank and not (config.videos and config.start):
+        raise UserError("lora_rank needs videos (the clips to learn) and start (the model to adapt)")
+    if config.drop_tokens and not config.token_budget:
+        raise UserError("drop_tokens needs packing; token_budget is 0")
     if config.variant and config.variant not in VARIANTS:
         raise unknown(config.variant, VARIANTS, "variant")
 
@@ -466,7 +514,7 @@ def check(config: PretrainConfig) -> None:
 PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
     "codec": CodecPart,
     "clip": ClipPart,
-    "transformer": TransformerPart,
+    "transformer": lambda config: ClipsPart(config) if config.videos else TransformerPart(config),
 }
 
 
@@ -486,6 +534,7 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
         and name.endswith("weight")
         and value.ndim == 2
         and "modulation" not in name
+        and ".lora_" not in name
     ]
     rest = [value for name, value in weights.items() if name not in inner]
     chosen: list[torch.optim.Optimizer] = [
@@ -516,6 +565,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     if not config.latents:
         config = replace(config, latents=str(run.folder / "latents"))
     part = PARTS[config.part](config)
+    part.begin(run.folder)
     if config.compile and isinstance(part, TransformerPart):
         torch._dynamo.config.recompile_limit = 32  # one compilation for each size of clip
         for block in part.network.blocks:
@@ -546,6 +596,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
         saved = [optimizer.state_dict() for optimizer in optimizers]
         state = {"master": weights, "average": average, "optimizers": saved, "buffers": dict(network.named_buffers())}
         torch.save(state, folder / "state.pt")
+        atomic_write(folder / "provenance.json", json.dumps(part.provenance, indent=2) + "\n")
 
     begin, losses = time.perf_counter(), list[float]()
     for step in track(range(done, config.steps), f"pretrain {config.part}", total=config.steps - done):

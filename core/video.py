@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,21 +80,23 @@ def from_signed(frames: Numbers) -> Numbers:
     return (frames + 1.0) * 0.5
 
 
-def read(path: Path | str) -> Video:
-    """Decode a whole file.
+def read(path: Path | str, start: int = 0, count: int | None = None) -> Video:
+    """Decode a file: all of it, or `count` frames from frame `start` on.
 
-    Raises: UserError when the file is missing, is no video, or has no frame.
+    Raises: UserError when the file is missing, is no video, or has no such frame.
     """
     pixels = []
     with _opened(path) as (container, stream):
         fps = _fps(stream)
         try:
-            for frame in container.decode(stream):
+            for frame in islice(container.decode(stream), start, None if count is None else start + count):
                 pixels.append(frame.reformat(format="rgb24", interpolation=EXACT, threads=1).to_ndarray())
         except av.error.FFmpegError as error:
-            raise UserError(f"{path}: decoding stopped after {len(pixels)} frames ({_reason(error)})") from None
+            reached = start + len(pixels)
+            raise UserError(f"{path}: decoding stopped after {reached} frames ({_reason(error)})") from None
     if not pixels:
-        raise UserError(f"{path}: the file has a video stream but no frame; was it cut off while being written?")
+        where = f"no frame from number {start} on" if start else "no frame"
+        raise UserError(f"{path}: the file has a video stream but {where}; was it cut off while being written?")
     return Video(from_uint8(np.stack(pixels)), fps)
 
 

@@ -31,9 +31,11 @@ def num_tokens(shape: Shape, patch: Box) -> int:
     return time * rows * columns
 
 
-def fill(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Clips (by index) of each sequence, so that none is longer than `budget` tokens: first fit, longest first.
+def fill(lengths: Sequence[int], budget: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Clips (by index) of each sequence, so that none is longer than `budget` tokens: each goes where it first fits.
 
+    Args:
+        order: of placing them; None = longest first, which leaves least free. A shuffled order mixes clips anew.
     Raises: UserError where one clip alone is longer.
     """
     longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
@@ -44,7 +46,7 @@ def fill(lengths: Sequence[int], budget: int) -> list[list[int]]:
         )
     packs: list[list[int]] = []
     free: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in order if order is not None else sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         fitting = (number for number, room in enumerate(free) if room >= lengths[index])
         number = next(fitting, len(packs))
         if number == len(packs):

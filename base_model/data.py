@@ -1,0 +1,153 @@
+"""People's own clips as training data: any size and length, read ahead in parallel, resumed to the sample.
+
+What step n trains on depends on the seed, the set and n alone, so a stopped run goes on with the very next sample.
+Nothing is cropped: a clip whose size is off the model's grid is continued by its last frame, row and column. A video
+longer than `max_frames` is several pieces, one after another.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base_model.dit.pack import buckets, fill
+from core import video
+from core.errors import UserError
+from core.progress import track
+from core.randomness import numpy_generator
+from core.videoset import VideoItem
+
+Loaded = TypeVar("Loaded")
+
+
+class Rejects:
+    """Videos that cannot be read: named once, counted, left out; beyond a share of the set they stop the run."""
+
+    def __init__(self, num_videos: int, most: float) -> None:
+        self.num_videos, self.most = num_videos, most
+        self.reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, item: VideoItem, error: UserError) -> None:
+        """Raises: UserError once more than the share is bad."""
+        with self._lock:
+            if item.id not in self.reasons:
+                self.reasons[item.id] = str(error)
+                print(f"skipped: {error}", file=sys.stderr)
+        if len(self.reasons) > self.most * self.num_videos:
+            names = ", ".join(sorted(self.reasons)[:5])
+            raise UserError(
+                f"{len(self.reasons)} of {self.num_videos} videos cannot be read ({names}), "
+                f"more than max_bad {self.most}: mend or remove them (`soralign data check` names all) or raise max_bad"
+            )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a video, in frames and pixels as they are in the file."""
+
+    item: VideoItem
+    start: int
+    num_frames: int
+    height: int
+    width: int
+
+
+def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects) -> list[Piece]:
+    """All videos cut into stretches of at most `max_frames`; no video is decoded, only its header read.
+
+    Raises: UserError where too many videos cannot be opened, or none is left.
+    """
+    found = []
+    for item in track(items, "reading headers"):
+        try:
+            info = video.probe(item.video)
+        except UserError as error:
+            rejects.add(item, error)
+            continue
+        for start in range(0, info.num_frames, max_frames):
+            length = min(max_frames, info.num_frames - start)
+            found.append(Piece(item, start, length, info.height, info.width))
+    if not found:
+        raise UserError(f"none of the {len(items)} videos can be read")
+    return found
+
+
+def on_grid(num_frames: int, height: int, width: int, time: int, side: int) -> tuple[int, int, int]:
+    """The smallest size that holds a clip: frames time*k + 1, sides multiples of `side`."""
+    return 1 + -(-(num_frames - 1) // time) * time, -(-height // side) * side, -(-width // side) * side
+
+
+def read_piece(piece: Piece, time: int, side: int) -> NDArray[np.float32]:
+    """Frames [T, 3, H, W] in [0, 1], continued to the grid by the last frame, row and column.
+
+    Raises: UserError where the file cannot be decoded.
+    """
+    frames = video.read(piece.item.video, piece.start, piece.num_frames).frames
+    # A container may promise more frames than it holds; the plan counts on what was promised.
+    wanted = on_grid(piece.num_frames, piece.height, piece.width, time, side)
+    missing = [want - have for want, have in zip(wanted, (len(frames), *frames.shape[2:]), strict=True)]
+    return np.pad(frames, ((0, missing[0]), (0, 0), (0, missing[1]), (0, missing[2])), mode="edge")
+
+
+class Plan:
+    """Which pieces each training step sees: every piece once an epoch, in an order of its own each time.
+
+    Args:
+        shapes, lengths: latent shape and number of tokens of every piece.
+        budget: tokens per step, packed; 0 = steps of `batch` pieces of one shape instead.
+    Raises: UserError where one piece is longer than the budget.
+    """
+
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], lengths: Sequence[int], *, seed: int, budget: int, batch: int
+    ) -> None:
+        self.shapes, self.lengths, self.seed, self.budget, self.batch = shapes, lengths, seed, budget, batch
+        self._steps: list[list[int]] = []
+        self._epochs = 0
+        self._lock = threading.Lock()
+        self.at(0)
+
+    def at(self, step: int) -> list[int]:
+        """Pieces (by index) of a step."""
+        with self._lock:  # several threads look ahead at once
+            while step >= len(self._steps):
+                rng = numpy_generator(self.seed, "clips order", self._epochs)
+                order = rng.permutation(len(self.lengths)).tolist()
+                if self.budget:
+                    groups = fill(self.lengths, self.budget, order)
+                else:
+                    groups = [[order[i] for i in part] for part in buckets([self.shapes[i] for i in order], self.batch)]
+                self._steps += [groups[i] for i in rng.permutation(len(groups))]
+                self._epochs += 1
+            return self._steps[step]
+
+
+class Ahead(Generic[Loaded]):
+    """`load(step)` for one step after another, the next ones already under way in other threads.
+
+    Decoding frees the interpreter, so threads are enough. Any step may be asked for first; the order of results is that
+    of the steps.
+    """
+
+    def __init__(self, load: Callable[[int], Loaded], workers: int = 2, ahead: int = 4) -> None:
+        self.load, self.ahead = load, ahead
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clips")
+        self._waiting: dict[int, Future[Loaded]] = {}
+
+    def __getitem__(self, step: int) -> Loaded:
+        for number in range(step, step + self.ahead):
+            if number not in self._waiting:
+                self._waiting[number] = self._pool.submit(self.load, number)
+        return self._waiting.pop(step).result()
+
+    def close(self) -> None:
+        """Let the threads go; what is under way is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -113,6 +113,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
         learning_rate=plan.learning_rate,
         lora_targets=ADAPTED,
         updates=2,
+        mix="sum",
         save_every=10,
         sample_every=10,
         seed=seed,
@@ -156,10 +157,11 @@ def label(store: Store, items: Sequence[VideoItem], clips_per_prompt: int, seed:
 def learn_reward(store: Store, clip: SandboxClip, folder: Path, seed: int) -> PreferenceModel:
     """The preference model of the store's votes; trained once, then read from `folder`."""
     from reward import preference_model
+    from reward.backbone import SandboxBackbone
     from reward.train import TrainConfig, train
 
     if not (folder / "report.json").exists():
-        train(store, clip, TrainConfig(seed=seed), folder)
+        train(store, SandboxBackbone(clip), TrainConfig(seed=seed), folder)
     return preference_model.load(folder)
 
 
@@ -195,7 +197,7 @@ def _conclude(out: Path, result: dict[str, Any], page: Path) -> None:
     from rich.console import Console
 
     from eval.compare import show
-    from reward.train import summary
+    from reward.report import summary
 
     learned = json.loads((out / "reward" / "report.json").read_text())
     show(result)

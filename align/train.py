@@ -203,7 +203,7 @@ def _policy(
     """The generator with what is trained of it, not yet wrapped."""
     network = generator.policy_module()
     for part in vars(generator).values():  # codec and text tower: accelerate moves only what is trained
-        if isinstance(part, nn.Module):
+        if isinstance(part, nn.Module) and any(one.device != accelerator.device for one in part.parameters()):
             part.to(accelerator.device)
     start = None
     if config.adapter == "full":

@@ -36,10 +36,10 @@ def gold_utility(frames: NDArray[np.floating], prompt: str) -> dict[str, float]:
     spec = caption.parse(prompt)
     if spec is None:
         raise UserError(f"prompt {prompt!r} is not of the sandbox, so its truth is unknown; see `soralign world`")
-    observation = reader.read(frames)
+    observation = reader.read(np.asarray(frames))
     utility = {
         "text_alignment": text_alignment(observation, spec),
-        "motion_quality": physics.quality(np.asarray(frames), prompt),
+        "motion_quality": physics.grade(physics.probe(observation, spec), spec),
         "visual_quality": visual_quality(observation, spec),
     }
     utility["overall"] = sum(weight * utility[aspect] for aspect, weight in OVERALL_WEIGHTS.items())

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 from toy_generator import Brightness, Scores, ToyGenerator
+from toy_run import WithCritic
 
 from align.ddpo import DDPO
-from align.experience import Part
-from align.policy import Policy
 from align.prompts import PromptSet
 from align.train import TrainConfig, train
 from base_model import lora
@@ -38,24 +36,6 @@ class Killed(Brightness):
         if len(self.calls) == self.fatal:
             raise KeyboardInterrupt
         return super().__call__(frames, prompts)
-
-
-@dataclass(frozen=True)
-class WithCritic(DDPO):
-    """DDPO beside a network of its own that learns to foretell the advantage."""
-
-    critic_learning_rate: float = 3e-2
-
-    def modules(self, policy: Policy) -> dict[str, nn.Module]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return {"critic": nn.Linear(8, 1)}
-
-    def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = super().loss(policy, part)
-        value = policy.call("critic", part.before.flatten(1)).flatten()
-        error = (value - part.advantage).square().mean()
-        return loss + error, metrics | {"value_error": error}
 
 
 def _adapters(generator: ToyGenerator) -> list[torch.Tensor]:

@@ -25,16 +25,17 @@ class Critic(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
+        last = nn.Linear(WIDTH, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
             nn.LayerNorm(num_features),
             nn.Linear(num_features, WIDTH),
             nn.SiLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
-            nn.Linear(WIDTH, 1),
+            last,
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features.float()).squeeze(-1)

@@ -1,0 +1,68 @@
+"""What holds of every algorithm in the table: exact resume, the same update on two processes, explained options."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy_algorithms
+
+from align import ALGORITHMS
+from base_model import lora
+from core.registry import resolve
+from core.run import read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_algorithm_of_the_table_is_tried_here() -> None:
+    assert toy_algorithms.TOYS.keys() == ALGORITHMS.keys()
+    for name, algorithm in toy_algorithms.TOYS.items():
+        assert type(algorithm) is resolve(ALGORITHMS, name, "algorithm")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_option_is_explained_and_no_name_is_taken_twice(name: str) -> None:
+    loop = {field.name for field in dataclasses.fields(toy_algorithms.TrainConfig)}
+    for field in dataclasses.fields(resolve(ALGORITHMS, name, "algorithm")):
+        assert len(field.metadata["help"]) > 10 and field.name not in loop
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, name: str) -> None:
+    whole = toy_algorithms.run(name, str(tmp_path))
+    folder = tmp_path / "checkpoints"
+    for step in (2, 3):  # as if the process had died while saving after the second step
+        state = folder / f"step-{step:06d}" / "state.pt"
+        state.write_bytes(state.read_bytes()[:-5])
+    again = toy_algorithms.run(name, str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(*map(_adapters, (whole, again)), strict=True))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_update_as_one(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*command, str(ROOT / "tests" / "toy_algorithms.py"), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    for name in ALGORITHMS:
+        one = toy_algorithms.run(name, str(tmp_path / f"{name}-one"))
+        two = toy_algorithms.ToyGenerator()
+        lora.load(two.network, tmp_path / name / "checkpoints" / "step-000003" / "lora")
+        far = max(float((a - b).abs().max()) for a, b in zip(*map(_adapters, (one, two)), strict=True))
+        assert far < 1e-5, name  # sums of gradients are taken in another order; a step moves a weight by 1e-3
+        rewards = [[row["reward/total"] for row in read_metrics(tmp_path / end)] for end in (name, f"{name}-one")]
+        assert rewards[0] == pytest.approx(rewards[1], rel=1e-5)
+
+
+def _adapters(generator: toy_algorithms.ToyGenerator) -> list[torch.Tensor]:
+    return [value.detach() for value in lora.parameters(generator.network)]

@@ -130,6 +130,60 @@ def merge(module: nn.Module) -> None:
         del network.peft_config
 
 
+@torch.no_grad()
+def extract(base: nn.Module, tuned: nn.Module, rank: int, targets: Sequence[str] = ()) -> float:
+    """Put on `base` the LoRA of that rank that comes nearest to `tuned`: the largest singular values per layer.
+
+    Args:
+        targets: as for `attach`; empty = every linear layer inside the blocks that differs.
+    Returns: the share of the squared difference that the rank leaves out, 0 to 1.
+    Raises: UserError if the models differ in their layers or nowhere in their weights.
+    """
+    total = left = 0.0
+    for (name, network), other in zip(_experts(base).items(), _experts(tuned).values(), strict=True):
+        changed: dict[str, Tensor] = {}
+        for layer in _chosen(network, targets):
+            try:
+                ours, theirs = (one.get_submodule(layer).weight for one in (network, other))
+            except AttributeError:
+                raise UserError(f"the tuned model has no layer '{layer}': it is not of this base") from None
+            if ours.shape != theirs.shape:
+                raise UserError(f"layer '{layer}' of the tuned model has another shape: it is not of this base")
+            if not torch.equal(ours, theirs):
+                changed[layer] = (theirs - ours).float()
+        if not changed:
+            raise UserError(f"the two models do not differ in the linear layers of '{name}': nothing to extract")
+        attach(network, rank, rank, list(changed))
+        weights = {}
+        for layer, difference in changed.items():
+            left_vectors, values, right_vectors = torch.linalg.svd(difference, full_matrices=False)
+            root = torch.zeros(rank)
+            root[: len(values)] = values[:rank].sqrt()
+            kept = min(rank, len(values))
+            down, up = torch.zeros(rank, difference.shape[1]), torch.zeros(difference.shape[0], rank)
+            down[:kept] = root[:kept, None] * right_vectors[:kept]
+            up[:, :kept] = left_vectors[:, :kept] * root[:kept]
+            weights |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+            total += float(values.square().sum())
+            left += float(values[rank:].square().sum())
+        set_peft_model_state_dict(network, weights)
+    return left / total
+
+
+def update_norms(weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Size (Frobenius norm) of the update of every layer of a LoRA file, scale included."""
+    norms = {}
+    for name, down in weights.items():
+        if name.endswith(".lora_A.weight"):
+            layer, rank = name.removesuffix(".lora_A.weight"), len(down)
+            rank = metadata.get("r", rank)
+            scale = metadata.get("lora_alpha", rank) / (rank**0.5 if metadata.get("use_rslora") else rank)
+            up = weights[f"{layer}.lora_B.weight"].float()
+            # ||B A||^2 = trace(A A^T B^T B), without the large product
+            norms[layer] = scale * float(((down.float() @ down.float().T) * (up.T @ up)).sum().clamp(min=0).sqrt())
+    return norms
+
+
 def _load(network: nn.Module, path: Path) -> None:
     folder = path.parent
     weights, metadata = read(path)

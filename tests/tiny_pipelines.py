@@ -19,7 +19,8 @@ PROMPTS = ["a red ball rolls", "two boxes meet and part"]
 class Case:
     """A tiny pipeline and how its own call is to be read.
 
-    call: arguments of the call beyond the common ones. guidance: the argument that takes the guidance scale.
+    call: arguments of the call beyond the common ones. guidance, frames: the arguments that take the guidance scale and
+        the number of frames.
     to_pipeline, from_pipeline: latents in our layout to the pipeline's and back.
     tolerance: of the largest difference to the pipeline's own latents; 0 = bit for bit.
     """
@@ -28,6 +29,7 @@ class Case:
     size: VideoSize = VideoSize(9, 16, 16)
     call: dict[str, Any] = field(default_factory=dict)
     guidance: str = "guidance_scale"
+    frames: str = "num_frames"
     to_pipeline: Callable[[Tensor], Tensor] = lambda latents: latents
     from_pipeline: Callable[[Tensor, tuple[int, ...]], Tensor] = lambda latents, shape: latents
     tolerance: float = 0.0
@@ -336,6 +338,68 @@ def hunyuan_video() -> Any:
     )
 
 
+def latte() -> Any:
+    from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
+
+    transformer = LatteTransformer3DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        num_attention_heads=3,
+        attention_head_dim=8,
+        cross_attention_dim=24,
+        caption_channels=32,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    scheduler = DDIMScheduler(clip_sample=False)
+    return LattePipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+
+
+def mochi() -> Any:
+    from diffusers import (
+        AutoencoderKLMochi,
+        FlowMatchEulerDiscreteScheduler,
+        MochiPipeline,
+        MochiTransformer3DModel,
+    )
+
+    transformer = MochiTransformer3DModel(
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=12,
+        text_embed_dim=32,
+        time_embed_dim=4,
+        max_sequence_length=32,
+    )
+    torch.nn.init.normal_(transformer.pos_frequencies)
+    vae = AutoencoderKLMochi(
+        latent_channels=12,
+        out_channels=3,
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    return MochiPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+
+
 CASES = {
     "wan": Case(wan),
     "ltx": Case(ltx, VideoSize(9, 32, 32), to_pipeline=_pack, from_pipeline=_unpack, tolerance=1e-5),
@@ -355,5 +419,7 @@ CASES = {
     ),
     "hunyuan_video": Case(hunyuan_video),
     "wan_a14b": Case(wan_a14b),
+    "latte": Case(latte, VideoSize(16, 16, 16), frames="video_length", tolerance=1e-4),
+    "mochi": Case(mochi, VideoSize(7, 16, 16), call={"max_sequence_length": 32}, tolerance=1e-5),
     "wan_5b": Case(wan_5b, VideoSize(9, 32, 32)),
 }

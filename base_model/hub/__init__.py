@@ -10,4 +10,6 @@ PIPELINES = {
     "LTXPipeline": "base_model.hub.ltx:LTX",
     "CogVideoXPipeline": "base_model.hub.cogvideox:CogVideoX",
     "HunyuanVideoPipeline": "base_model.hub.hunyuan_video:HunyuanVideo",
+    "LattePipeline": "base_model.hub.latte:Latte",
+    "MochiPipeline": "base_model.hub.mochi:Mochi",
 }

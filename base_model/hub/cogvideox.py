@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class CogVideoX:
     title = "CogVideoX"
     kind: Literal["flow", "vp"] = "vp"
     distilled = False
-    per_token_time = False
+    given: Given = "noised"
     text_parts = ("text_encoder",)
 
     @property

@@ -19,6 +19,10 @@ from core.errors import UserError
 Answer = Literal["velocity", "noise", "v"]
 """What a network is trained to say: noise - clean (flow), the noise (vp), or alpha noise - sigma clean (vp)."""
 
+Given = Literal["noised", "token", "shown"]
+"""How given cells reach the network: with the noise of their level, as all others (any network can); clean, at a noise
+level of their own (a timestep per token); or beside the latents, as "known" and "clean" of the condition."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -66,8 +70,8 @@ class Grid:
 class Family(Protocol):
     """One pipeline class of diffusers, as `HubGenerator` asks it.
 
-    kind, answer: see `flow.Schedule` and `Answer`. distilled: guidance goes in as a number, without a second forward.
-    per_token_time: the network takes a noise level per token, so given cells may be clean among noisy ones.
+    kind, answer, given: see `flow.Schedule`, `Answer` and `Given`.
+    distilled: guidance goes in as a number, without a second forward.
     text_parts: pipeline components that are needed for prompts only.
     """
 
@@ -84,7 +88,7 @@ class Family(Protocol):
     def distilled(self) -> bool: ...
 
     @property
-    def per_token_time(self) -> bool: ...
+    def given(self) -> Given: ...
 
     @property
     def size(self) -> VideoSize:
@@ -116,9 +120,10 @@ class Family(Protocol):
         """The network's answer, [batch, channels, time, height, width].
 
         Args:
-            latents: in the network's precision. timestep: in the scheduler's unit, [batch] or, with `per_token_time`,
-                [batch, time, height, width] over latent cells.
-            condition: rows of `text`; floating tensors in the network's precision.
+            latents: in the network's precision. timestep: in the scheduler's unit, [batch]; where cells are given and
+                `given` is "token", [batch, time, height, width] over latent cells.
+            condition: rows of `text`, with "known" and "clean" where `given` is "shown"; floating tensors in the
+                network's precision.
         """
         ...
 

@@ -141,18 +141,17 @@ class HubGenerator:
         return self.device if place.type == "meta" else place  # "meta": layers come from CPU memory one by one
 
     def _answer(self, latents: Tensor, sigma: Tensor, condition: Condition, guidance: float) -> Tensor:
-        """The network's answer, fp32. Given cells are shown clean where it takes a noise level per token; elsewhere
-        they carry the noise of their level, as every other cell does."""
+        """The network's answer, fp32."""
         told = noise.timestep(self.model.pipeline.scheduler, self.family, sigma)
         seen = latents
-        if "known" in condition and self.model.per_token_time:
+        if "known" in condition and self.model.given == "token":
             known = condition["known"]
             seen = torch.where(known[:, None], condition["clean"].to(latents), latents)
             told = told.reshape(-1, 1, 1, 1) * ~known
         rows = {
             name: value.to(self.dtype) if value.is_floating_point() else value
             for name, value in condition.items()
-            if name not in _GIVEN
+            if name not in _GIVEN or self.model.given == "shown"
         }
         return self.model.forward(seen.to(self.dtype), told, rows, guidance).float()
 

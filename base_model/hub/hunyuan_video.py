@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class HunyuanVideo:
     title = "HunyuanVideo"
     kind: Literal["flow", "vp"] = "flow"
     answer: Answer = "velocity"
-    per_token_time = False
+    given: Given = "noised"
     text_parts = ("text_encoder", "text_encoder_2")
     fps: float = 24.0
     size: VideoSize = VideoSize(129, 720, 1280)

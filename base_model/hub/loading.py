@@ -104,6 +104,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     """The pipeline saved in `folder`, frozen; see `base_model.load`."""
     from diffusers import DiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
+    from transformers.utils import logging as transformers_logging
 
     from base_model.hub.generator import HubGenerator
 
@@ -111,6 +112,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     _check_parts(folder, model)
     device, dtype = place(options.device), precision(options.dtype, place(options.device))
     disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             str(folder),
@@ -126,6 +128,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
         raise UserError(f"the model at '{model}' cannot be loaded: {reason}") from error
     finally:
         enable_progress_bar()
+        transformers_logging.enable_progress_bar()
     family = kind(pipeline)
     for part in pipeline.components.values():
         if hasattr(part, "requires_grad_"):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Grid, Scaling, encode_with
+from base_model.hub.family import Answer, Given, Grid, Scaling, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LTX:
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
     answer: Answer = "velocity"
-    per_token_time = True
+    given: Given = "token"
     text_parts = ("text_encoder",)
     fps: float = 25.0
     size: VideoSize = VideoSize(161, 512, 704)

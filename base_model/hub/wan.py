@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ class Wan:
     text_parts = ("text_encoder",)
 
     @property
-    def per_token_time(self) -> bool:
-        return bool(self.pipeline.config.expand_timesteps)
+    def given(self) -> Given:
+        return "token" if self.pipeline.config.expand_timesteps else "noised"
 
     @property
     def fps(self) -> float:
-        return 24.0 if self.per_token_time else 16.0
+        return 24.0 if self.given == "token" else 16.0
 
     @property
     def size(self) -> VideoSize:
-        return VideoSize(121, 704, 1280) if self.per_token_time else VideoSize(81, 480, 832)
+        return VideoSize(121, 704, 1280) if self.given == "token" else VideoSize(81, 480, 832)
 
     @property
     def channels(self) -> int:
@@ -65,7 +65,7 @@ class Wan:
         return {"num_inference_steps": num_steps}
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
-        if self.per_token_time:  # a token is 1 x 2 x 2 cells, and its time is that of its first cell
+        if self.given == "token":  # a token is 1 x 2 x 2 cells, and its time is that of its first cell
             if timestep.dim() == 1:
                 timestep = timestep.reshape(-1, 1, 1, 1).expand(-1, *latents.shape[2:])
             side = self.grid.patch

@@ -1,0 +1,63 @@
+"""A model card for adapters: what they were trained on, for what, how, and what it did to the metrics.
+
+Written from what a run folder knows, so that it can be regenerated and never claims more than was measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SETTINGS = ("learning_rate", "steps", "prompts_per_step", "group_size", "denoising_steps", "guidance", "clip_range")
+
+
+def model_card(description: dict[str, Any], step: int, comparison: dict[str, dict[str, Any]]) -> str:
+    """Markdown with the front matter of the Hugging Face hub.
+
+    Args:
+        description: config.yaml of the run folder. step: training step of the adapters.
+        comparison: metric -> row of a compare.json, a = base and b = aligned; empty = not evaluated.
+    """
+    base = str(description.get("model", "?"))
+    lines = [
+        "---",
+        f"base_model: {base}",
+        "library_name: diffusers",
+        "tags: [lora, text-to-video, soralign]",
+        "---",
+        "",
+    ]
+    lines += [f"# LoRA for {base}", "", "| | |", "|---|---|"]
+    rows = {
+        "base model": base,
+        "algorithm": description.get("algorithm", "?"),
+        "reward": description.get("reward", "?"),
+        "data": f"{description.get('num_prompts', '?')} prompts (sha256 {description.get('prompts_sha256', '?')[:12]})",
+        "training step": step,
+        "LoRA": f"rank {description.get('lora_rank', '?')}, alpha {description.get('lora_alpha', '?')}",
+        "settings": ", ".join(f"{name} {description[name]}" for name in _SETTINGS if name in description),
+        "seed": description.get("seed", "?"),
+    }
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    lines += ["", "## Evaluation", ""]
+    if comparison:
+        lines += ["| metric | base | aligned | difference [95 %] | p | n |", "|---|---|---|---|---|---|"]
+        lines += [_row(name, row) for name, row in comparison.items()]
+    else:
+        lines.append("Not evaluated. `soralign eval` both models, `soralign compare`, and export again with --compare.")
+    lines += ["", "## Use", "", "```python", "pipeline.load_lora_weights(FOLDER)", "```", ""]
+    lines += [
+        "Rank and alpha are in the file's metadata. With Soralign: `soralign generate --model BASE --lora FOLDER`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, row: dict[str, Any]) -> str:
+    better = {True: " (higher is better)", False: " (lower is better)"}.get(row.get("higher_is_better"), "")  # type: ignore[call-overload]
+    interval = f"{_number(row.get('difference'))} [{_number(row.get('low'))}, {_number(row.get('high'))}]"
+    cells = [name + better, _number(row.get("a")), _number(row.get("b")), interval, _number(row.get("p")), row.get("n")]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else "-"

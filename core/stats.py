@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, sparse, special, stats
 
 from core.randomness import numpy_generator
 
 NUM_RESAMPLES = 4999
+NUM_REFITS = 300  # of a leaderboard
 CONFIDENCE = 0.95
 
 
@@ -141,6 +142,102 @@ def bradley_terry(wins: ArrayLike, ridge: float = 1e-3) -> NDArray[np.float64]:
 
     ratings = optimize.minimize(loss, np.zeros(len(matrix)), jac=True, method="L-BFGS-B", options={"gtol": 1e-9}).x
     return ratings - ratings.mean()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One player of a leaderboard.
+
+    Args:
+        rating, low, high: log-odds against the average player, with a 95 % interval.
+        rank: 1 is best; rank_low and rank_high bound it at 95 %.
+        win_rate: share of all its comparisons that it won, ties half.
+    """
+
+    player: str
+    rating: float
+    low: float
+    high: float
+    rank: int
+    rank_low: int
+    rank_high: int
+    win_rate: float
+    n: int
+
+
+def islands(wins: ArrayLike) -> list[list[int]]:
+    """Players [k, k] that were compared, directly or by way of others; more than one group has no common scale."""
+    met = np.array(wins, dtype=float)
+    labels = sparse.csgraph.connected_components(met + met.T > 0, directed=False)[1]
+    return [np.flatnonzero(labels == label).tolist() for label in range(int(labels.max(initial=-1)) + 1)]
+
+
+def standings(
+    players: Sequence[str],
+    comparisons: ArrayLike,
+    clusters: Sequence[Hashable],
+    ridge: float = 1e-2,
+    seed: int = 0,
+) -> list[Standing]:
+    """Bradley-Terry leaderboard, best first, with percentile intervals of ratings and ranks over resampled clusters.
+
+    Args:
+        players: k names.
+        comparisons: [n, 3] rows of (i, j, share): i met j and won `share` of it, 0.5 for a tie.
+        clusters: [n] what was drawn independently (prompts).
+        ridge: weight of the squared ratings; a player who never lost stays finite.
+    """
+    rows = np.asarray(comparisons, dtype=float).reshape(-1, 3)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    cluster = np.array([numbers[name] for name in clusters], dtype=int)
+
+    def ratings(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        return bradley_terry(win_matrix(len(players), rows, weight[cluster]), ridge)
+
+    point = ratings(np.ones(len(numbers)))
+    rng = numpy_generator(seed, "standings")
+    draws = np.array(
+        [
+            ratings(np.bincount(rng.integers(len(numbers), size=len(numbers)), minlength=len(numbers)).astype(float))
+            for _ in range(NUM_REFITS)
+        ]
+    ).reshape(NUM_REFITS, len(players))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+    ranks = 1 + (draws[:, None, :] > draws[:, :, None]).sum(axis=2)
+    best, worst = np.percentile(ranks, [tail, 100 - tail], axis=0, method="nearest")
+    table = win_matrix(len(players), rows, np.ones(len(rows)))
+    met = table.sum(axis=0) + table.sum(axis=1)
+    found = [
+        Standing(
+            name,
+            float(point[index]),
+            float(low[index]),
+            float(high[index]),
+            int(1 + (point > point[index]).sum()),
+            int(best[index]),
+            int(worst[index]),
+            float(table[index].sum() / met[index]) if met[index] else math.nan,
+            int(met[index]),
+        )
+        for index, name in enumerate(players)
+    ]
+    return sorted(found, key=lambda standing: -standing.rating)
+
+
+def win_matrix(num_players: int, comparisons: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
+    """[k, k] how often row beat column, ties half on both sides.
+
+    Args:
+        comparisons: [n, 3] rows of (i, j, share of i).
+        weight: [n] how often each row counts.
+    """
+    rows = np.asarray(comparisons, dtype=float).reshape(-1, 3)
+    i, j, share = rows[:, 0].astype(int), rows[:, 1].astype(int), rows[:, 2]
+    table = np.zeros((num_players, num_players))
+    np.add.at(table, (i, j), share * weight)
+    np.add.at(table, (j, i), (1 - share) * weight)
+    return table
 
 
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:

@@ -1,4 +1,4 @@
-"""`soralign eval` and `soralign compare`."""
+"""`soralign eval`, `compare`, `leaderboard`, `best-of-n` and `suite`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class EvalOptions:
         },
     )
     cache: str | None = field(default=None, metadata={"help": "folder of features (default: OUT/features)"})
+    suite: str | None = field(
+        default=None, metadata={"help": "shipped prompt suite or file: its groups get means of their own"}
+    )
     controls: int = field(default=32, metadata={"help": "reference videos to spoil as controls; 0 for none"})
     seed: int = field(default=0, metadata={"help": "of the resampling"})
     strict: bool = field(
@@ -56,6 +59,84 @@ class CompareOptions:
     seed: int = field(default=0, metadata={"help": "of the resampling"})
 
 
+@dataclass
+class LeaderboardOptions:
+    """Rank models: evaluated sets of the same prompts and seeds by one metric, or the votes in a preference store.
+    Writes leaderboard.json."""
+
+    sets: list[str] = field(default_factory=list, metadata={"help": "folders with results.json, one a model"})
+    by: str = field(default="gold", metadata={"help": "per-video metric or reward[NAME] that both were measured with"})
+    tie_band: float = field(default=0.02, metadata={"help": "differences up to this are ties, in the metric's unit"})
+    store: str | None = field(default=None, metadata={"help": "preference store: votes instead of a metric"})
+    aspect: str = field(default="overall", metadata={"help": "which votes of the store"})
+    out: str | None = field(default=None, metadata={"help": "file to write (default: leaderboard.json here)"})
+    seed: int = field(default=0, metadata={"help": "of the resampling"})
+
+
+@dataclass
+class BestOfNOptions:
+    """What picking the best of N seeds by one metric does to another. Writes best_of_n.json into the set's folder."""
+
+    videoset: str = field(metadata={"help": "folder with results.json; several seeds a prompt"})
+    proxy: str = field(default="clip_sim[sandbox]", metadata={"help": "metric that picks, or reward[NAME]"})
+    gold: str = field(default="gold", metadata={"help": "metric that judges the pick"})
+    seed: int = field(default=0, metadata={"help": "of the resampling"})
+
+
+@dataclass
+class SuiteOptions:
+    """Show a prompt suite, or write its prompts to a file for `soralign generate --prompts`."""
+
+    name: str = field(metadata={"help": "attributes, counting, motion, physics, composition, unseen, all, or a file"})
+    groups: str | None = field(default=None, metadata={"help": "comma-separated groups; all if not given"})
+    out: str | None = field(default=None, metadata={"help": "text file to write, one prompt a line"})
+
+
+def leaderboard(argv: list[str]) -> None:
+    """Rank models."""
+    from core.preferences import existing
+    from eval import leaderboard as board
+    from eval import result
+
+    options = parse(LeaderboardOptions, argv, "soralign leaderboard", ("sets",))
+    if (len(options.sets) < 2) == (options.store is None):
+        raise UserError("give two or more evaluated sets, or --store FILE with votes on videos of several models")
+    if options.store is not None:
+        matches, about = board.by_votes(existing(options.store), options.aspect), f"votes on {options.aspect}"
+    else:
+        matches, about = board.by_metric(board.named(options.sets), options.by, options.tie_band), options.by
+    content = board.table(matches, about, options.seed)
+    result.write_json(Path(options.out or board.LEADERBOARD), content)
+    print("\n".join(board.summary(content)))
+
+
+def best_of_n(argv: list[str]) -> None:
+    """Best-of-N curve of a set."""
+    from eval import best_of_n as curve
+
+    options = parse(BestOfNOptions, argv, "soralign best-of-n", ("videoset",))
+    print("\n".join(curve.summary(curve.measure(options.videoset, options.proxy, options.gold, options.seed))))
+
+
+def suite(argv: list[str]) -> None:
+    """Show or write a prompt suite."""
+    from core.files import atomic_write
+    from eval import suite as suites
+
+    options = parse(SuiteOptions, argv, "soralign suite", ("name",))
+    prompts = suites.read(options.name)
+    known = {name for prompt in prompts for name in prompt.groups}
+    wanted = {name.strip() for name in (options.groups or "").split(",") if name.strip()}
+    for name in wanted - known:
+        raise unknown(name, known, "group")
+    texts = dict.fromkeys(prompt.text for prompt in prompts if not wanted or wanted & set(prompt.groups))
+    if options.out is None:
+        print("\n".join(texts))
+        return
+    atomic_write(options.out, "".join(f"{text}\n" for text in texts))
+    print(f"{len(texts)} prompts in {options.out}")
+
+
 def evaluate(argv: list[str]) -> None:
     """Measure a video set."""
     options = parse(EvalOptions, argv, "soralign eval", ("videoset",))
@@ -65,9 +146,8 @@ def evaluate(argv: list[str]) -> None:
     if not names:
         raise UserError("--metrics names no metric; give names separated by commas, or all")
     weights = _weights(options.weights)
-    from eval import run, select
+    from eval import run, suite
 
-    select.metrics(names, weights)  # a wrong name fails before anything is read
     results = run.evaluate(
         options.videoset,
         names,
@@ -76,6 +156,7 @@ def evaluate(argv: list[str]) -> None:
         cache=options.cache,
         backbone=options.backbone,
         weights=weights,
+        groups=suite.groups(suite.read(options.suite)) if options.suite else None,
         num_controls=options.controls,
         seed=options.seed,
     )

@@ -109,6 +109,7 @@ def evaluate(
     cache: Path | str | None = None,
     backbone: Backbone | str | None = "sandbox",
     weights: Mapping[str, str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     num_controls: int = 32,
     seed: int = 0,
 ) -> Results:
@@ -122,14 +123,16 @@ def evaluate(
         backbone: the CLIP called "sandbox": its name, a folder of weights, a Backbone, or None (metrics that need it
             then say so).
         weights: backbone or flow estimator -> its file; see eval.backbones.
+        groups: prompt -> names under which its videos are also averaged; see eval.suite.
         num_controls: reference clips that are spoilt as controls; 0 for none.
         seed: of the resampling.
     Raises: UserError for an unknown metric or an empty set; never for a broken video.
     """
     weights = weights or {}
-    chosen = select.metrics(metrics, weights)
+    select.metrics(metrics, weights)  # a wrong name fails before anything is read
     items = videoset.read(videoset_folder)
     reference_items = videoset.read(reference) if reference is not None else []
+    chosen = select.metrics(metrics, weights, _lacking(items, reference_items))
     folder = Path(out) if out is not None else Path(videoset_folder)
     folder.mkdir(parents=True, exist_ok=True)
     tools = Tools.load(chosen, weights, backbone)
@@ -168,6 +171,8 @@ def evaluate(
             entry = _set_entry(metric, vectors.get(metric.kind), prompts, reason)
         else:
             entry = _video_entry(metric, rows, reason, seed)
+            if groups and reason is None:
+                entry["groups"] = _by_group(metric, rows, groups, seed)
         table[metric.name] = entry | _fine_print(metric, tools)
     spoilt = bench.controls(reference_items, reference_features, num_controls)
     for name, row in spoilt.items():
@@ -194,6 +199,13 @@ def evaluate(
     if num_processes > 1:
         _wait()
     return results
+
+
+def _lacking(items: Sequence[VideoItem], reference: Sequence[VideoItem]) -> set[str]:
+    """What metrics need and no video of this set has."""
+    partners = {_pairing(item) for item in reference}
+    lacking = {"state"} if all(item.state is None for item in items) else set()
+    return lacking if any(_pairing(item) in partners for item in items) else lacking | {"paired"}
 
 
 def _process() -> tuple[int, int]:
@@ -506,6 +518,18 @@ def _video_entry(metric: Metric, rows: Sequence[dict[str, Any]], reason: str | N
     if reason is not None:
         return _not_run(reason) | {"num_failed": failed}
     return _entry(mean_interval(values, [row["prompt"] or row["id"] for row in rows], seed)) | {"num_failed": failed}
+
+
+def _by_group(
+    metric: Metric, rows: Sequence[dict[str, Any]], groups: Mapping[str, Sequence[str]], seed: int
+) -> dict[str, dict[str, Any]]:
+    """The same mean over the videos of each group of prompts."""
+    parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        for name in groups.get(row["prompt"], ()):
+            parts[name].append(row)
+    entries = {name: _video_entry(metric, part, None, seed) for name, part in sorted(parts.items())}
+    return {name: {key: entry[key] for key in ("value", "interval", "n")} for name, entry in entries.items()}
 
 
 def _set_entry(

@@ -13,12 +13,15 @@ from eval.protocol import Metric
 REWARD = "reward["  # reward[NAME]: the score of a reward, or of a trained one by its folder, as a metric
 
 
-def metrics(names: Sequence[str], weights: Container[str] = ()) -> list[Metric]:
+def metrics(names: Sequence[str], weights: Container[str] = (), lacking: Container[str] = ()) -> list[Metric]:
     """Metrics by full name, by name without its protocol ("fvd"), by group ("physics"), or "all", in table order.
 
+    "all" and groups leave out what needs other weights, "all" also what this set lacks. A full name leaves nothing out:
+    the results then say why it did not run.
+
     Args:
-        weights: names of the backbones whose files are given. "all" and groups leave out what needs others; a full name
-            never does, so that the results say why it did not run.
+        weights: names of the backbones whose files are given.
+        lacking: words of Metric.needs that this set cannot meet ("state", "paired").
     Raises: UserError with near names for one that fits none.
     """
     groups = {known.partition("/")[0].partition("[")[0] for known in METRICS}
@@ -30,7 +33,11 @@ def metrics(names: Sequence[str], weights: Container[str] = ()) -> list[Metric]:
         fits = [known for known in METRICS if name in ("all", known, known.partition("[")[0], known.partition("/")[0])]
         if not fits:
             raise unknown(name, {"all", "reward[NAME]", *METRICS, *groups}, "metric")
-        chosen |= dict.fromkeys(known for known in fits if known == name or can_run(metric(known), weights))
+        for known in fits:
+            one = metric(known)
+            out_of_place = name == "all" and any(need in lacking for need in one.needs)
+            if known == name or (can_run(one, weights) and not out_of_place):
+                chosen[known] = None
     order = [name for name in METRICS if name in chosen] + [name for name in chosen if name not in METRICS]
     return [metric(name) for name in order]
 

@@ -316,3 +316,13 @@ def test_shards_of_a_killed_run_are_taken_up_by_whoever_comes_next(
     monkeypatch.setattr(video, "read", lambda path: (count.append(path), read(path))[1])
     again = measure(base, out=tmp_path / "out", cache=tmp_path / "whole" / "features").metrics
     assert again == whole and len(count) == 2 and not list((tmp_path / "out").glob("samples-*.jsonl"))
+
+
+def test_groups_of_a_suite_get_means_of_their_own(tmp_path: Path) -> None:
+    base = write_set(tmp_path / "base")
+    prompts = list(dict.fromkeys(item.prompt for item in videoset.read(base)))
+    groups = {prompts[0]: ("easy", "all"), prompts[1]: ("all",)}
+    measured = measure(base, ("flicker",), groups=groups).metrics["flicker"]["groups"]
+    rows = result.read_samples(base)
+    assert measured["easy"]["n"] == 2 and measured["all"]["n"] == 4
+    assert measured["easy"]["value"] == pytest.approx(np.mean([row["flicker"] for row in rows[:2]]))

@@ -57,9 +57,9 @@ def load(name: str) -> Reward:
 
         return RemoteReward(name.split(","))
     if Path(name).exists():
-        from reward import preference_model
+        from reward import preference_model, vlm
 
-        return preference_model.load(name)
+        return vlm.load(name) if preference_model.kind(name) == vlm.KIND else preference_model.load(name)
     if "/" in name:
         raise UserError(f"reward {name!r} is no folder; train one with `soralign reward train --out {name}`")
     raise unknown(name, [*REWARDS, *HUB], "reward")

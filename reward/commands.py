@@ -37,7 +37,13 @@ class Train(TrainConfig):
 
     store: str = field(metadata={"help": "the SQLite file with the votes"})
     out: str = field(metadata={"help": "folder for the reward"})
-    clip: str | None = field(default=None, metadata={"help": "folder of the frozen CLIP; the shipped one if not given"})
+    backbone: str = field(
+        default="sandbox",
+        metadata={"help": "sandbox; transformers:HUB_ID_OR_FOLDER (VideoMAE, V-JEPA 2, CLIP, ...); latent:GENERATOR"},
+    )
+    clip: str | None = field(
+        default=None, metadata={"help": "folder of the sandbox's CLIP; the shipped one if not given"}
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ class Serve:
 def train(argv: list[str]) -> None:
     """learn a reward from the votes of a store"""
     from base_model.text import load_clip
+    from reward import backbone
     from reward import train as trainer
+    from reward.report import summary
 
     options = parse(Train, argv, "soralign reward train")
     if not Path(options.store).is_file():
@@ -88,8 +96,11 @@ def train(argv: list[str]) -> None:
     if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
         raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
     config = TrainConfig(**{one.name: getattr(options, one.name) for one in fields(TrainConfig)})
-    _, report = trainer.train(Store(options.store), load_clip(options.clip), config, options.out)
-    print(trainer.summary(report))
+    kind, _, weights = options.backbone.partition(":")
+    clip = load_clip(options.clip) if kind == "sandbox" else None
+    seen = backbone.load(kind, weights or "sandbox", clip)
+    _, report = trainer.train(Store(options.store), seen, config, options.out)
+    print(summary(report))
     print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
 
 

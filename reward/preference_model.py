@@ -1,8 +1,8 @@
 """What people prefer, learned from their votes: frozen features, small heads, one utility per aspect.
 
-The features (`features.py`) see what is shown, whether it is what the prompt asked for, and how it moves. Several
+The features (`backbone.py`) see what is shown, whether it is what the prompt asked for, and how it moves. Several
 heads, each trained on its own bootstrap of prompts, are averaged; where they disagree, they do not know. Normalisation
-and calibration live in the checkpoint. The CLIP towers do not: the checkpoint names them by their hash.
+and calibration live in the checkpoint. The backbone does not: the checkpoint names it by its hash.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from base_model.text import SandboxClip, load_clip
+from base_model.text import SandboxClip
 from core.errors import UserError
 from core.files import atomic_write, replacing
+from reward import backbone as backbones
+from reward.backbone import Backbone
 from reward.bradley_terry import log_probabilities
-from reward.features import features, questions
+from reward.ensemble import AGGREGATIONS
 from reward.protocol import Scores, check, only_finite, weights_sha256
 
 KIND = "soralign preference model"
-VERSION = "1"
+VERSION = "2"
+STATISTICS = ("mean", "deviation", "temperature", "log_theta", "blend")
 LIMIT = 4.0  # standard deviations at which a feature saturates: far from the votes nothing is known
 
 
@@ -58,22 +61,23 @@ class PreferenceModel:
     """A trained judge of videos; a Reward.
 
     Args:
-        clip: the frozen towers.
-        heads: averaged.
+        backbone: frozen.
+        heads: their mean is an aspect's utility; `total` follows `aggregation` (`ensemble.py`).
         aspects: what each utility is about. `total` is "overall" where there is one, else the mean of all.
         mean, deviation: of each aspect's utility over the training videos [aspect]; scores are normalised with them.
         temperature, log_theta: turn differences of utilities into calibrated chances [aspect]; see `probabilities`.
+        blend: how much of every other aspect's utility is added to that of "overall". Votes on the aspects are further
+            looks at the same video: on 2,000 pairs with 15 % wrong votes they raise the order of "overall" by .02.
     """
 
     name = "preference"
     unit = "standard deviations over the training videos"
     range = (-math.inf, math.inf)
     higher_is_better = True
-    differentiable = True
 
     def __init__(
         self,
-        clip: SandboxClip,
+        backbone: Backbone,
         heads: Sequence[Head],
         aspects: Sequence[str],
         *,
@@ -81,12 +85,14 @@ class PreferenceModel:
         deviation: Tensor,
         temperature: Tensor,
         log_theta: Tensor,
+        blend: Tensor | None = None,
+        aggregation: str = "mean",
     ) -> None:
-        self.clip, self.heads, self.aspects = clip, nn.ModuleList(heads).eval().requires_grad_(False), tuple(aspects)
+        self.backbone, self.differentiable, self.aggregation = backbone, backbone.differentiable, aggregation
+        self.heads, self.aspects = nn.ModuleList(heads).eval().requires_grad_(False), tuple(aspects)
         self.mean, self.deviation, self.temperature, self.log_theta = mean, deviation, temperature, log_theta
-        self.clip_sha256 = weights_sha256(clip)
-        self.questions = questions(clip)
-        self.version = f"{VERSION} {weights_sha256(self.heads)[:12]}"
+        self.blend = torch.zeros(()) if blend is None else blend
+        self.version = f"{VERSION} {weights_sha256(self.heads)[:12]} {aggregation}"
 
     def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
         """`total` and one part per aspect; "disagreement" is the standard deviation of `total` over the heads."""
@@ -97,17 +103,17 @@ class PreferenceModel:
         each = scores[..., self.aspects.index("overall")] if "overall" in self.aspects else scores.mean(-1)
         parts = {aspect: scores[..., column].mean(0) for column, aspect in enumerate(self.aspects)}
         parts["disagreement"] = each.std(0, correction=0)
-        return Scores(
-            only_finite(each.mean(0), frames), {key: only_finite(part, frames) for key, part in parts.items()}
-        )
+        total = AGGREGATIONS[self.aggregation](each)
+        return Scores(only_finite(total, frames), {key: only_finite(part, frames) for key, part in parts.items()})
 
     def features(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         """Frozen features [batch, feature]; carries gradients to `frames`."""
-        return features(self.clip, self.questions, frames, prompts)
+        return self.backbone.features(frames, prompts)
 
     def utilities(self, features: Tensor) -> Tensor:
         """Utility of every head, in logits of a vote, [head, batch, aspect]."""
-        return torch.stack([head(features) for head in self.heads])
+        each = torch.stack([head(features) for head in self.heads])
+        return blended(each, self.aspects, self.blend)
 
     def normalised(self, features: Tensor) -> Tensor:
         """Utilities less their mean over the training videos, in its standard deviations, [head, batch, aspect]."""
@@ -121,27 +127,47 @@ class PreferenceModel:
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors, then config.json: a folder with a config is whole."""
         folder = Path(folder)
-        statistics = {"mean": self.mean, "deviation": self.deviation}
+        statistics = {"mean": self.mean, "deviation": self.deviation, "blend": self.blend}
         statistics |= {"temperature": self.temperature, "log_theta": self.log_theta}
         state = {f"heads.{name}": tensor for name, tensor in self.heads.state_dict().items()} | statistics
         with replacing(folder / "model.safetensors") as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
         config = {"kind": KIND, "version": VERSION, "aspects": self.aspects, "num_heads": len(self.heads)}
-        atomic_write(folder / "config.json", json.dumps(config | {"clip_sha256": self.clip_sha256}, indent=2) + "\n")
+        seen = {"kind": self.backbone.kind, "weights": self.backbone.weights, "sha256": self.backbone.sha256}
+        config |= {"aggregation": self.aggregation, "backbone": seen}
+        atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
     def _to(self, device: torch.device) -> None:
-        self.clip.to(device)
+        self.backbone.to(device)
         self.heads.to(device)
-        self.questions = questions(self.clip)
-        for name in ("mean", "deviation", "temperature", "log_theta"):
+        for name in STATISTICS:
             setattr(self, name, getattr(self, name).to(device))
+
+
+def kind(folder: str | Path) -> str | None:
+    """What a reward's folder says it holds; None where it says nothing."""
+    try:
+        told = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told.get("kind") if isinstance(told, dict) else None
+
+
+def blended(utility: Tensor, aspects: Sequence[str], blend: Tensor | float) -> Tensor:
+    """Utilities [..., aspect] in which "overall" has gained `blend` of each other aspect's; the same without it."""
+    if "overall" not in aspects or len(aspects) == 1:
+        return utility
+    column = list(aspects).index("overall")
+    others = utility.sum(-1, keepdim=True) - utility[..., [column]]
+    here = torch.arange(len(aspects), device=utility.device) == column
+    return torch.where(here, utility + blend * others, utility)
 
 
 def load(folder: str | Path, clip: SandboxClip | None = None) -> PreferenceModel:
     """A saved model, on the CPU.
 
-    Args: clip: the towers it was trained on; None for the shipped ones.
-    Raises: UserError when the folder holds no such model, a newer one, a damaged one, or one of another CLIP.
+    Args: clip: the towers that a model of the sandbox's features was trained on; None for the shipped ones.
+    Raises: UserError when the folder holds no such model, a newer one, a damaged one, or one of another backbone.
     """
     folder = Path(folder)
     try:
@@ -156,14 +182,15 @@ def load(folder: str | Path, clip: SandboxClip | None = None) -> PreferenceModel
         raise UserError(f"{folder} is not a preference model; `soralign reward train --out` writes one")
     if config["version"] != VERSION:
         raise UserError(f"{folder}: model of version {config['version']}, this code reads {VERSION}; train it again")
-    clip = clip or load_clip()
-    if (seen := weights_sha256(clip)) != config["clip_sha256"]:
+    backbone = backbones.load(config["backbone"]["kind"], config["backbone"]["weights"], clip)
+    if backbone.sha256 != config["backbone"]["sha256"]:
         raise UserError(
-            f"{folder}: trained on CLIP {config['clip_sha256'][:12]}, the one given is {seen[:12]}; train it again"
+            f"{folder}: trained on {backbone.kind} {config['backbone']['sha256'][:12]}, the one found is "
+            f"{backbone.sha256[:12]}; train it again"
         )
     try:
         state = load_file(folder / "model.safetensors")
-        statistics = {name: state.pop(name) for name in ("mean", "deviation", "temperature", "log_theta")}
+        statistics = {name: state.pop(name) for name in STATISTICS}
         blank = torch.zeros_like(state["heads.0.mean"])
         heads = [Head(blank, blank, len(config["aspects"])) for _ in range(config["num_heads"])]
         whole = {name.removeprefix("heads."): tensor for name, tensor in state.items()}
@@ -171,4 +198,4 @@ def load(folder: str | Path, clip: SandboxClip | None = None) -> PreferenceModel
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder / 'model.safetensors'} is missing or damaged ({line}); train it again") from None
-    return PreferenceModel(clip, heads, config["aspects"], **statistics)
+    return PreferenceModel(backbone, heads, config["aspects"], **statistics, aggregation=config["aggregation"])

@@ -14,34 +14,33 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_model.text import SandboxClip
 from core import video
 from core.errors import UserError
 from core.files import atomic_write
 from core.preferences import ASPECTS, Store, Vote
 from core.progress import track
 from core.randomness import numpy_generator, seed_for
-from core.stats import Interval, mean_interval
 from reward import accuracy
-from reward.bradley_terry import TIE, A, B, bradley_terry_loss, rao_kupper_loss
-from reward.features import features as frozen_features
-from reward.features import questions
-from reward.preference_model import Head, PreferenceModel
+from reward.backbone import Backbone
+from reward.bradley_terry import LOSSES, TIE, A, B, rao_kupper_loss
+from reward.dawid_skene import consensus
+from reward.ensemble import AGGREGATIONS
+from reward.preference_model import Head, PreferenceModel, blended
+from reward.report import judge
 
 BATCH = 32  # videos whose features are computed at once
 NUM_GUARDS = 128  # videos whose frozen copies are learned from, at most
 MOVES = ("motion_quality", "overall")  # aspects that a frozen copy is worse in
+GUARD_MARGIN = 0.5  # logits by which a video must beat its frozen copy; more is not asked, so votes keep their say
+BLENDS = (0.0, 0.25, 0.5, 1.0)
 CHOICE = {"a": A, "tie": TIE, "both_bad": TIE, "b": B}
 
 
@@ -54,6 +53,16 @@ class TrainConfig:
     batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
     learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
     weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
+        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
+    )
+    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
+    aggregation: Literal["mean", "worst", "penalised"] = field(
+        default="mean", metadata={"help": "how heads become one score: mean, lowest, or mean less their variance"}
+    )
+    reliability: bool = field(
+        default=True, metadata={"help": "weigh annotators of the same pairs by their agreement (Dawid and Skene)"}
+    )
     guard_weight: float = field(
         default=0.0, metadata={"help": "weight of pairs of a video and its frozen copy; 0 trains on votes alone"}
     )
@@ -68,8 +77,11 @@ class TrainConfig:
                 raise UserError(f"{name} must be at least 1, seen {value}")
         if not (self.learning_rate > 0 and self.weight_decay >= 0):
             raise UserError(f"learning_rate must be above 0, seen {self.learning_rate}; weight_decay at least 0")
-        if not self.guard_weight >= 0:
-            raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}")
+        if not (self.guard_weight >= 0 and self.margin >= 0):
+            raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}; so must margin: {self.margin}")
+        for name, value, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
+            if value not in known:
+                raise UserError(f"{name} {value!r} is unknown; known: {', '.join(known)}")
         shares = (self.calibration_share, self.held_out_share)
         if not (min(shares) > 0 and sum(shares) < 0.9):
             raise UserError(
@@ -96,33 +108,52 @@ class Examples:
         return [self.prompts[index] for index in self.pair[:, 0].tolist()]
 
 
-def examples(votes: Sequence[Vote]) -> Examples:
+def examples(votes: Sequence[Vote], reliability: bool = True) -> Examples:
     """Votes of one pair and aspect become shares, "both bad" counts as a tie, "skip" as not asked.
 
+    Args: reliability: where several people judged the same pairs, shares are the chances of Dawid and Skene's model
+        instead of counts, so that a careful vote outweighs a careless one.
     Raises: UserError when no vote remains, or when every remaining vote is a tie.
     """
-    counts: dict[tuple[str, Path, Path], Counter[tuple[str, int]]] = {}
-    for vote in votes:
-        if vote.choice in CHOICE:
-            key = (vote.prompt, vote.video_a, vote.video_b)
-            counts.setdefault(key, Counter())[vote.aspect, CHOICE[vote.choice]] += 1
-    if not counts:
+    asked = [vote for vote in votes if vote.choice in CHOICE]
+    if not asked:
         raise UserError(
             f"no vote to learn from among {len(votes)} (skips do not count); label some with `soralign label`"
         )
-    asked = {aspect for counter in counts.values() for aspect, _ in counter}
-    aspects = tuple([name for name in ASPECTS if name in asked] + sorted(asked - set(ASPECTS)))
-    index: dict[tuple[Path, str], int] = {}
-    pair, shares = [], torch.zeros(len(counts), len(aspects), 3)
-    for row, ((prompt, a, b), counter) in enumerate(counts.items()):
-        pair.append([index.setdefault((path, prompt), len(index)) for path in (a, b)])
-        for (aspect, choice), number in counter.items():
-            shares[row, aspects.index(aspect), choice] += number
+    found = {vote.aspect for vote in asked}
+    aspects = tuple([name for name in ASPECTS if name in found] + sorted(found - set(ASPECTS)))
+    rows: dict[tuple[str, Path, Path], int] = {}
+    people: dict[str, int] = {}
+    by_aspect: list[list[tuple[int, int, int]]] = [[] for _ in aspects]
+    for vote in asked:
+        row = rows.setdefault((vote.prompt, vote.video_a, vote.video_b), len(rows))
+        person = people.setdefault(vote.annotator, len(people))
+        by_aspect[aspects.index(vote.aspect)].append((row, person, CHOICE[vote.choice]))
+    shares = torch.zeros(len(rows), len(aspects), 3)
+    for column, given in enumerate(by_aspect):
+        shares[:, column] = _shares(given, len(rows), reliability)
     if shares[..., [A, B]].sum() == 0:
-        raise UserError(f"all {len(counts)} pairs are ties; a reward needs some votes for a or b")
-    shares = shares / shares.sum(-1, keepdim=True).clamp(min=1)
+        raise UserError(f"all {len(rows)} pairs are ties; a reward needs some votes for a or b")
+    index: dict[tuple[Path, str], int] = {}
+    pair = [[index.setdefault((path, prompt), len(index)) for path in (a, b)] for prompt, a, b in rows]
     videos, prompts = zip(*index, strict=True)
     return Examples(videos, prompts, torch.tensor(pair), shares, aspects)
+
+
+def _shares(given: Sequence[tuple[int, int, int]], num_pairs: int, reliability: bool) -> Tensor:
+    """Votes (pair, person, choice) of one aspect as shares [pair, 3]; all zero where nobody was asked."""
+    shares = torch.zeros(num_pairs, 3)
+    pair, person, choice = (list(column) for column in zip(*given, strict=True))
+    shares.index_put_((torch.tensor(pair), torch.tensor(choice)), torch.ones(len(given)), accumulate=True)
+    count = shares.sum(-1, keepdim=True)
+    several = (count > 1).squeeze(-1)
+    shares = shares / count.clamp(min=1)
+    if reliability and several.any() and len(set(person)) > 1:
+        asked = torch.nonzero(count.squeeze(-1)).squeeze(-1)
+        number = {row: position for position, row in enumerate(asked.tolist())}
+        found = consensus([number[row] for row in pair], person, choice, 3)
+        shares[asked] = torch.from_numpy(found.posterior).float()
+    return shares
 
 
 def split(prompts: Sequence[str], config: TrainConfig) -> list[Tensor]:
@@ -144,13 +175,12 @@ def split(prompts: Sequence[str], config: TrainConfig) -> list[Tensor]:
     return [torch.tensor(row, dtype=torch.long) for row in rows]
 
 
-def decode(videos: Sequence[Path], prompts: Sequence[str], clip: SandboxClip, hold: bool = False) -> Tensor:
+def decode(videos: Sequence[Path], prompts: Sequence[str], backbone: Backbone, hold: bool = False) -> Tensor:
     """Frozen features of video files, [video, feature], each file read once; `hold` shows only the first frame.
 
     Raises: UserError for a file that is missing or cannot be read, naming it.
     """
     parts, waiting = [], list(range(len(videos)))
-    asked = questions(clip)
     with torch.no_grad():
         batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
         for rows in track(batches, "looking at videos"):
@@ -159,7 +189,7 @@ def decode(videos: Sequence[Path], prompts: Sequence[str], clip: SandboxClip, ho
                 if hold:
                     frames = frames[:, :1].expand_as(frames)
                 texts = [prompts[row] for row, _ in group]
-                parts.append(([row for row, _ in group], frozen_features(clip, asked, frames, texts)))
+                parts.append(([row for row, _ in group], backbone.features(frames, texts)))
     back = torch.argsort(torch.tensor([row for rows, _ in parts for row in rows]))
     return torch.cat([features for _, features in parts])[back]
 
@@ -172,7 +202,7 @@ def _same_shape(clips: list[tuple[int, Tensor]]) -> list[list[tuple[int, Tensor]
 
 
 def train(
-    source: Store | Sequence[Vote], clip: SandboxClip, config: TrainConfig, folder: Path | str | None = None
+    source: Store | Sequence[Vote], backbone: Backbone, config: TrainConfig, folder: Path | str | None = None
 ) -> tuple[PreferenceModel, dict[str, Any]]:
     """A preference model and its report, from the votes of a store or a list of them.
 
@@ -181,14 +211,14 @@ def train(
     Raises: UserError for votes that cannot teach (none, ties only, too few prompts) and videos that cannot be read.
     """
     begin = time.perf_counter()
-    data = examples(source.votes() if isinstance(source, Store) else source)
+    data = examples(source.votes() if isinstance(source, Store) else source, config.reliability)
     parts = split(data.pair_prompts, config)
     if data.votes[parts[0]][..., [A, B]].sum() == 0:
         raise UserError("every training pair is a tie; label more pairs, or try another seed")
-    features = decode(data.videos, data.prompts, clip)
-    guards = guard(data, parts[0], clip, config)
+    features = decode(data.videos, data.prompts, backbone)
+    guards = guard(data, features, parts[0], backbone, config)
     looked = time.perf_counter()
-    model = fit(features, data, parts, clip, config, guards)
+    model = fit(features, data, parts, backbone, config, guards)
     report = judge(model, features, data, parts, config)
     report["seconds"] = {"features": looked - begin, "heads": time.perf_counter() - looked}
     if folder is not None:
@@ -205,22 +235,33 @@ class Guards:
     frozen: Tensor
 
 
-def guard(data: Examples, learning: Tensor, clip: SandboxClip, config: TrainConfig) -> Guards | None:
-    """Frozen copies of some training videos; None when they are not asked for or no aspect is about motion."""
+def guard(data: Examples, features: Tensor, learning: Tensor, backbone: Backbone, config: TrainConfig) -> Guards | None:
+    """Frozen copies of some training videos; None when they are not asked for or no aspect is about motion.
+
+    Of twice as many the half is kept that freezing changes most: what stands still anyhow is no worse for it.
+    """
     if config.guard_weight == 0 or not set(MOVES) & set(data.aspects):
         return None
     videos = data.pair[learning].unique()
-    order = numpy_generator(config.seed, "reward guards").permutation(len(videos))[:NUM_GUARDS]
+    order = numpy_generator(config.seed, "reward guards").permutation(len(videos))[: 2 * NUM_GUARDS]
     videos = videos[torch.from_numpy(order)]
     rows = videos.tolist()
-    return Guards(videos, decode([data.videos[r] for r in rows], [data.prompts[r] for r in rows], clip, hold=True))
+    frozen = decode([data.videos[r] for r in rows], [data.prompts[r] for r in rows], backbone, hold=True)
+    return most_changed(videos, features[videos], frozen)
+
+
+def most_changed(videos: Tensor, moving: Tensor, frozen: Tensor) -> Guards:
+    """The half of the videos whose features [video, feature] freezing changes most, in their own deviations."""
+    change = ((moving - frozen) / moving.std(0, correction=0).clamp(min=1e-4)).norm(dim=1)
+    kept = change.argsort(descending=True)[: (len(videos) + 1) // 2]
+    return Guards(videos[kept], frozen[kept])
 
 
 def fit(
     features: Tensor,
     data: Examples,
     parts: Sequence[Tensor],
-    clip: SandboxClip,
+    backbone: Backbone,
     config: TrainConfig,
     guards: Guards | None = None,
 ) -> PreferenceModel:
@@ -237,10 +278,11 @@ def fit(
         torch.set_num_threads(threads)
     size = len(data.aspects)
     blank = {"mean": torch.zeros(size), "deviation": torch.ones(size)}
-    model = PreferenceModel(
-        clip, heads, data.aspects, **blank, temperature=torch.ones(size), log_theta=torch.ones(size)
-    )
+    blank |= {"temperature": torch.ones(size), "log_theta": torch.ones(size)}
+    model = PreferenceModel(backbone, heads, data.aspects, **blank, aggregation=config.aggregation)
     with torch.no_grad():
+        utility = model.utilities(features).mean(0)
+        model.blend = torch.tensor(_best_blend(utility, data, calibrating))
         utility = model.utilities(features).mean(0)
     seen = utility[data.pair[learning].unique()]
     model.mean, model.deviation = seen.mean(0), seen.std(0, correction=0).clamp(min=1e-6)
@@ -249,6 +291,25 @@ def fit(
         fitted = accuracy.calibration(difference[calibrating, column], data.votes[calibrating, column])
         model.temperature[column], model.log_theta[column] = fitted
     return model
+
+
+def _best_blend(utility: Tensor, data: Examples, rows: Tensor) -> float:
+    """The blend of other aspects into "overall" under which the votes of these rows are most likely; 0 without any.
+
+    A scan: the likelihood is flat near its top, and a few hundred votes do not tell hundredths apart.
+    """
+    if "overall" not in data.aspects or len(data.aspects) == 1:
+        return 0.0
+    column = data.aspects.index("overall")
+    votes = data.votes[rows, column]
+
+    def loss(blend: float) -> float:
+        one = blended(utility, data.aspects, blend)[:, column]
+        difference = one[data.pair[rows, 0]] - one[data.pair[rows, 1]]
+        temperature, log_theta = accuracy.calibration(difference, votes)
+        return float(rao_kupper_loss(difference / temperature, votes, torch.tensor(log_theta)))
+
+    return min(BLENDS, key=loss)
 
 
 def _bootstrap(rows: Tensor, data: Examples, config: TrainConfig, number: int) -> Tensor:
@@ -284,7 +345,7 @@ def _train_head(
             order = rows[torch.from_numpy(rng.permutation(len(rows)))]
             for chosen in order.split(config.batch_pairs):
                 utility = head(features[data.pair[chosen].flatten()]).unflatten(0, (len(chosen), 2))
-                loss = rao_kupper_loss(utility[:, 0] - utility[:, 1], data.votes[chosen], F.softplus(raw))
+                loss = LOSSES[config.loss](utility[:, 0] - utility[:, 1], data.votes[chosen], raw, config.margin)
                 if guards is not None:
                     some = torch.from_numpy(rng.integers(len(guards.videos), size=config.batch_pairs // 4 + 1))
                     loss = loss + config.guard_weight * _guard_loss(head, features, guards, some, moves)
@@ -299,101 +360,4 @@ def _train_head(
 def _guard_loss(head: Head, features: Tensor, guards: Guards, some: Tensor, moves: list[int]) -> Tensor:
     moving, frozen = head(features[guards.videos[some]]), head(guards.frozen[some])
     difference = (moving - frozen)[:, moves].flatten()
-    return bradley_terry_loss(difference, torch.ones_like(difference))
-
-
-def judge(
-    model: PreferenceModel, features: Tensor, data: Examples, parts: Sequence[Tensor], config: TrainConfig
-) -> dict[str, Any]:
-    """The report of a model on the held-out part; every number with n and, where it is an accuracy, an interval."""
-    with torch.no_grad():
-        utility = model.utilities(features).mean(0)
-        chances = model.probabilities(features[data.pair[:, 0]], features[data.pair[:, 1]]).numpy()
-    difference = (utility[data.pair[:, 0]] - utility[data.pair[:, 1]]).double().numpy()
-    prompts = data.pair_prompts
-    aspects = {}
-    for column, aspect in enumerate(data.aspects):
-        asked = data.votes[:, column].sum(-1) > 0
-        rows = [part[asked[part]].numpy() for part in parts]
-        # Several votes of one pair: the most frequent choice stands for it.
-        choice = data.votes[:, column].argmax(-1).numpy()
-        clusters = [prompts[row] for row in rows[2]]
-        aspects[aspect] = _judge_aspect(difference[:, column], choice, chances[:, column], rows, clusters)
-        aspects[aspect] |= {
-            "temperature": float(model.temperature[column]),
-            "theta": float(model.log_theta[column].exp()),
-        }
-    return {
-        "aspects": aspects,
-        "num_videos": len(data.videos),
-        "num_prompts": len(set(prompts)),
-        "num_pairs": dict(zip(("training", "calibration", "held_out"), map(len, parts), strict=True)),
-        "clip_sha256": model.clip_sha256,
-        "config": asdict(config),
-    }
-
-
-def _judge_aspect(
-    difference: np.ndarray, choice: np.ndarray, chances: np.ndarray, rows: list[np.ndarray], clusters: list[str]
-) -> dict[str, Any]:
-    learning, calibrating, held_out = rows
-    if not len(held_out):
-        return {"reason": "no held-out pair was asked about this aspect"}
-    seen, judged = choice[held_out], difference[held_out]
-    right = accuracy.correct_without_ties(judged, seen)
-    decided = seen != TIE
-    threshold = accuracy.tie_threshold(difference[calibrating], choice[calibrating]) if len(calibrating) else -1.0
-    predicted = accuracy.decisions(judged, threshold)
-    counts = np.bincount(choice[learning], minlength=3)
-    side = A if counts[A] >= counts[B] else B
-    two = chances[held_out][:, [A, B]]
-    confidence = two.max(1) / two.sum(1)
-    return {
-        "accuracy": _told(mean_interval(right, clusters)),
-        "majority": float(np.mean(seen[decided] == side)) if decided.any() else None,
-        "random": 0.5,
-        "accuracy_with_ties": _told(mean_interval(predicted == seen, clusters)),
-        "majority_with_ties": float(np.mean(seen == int(np.argmax(counts)))),
-        "random_with_ties": accuracy.chance(predicted, seen),
-        "tie_rate": float(np.mean(~decided)),
-        "threshold": threshold,
-        "calibration_error": (
-            accuracy.expected_calibration_error(confidence[decided], right[decided]) if decided.any() else None
-        ),
-    }
-
-
-def _told(interval: Interval) -> dict[str, Any]:
-    """An interval as JSON: no NaN."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(interval).items()
-    }
-
-
-def summary(report: dict[str, Any]) -> str:
-    """The report as a table for a terminal."""
-    heading = f"{'majority':>10}{'random':>8}"
-    lines = [f"{'held-out accuracy':<18}{'':>18}{heading}   {'with ties':>9}{heading}{'ECE':>7}"]
-    for aspect, row in report["aspects"].items():
-        if "reason" in row:
-            lines.append(f"{aspect:<18}{row['reason']}")
-            continue
-        plain, ties = row["accuracy"], row["accuracy_with_ties"]
-        between = f"{_short(plain['value'])} [{_short(plain['low'])}, {_short(plain['high'])}]"
-        lines.append(
-            f"{aspect:<18}{between:>18}{_short(row['majority']):>10}{_short(row['random']):>8}   "
-            f"{_short(ties['value']):>9}{_short(row['majority_with_ties']):>10}{_short(row['random_with_ties']):>8}"
-            f"{_short(row['calibration_error']):>7}"
-        )
-    pairs = report["num_pairs"]
-    return "\n".join(
-        [
-            *lines,
-            f"pairs: {pairs['training']} training, {pairs['calibration']} calibration, {pairs['held_out']} held out",
-        ]
-    )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}".replace("0.", ".", 1)
+    return torch.relu(GUARD_MARGIN - difference).mean()

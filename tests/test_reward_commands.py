@@ -32,7 +32,7 @@ def test_train_then_score_with_the_folder(
     assert main(["reward", "train", *options, "--epochs", "1", "--num-heads", "1"]) == 0
     assert "held out" in capsys.readouterr().out
     assert json.loads((out / "report.json").read_text())["config"]["epochs"] == 1
-    monkeypatch.setattr("reward.preference_model.load_clip", tiny_clip)
+    monkeypatch.setattr("reward.backbone.load_clip", tiny_clip)
     lines = tmp_path / "scores.jsonl"
     assert main(["reward", "score", str(videos), "--reward", str(out), "--out", str(lines)]) == 0
     rows = [json.loads(line) for line in lines.read_text().splitlines()]

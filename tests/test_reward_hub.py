@@ -47,8 +47,11 @@ def _images() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def hf_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+def write_clip(folder: Path) -> Path:
     """A tiny transformers CLIP with a tokenizer, as PickScore's folder has them."""
-    folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     letters = [chr(code) for code in range(97, 123)]

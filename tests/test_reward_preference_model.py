@@ -12,6 +12,7 @@ from reward_examples import batch, moving, tiny_clip
 import reward
 from core.errors import UserError
 from reward import preference_model
+from reward.backbone import SandboxBackbone
 from reward.features import OPPOSITES, features, questions
 from reward.moments import FEATURES, NUM_HUES, hue_colours, moments
 from reward.preference_model import Head, PreferenceModel
@@ -23,12 +24,12 @@ ASPECTS = ("motion_quality", "overall")
 def _model(num_heads: int = 2) -> PreferenceModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        clip = tiny_clip()
-        seen = features(clip, questions(clip), _frames(), PROMPTS)
+        eyes = SandboxBackbone(tiny_clip())
+        seen = eyes.features(_frames(), PROMPTS)
         heads = [Head(seen.mean(0), torch.ones(seen.shape[1]), 2) for _ in range(num_heads)]
     rest = {"mean": torch.tensor([0.1, -0.2]), "deviation": torch.tensor([0.5, 2.0])}
     rest |= {"temperature": torch.tensor([1.0, 2.0]), "log_theta": torch.tensor([0.3, 0.1])}
-    return PreferenceModel(clip, heads, ASPECTS, **rest)
+    return PreferenceModel(eyes, heads, ASPECTS, **rest)
 
 
 def _frames() -> torch.Tensor:
@@ -59,6 +60,17 @@ def test_scores_have_a_part_per_aspect_and_total_is_overall() -> None:
     assert set(scores.parts) == {*ASPECTS, "disagreement"}
     torch.testing.assert_close(scores.total, scores.parts["overall"])
     assert (scores.parts["disagreement"] > 0).all()
+
+
+def test_the_careful_total_is_below_the_mean_and_survives_saving(tmp_path: Path) -> None:
+    plain, careful = _model(), _model()
+    careful.aggregation = "worst"
+    each = careful.normalised(careful.features(_frames(), PROMPTS))[..., 1]
+    scores = careful(_frames(), PROMPTS)
+    torch.testing.assert_close(scores.total, each.amin(0))
+    assert (scores.total < plain(_frames(), PROMPTS).total).all()
+    careful.save(tmp_path)
+    assert torch.equal(preference_model.load(tmp_path, tiny_clip())(_frames(), PROMPTS).total, scores.total)
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
@@ -126,7 +138,7 @@ def test_a_model_of_another_clip_is_refused(tmp_path: Path) -> None:
     _model().save(tmp_path)
     other = tiny_clip()
     other.clip.logit_scale.data.add_(1)
-    with pytest.raises(UserError, match="trained on CLIP .* train it again"):
+    with pytest.raises(UserError, match="trained on sandbox .* train it again"):
         preference_model.load(tmp_path, other)
 
 

@@ -11,13 +11,17 @@ from reward_examples import batch, fill_store, ordered_and_shuffled, tiny_clip
 from core.errors import UserError
 from core.preferences import Store, Vote
 from reward import preference_model, train
+from reward.backbone import SandboxBackbone
 from reward.bradley_terry import TIE, A, B
-from reward.features import features as frozen_features
-from reward.features import questions
+from reward.report import summary
 from reward.train import Examples, TrainConfig
 
 WRONG = [("epochs", 0), ("num_heads", 0), ("guard_weight", -0.1), ("learning_rate", -1.0), ("held_out_share", 0.0)]
 QUICK = TrainConfig(num_heads=2, epochs=2)
+
+
+def _eyes() -> SandboxBackbone:
+    return SandboxBackbone(tiny_clip())
 
 
 def _vote(pair: int, choice: str, aspect: str = "overall", annotator: str = "one", prompt: str | None = None) -> Vote:
@@ -33,27 +37,25 @@ def test_learns_that_ordered_frames_are_better_than_shuffled_ones() -> None:
         votes[i, 0, A if i % 2 else B] = 1
     prompts = tuple(prompt for prompt, _, _ in clips for _ in range(2))
     data = Examples(tuple(Path(str(i)) for i in range(120)), prompts, pair, votes, ("overall",))
-    clip = tiny_clip()
-    features = frozen_features(
-        clip, questions(clip), batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts
-    )
+    eyes = _eyes()
+    features = eyes.features(batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts)
     config = TrainConfig(num_heads=1, epochs=20, batch_pairs=16)
     parts = train.split(data.pair_prompts, config)
-    report = train.judge(train.fit(features, data, parts, clip, config), features, data, parts, config)
+    report = train.judge(train.fit(features, data, parts, eyes, config), features, data, parts, config)
     found = report["aspects"]["overall"]
     assert found["accuracy"]["value"] >= 0.9
     assert found["accuracy"]["n"] == 12 and found["random"] == 0.5
 
 
 def test_guards_teach_that_a_frozen_copy_is_worse_though_no_vote_says_so(tmp_path: Path) -> None:
-    store, clip = fill_store(tmp_path), tiny_clip()
+    store, eyes = fill_store(tmp_path), _eyes()
     _, right, _ = ordered_and_shuffled(1)[0]
     frames = batch([right, right])
     frames[1] = frames[1, :1]
     gap = {}
     for weight in (0.0, 1.0):
         config = dataclasses.replace(QUICK, epochs=20, guard_weight=weight)
-        moving, frozen = train.train(store, clip, config)[0](frames, ["a red ball moves 0"] * 2).total.tolist()
+        moving, frozen = train.train(store, eyes, config)[0](frames, ["a red ball moves 0"] * 2).total.tolist()
         gap[weight] = moving - frozen
     assert gap[1.0] > max(0.0, gap[0.0])
 
@@ -61,11 +63,36 @@ def test_guards_teach_that_a_frozen_copy_is_worse_though_no_vote_says_so(tmp_pat
 def test_votes_of_several_people_become_shares_and_skips_are_not_asked() -> None:
     votes = [_vote(1, "a"), _vote(1, "b", annotator="two"), _vote(1, "a", annotator="three")]
     votes += [_vote(2, "both_bad"), _vote(2, "skip", "motion_quality"), _vote(3, "b", "motion_quality")]
-    data = train.examples(votes)
+    data = train.examples(votes, reliability=False)
     assert data.aspects == ("motion_quality", "overall")
     assert data.votes[0, 1, A] == pytest.approx(2 / 3) and data.votes[0, 1, B] == pytest.approx(1 / 3)
     assert data.votes[1, 1, TIE] == 1 and data.votes[1, 0].sum() == 0
     assert data.votes[2, 0, B] == 1 and len(data.videos) == 6
+
+
+def test_who_agrees_with_nobody_counts_less() -> None:
+    votes = [_vote(pair, "ab"[pair % 2], annotator=name) for pair in range(40) for name in ("one", "two")]
+    votes += [_vote(pair, "ab"[pair // 2 % 2], annotator="careless") for pair in range(40)]
+    counted, weighed = (train.examples(votes, reliability=flag).votes[1, 0] for flag in (False, True))
+    assert counted[B] == pytest.approx(2 / 3)
+    assert weighed[B] > 0.9 and weighed.sum() == pytest.approx(1)
+    alone = train.examples([vote for vote in votes if vote.annotator == "one"]).votes
+    assert set(alone.flatten().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("loss", ["davidson", "bradley_terry", "margin"])
+def test_every_model_of_votes_learns_the_planted_preference(loss: str) -> None:
+    features = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
+    pair = torch.arange(80).view(40, 2)
+    wins = features[pair[:, 0], 0] > features[pair[:, 1], 0]
+    votes = torch.nn.functional.one_hot(torch.where(wins, A, B), 3).float().unsqueeze(1)
+    prompts = tuple(f"prompt {index // 4}" for index in range(80))
+    data = Examples(tuple(Path(str(i)) for i in range(80)), prompts, pair, votes, ("overall",))
+    config = TrainConfig(num_heads=1, epochs=20, batch_pairs=8, loss=loss)  # type: ignore[arg-type]
+    parts = train.split(data.pair_prompts, config)
+    model = train.fit(features, data, parts, _eyes(), config)
+    utility = model.utilities(features).mean(0)[:, 0]
+    assert ((utility[pair[:, 0]] > utility[pair[:, 1]]) == wins).float().mean() > 0.85
 
 
 def test_no_prompt_is_on_two_sides_of_the_split() -> None:
@@ -78,32 +105,32 @@ def test_no_prompt_is_on_two_sides_of_the_split() -> None:
 
 
 def test_training_from_a_store_writes_a_folder_that_scores_alike(tmp_path: Path) -> None:
-    store, clip = fill_store(tmp_path), tiny_clip()
-    model, report = train.train(store, clip, QUICK, tmp_path / "reward")
-    again = preference_model.load(tmp_path / "reward", clip)
+    store, eyes = fill_store(tmp_path), _eyes()
+    model, report = train.train(store, eyes, QUICK, tmp_path / "reward")
+    again = preference_model.load(tmp_path / "reward", tiny_clip())
     _, right, wrong = ordered_and_shuffled(1)[0]
     frames, prompts = batch([right, wrong]), ["a red ball moves 0"] * 2
     assert torch.equal(model(frames, prompts).total, again(frames, prompts).total)
     written = json.loads((tmp_path / "reward" / "report.json").read_text())
     assert written == json.loads(json.dumps(report))
     assert written["num_pairs"] == {"training": 8, "calibration": 2, "held_out": 2}
-    assert "overall" in train.summary(report)
+    assert "overall" in summary(report)
 
 
 def test_the_same_seed_gives_the_same_reward_and_another_seed_another(tmp_path: Path) -> None:
-    store, clip = fill_store(tmp_path), tiny_clip()
+    store, eyes = fill_store(tmp_path), _eyes()
     first, second, other = (
-        train.train(store, clip, dataclasses.replace(QUICK, seed=seed))[0].version for seed in (0, 0, 1)
+        train.train(store, eyes, dataclasses.replace(QUICK, seed=seed))[0].version for seed in (0, 0, 1)
     )
     assert first == second != other
 
 
 def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
-    store, clip = fill_store(tmp_path), tiny_clip()
+    store, eyes = fill_store(tmp_path), _eyes()
     data = train.examples(store.votes())
-    features = train.decode(data.videos, data.prompts, clip)
+    features = train.decode(data.videos, data.prompts, eyes)
     parts = train.split(data.pair_prompts, QUICK)
-    model = train.fit(features, data, parts, clip, QUICK)
+    model = train.fit(features, data, parts, eyes, QUICK)
     scores = model.normalised(features[data.pair[parts[0]].unique()]).mean(0)
     torch.testing.assert_close(scores.mean(0), torch.zeros(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(scores.std(0, correction=0), torch.ones(1), atol=1e-3, rtol=0)
@@ -123,14 +150,14 @@ def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
 )
 def test_votes_that_cannot_teach_are_refused_in_one_line(votes: list[Vote], line: str) -> None:
     with pytest.raises(UserError, match=line) as error:
-        train.train(votes, tiny_clip(), QUICK)
+        train.train(votes, _eyes(), QUICK)
     assert "\n" not in str(error.value)
 
 
 def test_votes_for_one_side_only_still_train_and_say_that_majority_does_as_well(tmp_path: Path) -> None:
     store = fill_store(tmp_path)
     votes = [dataclasses.replace(vote, choice="a") for vote in store.votes()]
-    _, report = train.train(votes, tiny_clip(), QUICK)
+    _, report = train.train(votes, _eyes(), QUICK)
     assert report["aspects"]["overall"]["majority"] == 1.0
 
 
@@ -143,6 +170,9 @@ def test_votes_for_one_side_only_still_train_and_say_that_majority_does_as_well(
         {"learning_rate": -1.0},
         {"held_out_share": 0.0},
         {"held_out_share": 0.9},
+        {"margin": -1.0},
+        {"loss": "hinge"},
+        {"aggregation": "best"},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
@@ -152,4 +182,4 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 
 def test_an_empty_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="label some"):
-        train.train(Store(tmp_path / "empty.db"), tiny_clip(), QUICK)
+        train.train(Store(tmp_path / "empty.db"), _eyes(), QUICK)

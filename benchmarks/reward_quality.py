@@ -1,0 +1,196 @@
+"""How good is a reward learned from few and noisy votes? Held-out accuracy, its ceiling, calibration, cost.
+
+Clips of the shipped generator, pairs within prompts, votes of the gold taste of which a share is wrong. The ceiling is
+what a judge with the gold order itself reaches against such votes. The models: frozen pixels features with five heads
+or one, and the generator's own transformer on noisy latents, which needs no decoding.
+
+python benchmarks/reward_quality.py [--cache FILE] [--pairs 2000] [--noise 0.15] [--seeds 2] [--latent]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import base_model
+from base_model.sampler import generate_frames
+from base_model.text import load_clip
+from base_model.world import dataset
+from core.preferences import ASPECTS
+from core.progress import track
+from core.randomness import numpy_generator, seed_for
+from core.stats import mean_interval
+from reward import accuracy
+from reward.annotators import SimulatedAnnotator, gold_utility
+from reward.backbone import Backbone, LatentBackbone, SandboxBackbone
+from reward.bradley_terry import TIE, A, B
+from reward.train import Examples, TrainConfig, fit, most_changed
+
+CHOICE = {"a": A, "tie": TIE, "b": B}
+NUM_FROZEN = 256
+
+
+@dataclass(frozen=True)
+class Clips:
+    """features, latent [clip, feature]; frozen [NUM_FROZEN, feature] of frozen copies of the first clips; gold
+    [clip, aspect]; prompts [clip]. The clips of one prompt stand together."""
+
+    features: Tensor
+    latent: Tensor
+    frozen: Tensor
+    gold: Tensor
+    prompts: list[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=None, help="file that keeps features and gold between runs")
+    parser.add_argument("--num-prompts", type=int, default=800)
+    parser.add_argument("--clips-per-prompt", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--noise", type=float, default=0.15)
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    clips = _clips(options.num_prompts, options.clips_per_prompt, options.cache)
+    counts = [options.pairs // 8, options.pairs // 4, options.pairs // 2, options.pairs]
+    print(
+        f"{'':>26}{'pairs':>6}{'votes':>6}{'of ceiling':>22}{'gold order':>11}{'ECE':>6}{'floor':>6}{'Brier':>7}"
+        f"{'frozen':>8}"
+    )
+    for name, config, features in (
+        ("five heads", TrainConfig(), clips.features),
+        ("five heads, guarded", TrainConfig(guard_weight=1.0), clips.features),
+        ("one head", TrainConfig(num_heads=1), clips.features),
+        ("latent, five heads", TrainConfig(), clips.latent),
+    ):
+        for count in counts if name == "five heads" else counts[-1:]:
+            _judge(name, config, features, clips, count, options.noise, options.seeds)
+
+
+def _clips(num_prompts: int, per_prompt: int, cache: Path | None) -> Clips:
+    if cache is not None and cache.exists():
+        held = np.load(cache)
+        parts = {name: torch.from_numpy(held[name]) for name in ("features", "latent", "frozen", "gold")}
+        return Clips(**parts, prompts=held["prompts"].tolist())
+    generator = base_model.load("sandbox")
+    eyes: tuple[Backbone, Backbone] = SandboxBackbone(load_clip()), LatentBackbone(generator=generator)
+    distinct = dataset.prompts(seed_for(0, "training prompts"), num_prompts, "train", most_objects=1)
+    prompts = [prompt for prompt in distinct for _ in range(per_prompt)]
+    found: dict[str, list[Tensor]] = {"features": [], "latent": [], "frozen": [], "gold": []}
+    for start in track(range(0, len(prompts), 32), "clips"):
+        rows = prompts[start : start + 32]
+        seeds = [seed_for(0, "pairs", index) for index in range(start, start + len(rows))]
+        frames = generate_frames(generator, rows, seeds=seeds, num_steps=10, batch=32)
+        with torch.no_grad():
+            found["features"].append(eyes[0].features(frames, rows))
+            found["latent"].append(eyes[1].features(frames, rows))
+            if start < NUM_FROZEN:
+                found["frozen"].append(eyes[0].features(frames[:, :1].expand_as(frames), rows))
+        gold = [gold_utility(clip.numpy(), prompt) for clip, prompt in zip(frames, rows, strict=True)]
+        found["gold"].append(torch.tensor([[one[aspect] for aspect in ASPECTS] for one in gold]))
+    parts = {name: torch.cat(values) for name, values in found.items()}
+    if cache is not None:
+        np.savez(cache, prompts=np.array(prompts), **{name: part.numpy() for name, part in parts.items()})
+    return Clips(**parts, prompts=prompts)
+
+
+def _examples(clips: Clips, num_pairs: int, noise: float, seed: int) -> tuple[Examples, list[Tensor]]:
+    """Votes on all pairs of the held-out (a quarter) and the calibration prompts, and on `num_pairs` of the others."""
+    distinct = sorted(set(clips.prompts))
+    order = numpy_generator(seed, "benchmark split").permutation(len(distinct))
+    side = {distinct[n]: (2 if i < len(distinct) // 4 else 0) for i, n in enumerate(order.tolist())}
+    by_prompt: dict[str, list[int]] = {}
+    for index, prompt in enumerate(clips.prompts):
+        by_prompt.setdefault(prompt, []).append(index)
+    everyone = [pair for rows in by_prompt.values() for pair in itertools.combinations(rows, 2)]
+    learning = [pair for pair in everyone if side[clips.prompts[pair[0]]] == 0]
+    chosen = numpy_generator(seed, "benchmark pairs").permutation(len(learning))[:num_pairs]
+    held_out = [pair for pair in everyone if side[clips.prompts[pair[0]]] == 2]
+    taught = sorted(learning[n] for n in chosen.tolist())
+    pairs = taught + held_out
+    annotator = SimulatedAnnotator(seed=seed, noise=noise)
+    votes = torch.zeros(len(pairs), len(ASPECTS), 3)
+    gold = [dict(zip(ASPECTS, row, strict=True)) for row in clips.gold.tolist()]
+    for row, (a, b) in enumerate(pairs):
+        for aspect, choice in annotator.label(gold[a], gold[b], row).items():
+            votes[row, ASPECTS.index(aspect), CHOICE[choice]] = 1
+    # Of the votes that may be learned from, those of every sixth prompt calibrate.
+    kept = sorted({clips.prompts[a] for a, _ in taught})
+    calibrating = set(kept[::6])
+    rows = [[], []]
+    for row, (a, _) in enumerate(taught):
+        rows[clips.prompts[a] in calibrating].append(row)
+    parts = [torch.tensor(rows[0]), torch.tensor(rows[1]), torch.arange(len(taught), len(pairs))]
+    videos = tuple(Path(str(index)) for index in range(len(clips.prompts)))
+    return Examples(videos, tuple(clips.prompts), torch.tensor(pairs), votes, ASPECTS), parts
+
+
+def _judge(
+    name: str, config: TrainConfig, features: Tensor, clips: Clips, num_pairs: int, noise: float, seeds: int
+) -> None:
+    """One line: means over seeds; the interval is over held-out prompts of all seeds."""
+    eyes = SandboxBackbone()  # the features are there already; the model wants to know whose they are
+    share: list[np.ndarray] = []
+    clusters: list[str] = []
+    rows: list[list[float]] = []
+    for seed in range(seeds):
+        data, parts = _examples(clips, num_pairs, noise, seed)
+        guards = None
+        if config.guard_weight:
+            learnt = set(data.pair[parts[0]].flatten().tolist())
+            shown = torch.tensor([row for row in range(len(clips.frozen)) if row in learnt])
+            guards = most_changed(shown, features[shown], clips.frozen[shown])
+        begin = time.perf_counter()
+        model = fit(features, data, parts, eyes, dataclasses.replace(config, seed=seed), guards)
+        seconds = time.perf_counter() - begin
+        column, held = ASPECTS.index("overall"), data.pair[parts[2]]
+        with torch.no_grad():
+            utility = model.utilities(features).mean(0)[:, column].double()
+            frozen = model.utilities(clips.frozen).mean(0)[:, column].double() if features is clips.features else None
+            chances = model.probabilities(features[held[:, 0]], features[held[:, 1]])[:, column].double().numpy()
+        difference = (utility[held[:, 0]] - utility[held[:, 1]]).numpy()
+        truth = (clips.gold[held[:, 0], column] - clips.gold[held[:, 1], column]).double().numpy()
+        choice = data.votes[parts[2], column].argmax(-1).numpy()
+        right = accuracy.correct_without_ties(difference, choice)
+        ceiling = accuracy.correct_without_ties(truth, choice)
+        decided = choice != TIE
+        two = chances[decided][:, [A, B]]
+        confidence = two.max(1) / two.sum(1)
+        clear = np.abs(truth) > 0.02
+        change = float("nan")
+        if frozen is not None:
+            change = float((frozen - utility[: len(frozen)]).mean() / utility.std())
+        share.append(right / np.nanmean(ceiling))
+        clusters += [clips.prompts[a] for a in held[:, 0].tolist()]
+        rows.append(
+            [
+                float(np.nanmean(right)),
+                float(np.mean((difference > 0) == (truth > 0), where=clear)),
+                accuracy.expected_calibration_error(confidence, right[decided]),
+                accuracy.calibration_floor(confidence),
+                accuracy.brier_score(chances, np.eye(3)[choice]),
+                change,
+                seconds,
+            ]
+        )
+    votes, order, error, floor, brier, change, seconds = np.mean(rows, 0)
+    of = mean_interval(np.concatenate(share), clusters)
+    between = f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]"
+    print(
+        f"{name:>26}{num_pairs:>6}{votes:>6.3f}{between:>22}{order:>11.3f}{error:>6.3f}{floor:>6.3f}{brier:>7.3f}"
+        f"{change:>+8.2f}   {seconds:.0f} s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

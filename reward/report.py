@@ -1,0 +1,125 @@
+"""What a preference model is worth on prompts it was not trained on: agreement, baselines, honesty of chances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.stats import Interval, mean_interval
+from reward import accuracy
+from reward.bradley_terry import TIE, A, B
+from reward.preference_model import PreferenceModel
+
+if TYPE_CHECKING:
+    from reward.train import Examples, TrainConfig
+
+
+def judge(
+    model: PreferenceModel, features: Tensor, data: Examples, parts: Sequence[Tensor], config: TrainConfig
+) -> dict[str, Any]:
+    """The report of a model on the held-out part; every number with n and, where it is an accuracy, an interval."""
+    with torch.no_grad():
+        utility = model.utilities(features).mean(0)
+        chances = model.probabilities(features[data.pair[:, 0]], features[data.pair[:, 1]]).numpy()
+    difference = (utility[data.pair[:, 0]] - utility[data.pair[:, 1]]).double().numpy()
+    prompts = data.pair_prompts
+    aspects = {}
+    for column, aspect in enumerate(data.aspects):
+        asked = data.votes[:, column].sum(-1) > 0
+        rows = [part[asked[part]].numpy() for part in parts]
+        # Several votes of one pair: the most frequent choice stands for it.
+        choice = data.votes[:, column].argmax(-1).numpy()
+        clusters = [prompts[row] for row in rows[2]]
+        aspects[aspect] = _judge_aspect(difference[:, column], choice, chances[:, column], rows, clusters)
+        aspects[aspect] |= {
+            "temperature": float(model.temperature[column]),
+            "theta": float(model.log_theta[column].exp()),
+        }
+    return {
+        "aspects": aspects,
+        "num_videos": len(data.videos),
+        "num_prompts": len(set(prompts)),
+        "num_pairs": dict(zip(("training", "calibration", "held_out"), map(len, parts), strict=True)),
+        "backbone": f"{model.backbone.kind} {model.backbone.weights} {model.backbone.sha256[:12]}",
+        "config": asdict(config),
+    }
+
+
+def _judge_aspect(
+    difference: np.ndarray, choice: np.ndarray, chances: np.ndarray, rows: list[np.ndarray], clusters: list[str]
+) -> dict[str, Any]:
+    learning, calibrating, held_out = rows
+    if not len(held_out):
+        return {"reason": "no held-out pair was asked about this aspect"}
+    seen, judged = choice[held_out], difference[held_out]
+    right = accuracy.correct_without_ties(judged, seen)
+    decided = seen != TIE
+    threshold = accuracy.tie_threshold(difference[calibrating], choice[calibrating]) if len(calibrating) else -1.0
+    predicted = accuracy.decisions(judged, threshold)
+    counts = np.bincount(choice[learning], minlength=3)
+    side = A if counts[A] >= counts[B] else B
+    two = chances[held_out][:, [A, B]]
+    confidence = two.max(1) / two.sum(1)
+    return {
+        "accuracy": _told(mean_interval(right, clusters)),
+        "majority": float(np.mean(seen[decided] == side)) if decided.any() else None,
+        "random": 0.5,
+        "accuracy_with_ties": _told(mean_interval(predicted == seen, clusters)),
+        "majority_with_ties": float(np.mean(seen == int(np.argmax(counts)))),
+        "random_with_ties": accuracy.chance(predicted, seen),
+        "tie_rate": float(np.mean(~decided)),
+        "threshold": threshold,
+        "brier": accuracy.brier_score(chances[held_out], np.eye(3)[seen]),
+        **(_honesty(confidence[decided], right[decided]) if decided.any() else {"calibration_error": None}),
+    }
+
+
+def _honesty(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """Calibration error of decided votes beside what chance alone leaves of it, and the curve behind it."""
+    return {
+        "calibration_error": accuracy.expected_calibration_error(confidence, right),
+        "calibration_floor": accuracy.calibration_floor(confidence),
+        "reliability": [asdict(one) for one in accuracy.reliability_curve(confidence, right)],
+    }
+
+
+def _told(interval: Interval) -> dict[str, Any]:
+    """An interval as JSON: no NaN."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in asdict(interval).items()
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report as a table for a terminal."""
+    heading = f"{'majority':>10}{'random':>8}"
+    lines = [f"{'held-out accuracy':<18}{'':>18}{heading}   {'with ties':>9}{heading}{'ECE':>7}{'floor':>7}"]
+    for aspect, row in report["aspects"].items():
+        if "reason" in row:
+            lines.append(f"{aspect:<18}{row['reason']}")
+            continue
+        plain, ties = row["accuracy"], row["accuracy_with_ties"]
+        between = f"{_short(plain['value'])} [{_short(plain['low'])}, {_short(plain['high'])}]"
+        lines.append(
+            f"{aspect:<18}{between:>18}{_short(row['majority']):>10}{_short(row['random']):>8}   "
+            f"{_short(ties['value']):>9}{_short(row['majority_with_ties']):>10}{_short(row['random_with_ties']):>8}"
+            f"{_short(row['calibration_error']):>7}{_short(row.get('calibration_floor')):>7}"
+        )
+    pairs = report["num_pairs"]
+    return "\n".join(
+        [
+            *lines,
+            f"pairs: {pairs['training']} training, {pairs['calibration']} calibration, {pairs['held_out']} held out",
+        ]
+    )
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}".replace("0.", ".", 1)

@@ -1,0 +1,282 @@
+"""A vision-language model of the Qwen2-VL class as a judge: it reads the video, then the prompt, then one reward token
+per aspect, and a linear head turns the hidden state of each token into that aspect's utility.
+
+One token per aspect keeps the aspects apart, where one shared token mixes them. The model is frozen but for LoRA, the
+reward tokens' embeddings and the head; only these are saved. Source: VideoAlign (Liu et al. 2025, arXiv 2501.13918).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.files import atomic_write, replacing
+from core.randomness import numpy_generator
+from reward.bradley_terry import LOSSES
+from reward.frame_reward import CLIP_MEAN, CLIP_STD, pretrained
+from reward.protocol import Scores, check, evenly_spaced, only_finite, weights_sha256
+
+KIND = "soralign vlm reward"
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+QUESTION = "The video was made for this text: {prompt}\nHow good is it? "
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a video is shown and asked about.
+
+    tokens: one reward token per aspect, each exactly once in `template`, which also holds {prompt}.
+    num_frames: evenly spaced frames. max_pixels: of a frame; larger ones are scaled down.
+    """
+
+    tokens: tuple[str, ...]
+    template: str
+    num_frames: int = 12
+    max_pixels: int = 448 * 448
+
+    @classmethod
+    def of(cls, aspects: Sequence[str], **options: Any) -> Reading:
+        """A plain question with a token for each aspect."""
+        tokens = tuple(f"<|{aspect}_reward|>" for aspect in aspects)
+        named = [f"{aspect.replace('_', ' ')}: {token}" for aspect, token in zip(aspects, tokens, strict=True)]
+        return cls(tokens, QUESTION + " ".join(named), **options)
+
+
+class Scorer(nn.Module):
+    """Videos and prompts to one utility per reward token.
+
+    Args: weights: hub id or folder of the model, with its tokenizer. Raises: UserError when it is no such model.
+    """
+
+    def __init__(self, weights: str, reading: Reading) -> None:
+        super().__init__()
+        from transformers import AutoModel, AutoTokenizer
+
+        self.weights, self.reading = weights, reading
+        if any(reading.template.count(token) != 1 for token in reading.tokens) or "{prompt}" not in reading.template:
+            raise UserError(f"the template must hold {{prompt}} and once each of {', '.join(reading.tokens)}")
+        self.tokenizer = pretrained(AutoTokenizer, weights)
+        self.model = pretrained(AutoModel, weights)
+        if not hasattr(self.model.config, "video_token_id") or not hasattr(self.model, "visual"):
+            raise UserError(f"{weights!r} is a {type(self.model).__name__}; a model of the Qwen2-VL class is needed")
+        self.tokenizer.add_special_tokens({"additional_special_tokens": list(reading.tokens)})
+        self.tokenizer.padding_side = "right"
+        rows = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > rows:
+            self.model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        self.ids = self.tokenizer.convert_tokens_to_ids(list(reading.tokens))
+        width = self.model.get_input_embeddings().embedding_dim
+        self.head = nn.Linear(width, len(reading.tokens), bias=False)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(width))
+        self.model.eval().requires_grad_(False)
+
+    def forward(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Utilities [batch, token] of frames [batch, time, 3, height, width] in [0, 1]; differentiable."""
+        vision = self.model.config.vision_config
+        side = vision.patch_size * vision.spatial_merge_size
+        shown = frames[:, evenly_spaced(frames.shape[1], self.reading.num_frames)]
+        pixels, grid = patches(
+            shown,
+            side,
+            vision.patch_size,
+            vision.spatial_merge_size,
+            vision.temporal_patch_size,
+            self.reading.max_pixels,
+        )
+        words = VIDEO.replace("<|video_pad|>", "<|video_pad|>" * (math.prod(grid) // vision.spatial_merge_size**2))
+        asked = [CHAT.format(words + self.reading.template.replace("{prompt}", text)) for text in prompts]
+        given = self.tokenizer(asked, padding=True, return_tensors="pt").to(frames.device)
+        ids = given.input_ids
+        hidden = self.model(
+            input_ids=ids,
+            attention_mask=given.attention_mask,
+            pixel_values_videos=pixels.to(self.model.dtype),
+            video_grid_thw=torch.tensor([grid] * len(prompts), device=ids.device),
+            mm_token_type_ids=2 * (ids == self.model.config.video_token_id).int(),
+            use_cache=False,
+        ).last_hidden_state
+        rows = torch.arange(len(ids), device=ids.device)
+        places = [(ids == token).int().argmax(1) for token in self.ids]
+        each = torch.stack([hidden[rows, place] for place in places], 1).to(self.head.weight.dtype)
+        return torch.einsum("btw,tw->bt", each, self.head.weight)
+
+
+def patches(
+    frames: Tensor, grid_side: int, patch: int, merge: int, tube: int, max_pixels: int
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Frames [batch, time, 3, height, width] as the vision tower takes them: [batch x time x rows x columns, 3 x tube x
+    patch^2], and the grid (time, rows, columns) of patches of one video. Rows and columns are cut into squares of
+    `merge` patches, and time into tubes of frames, the last frame repeated to fill one."""
+    frames = torch.cat([frames, frames[:, -1:].expand(-1, -frames.shape[1] % tube, -1, -1, -1)], 1)
+    batch, time, _, height, width = frames.shape
+    new = fitting(height, width, grid_side, max_pixels)
+    flat = frames.flatten(0, 1)
+    if new != (height, width):
+        flat = F.interpolate(flat, new, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    flat = (flat - flat.new_tensor(CLIP_MEAN)[:, None, None]) / flat.new_tensor(CLIP_STD)[:, None, None]
+    grid = (time // tube, new[0] // patch, new[1] // patch)
+    cut = flat.reshape(batch, grid[0], tube, 3, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch)
+    return cut.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(batch * math.prod(grid), -1), grid
+
+
+def fitting(height: int, width: int, side: int, max_pixels: int) -> tuple[int, int]:
+    """Multiples of `side` nearest to (height, width), scaled down where they have more than `max_pixels`."""
+    new = max(side, round(height / side) * side), max(side, round(width / side) * side)
+    if new[0] * new[1] <= max_pixels:
+        return new
+    shrink = math.sqrt(height * width / max_pixels)
+    return (
+        max(side, math.floor(height / shrink / side) * side),
+        max(side, math.floor(width / shrink / side) * side),
+    )
+
+
+class VlmReward:
+    """A scorer as a `Reward`.
+
+    Args:
+        mean, deviation, shares: [aspect]; parts are (utility - mean) / deviation, `total` is their sum by shares.
+    """
+
+    unit = "standard deviations over the training videos"
+    range = (-math.inf, math.inf)
+    higher_is_better = True
+    differentiable = True
+
+    def __init__(
+        self, name: str, scorer: Scorer, aspects: Sequence[str], mean: Tensor, deviation: Tensor, shares: Tensor
+    ) -> None:
+        self.name, self.scorer, self.aspects = name, scorer.eval().requires_grad_(False), tuple(aspects)
+        self.mean, self.deviation, self.shares = mean, deviation, shares
+        self.version = f"1 {scorer.weights} {weights_sha256(scorer)[:12]}"
+
+    def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
+        check(frames, prompts)
+        self.scorer.to(frames.device)
+        mean, deviation, shares = (one.to(frames.device) for one in (self.mean, self.deviation, self.shares))
+        scores = (self.scorer(frames, prompts).float() - mean) / deviation
+        parts = {aspect: only_finite(scores[:, column], frames) for column, aspect in enumerate(self.aspects)}
+        return Scores(only_finite(scores @ shares, frames), parts)
+
+
+@dataclass(frozen=True)
+class VlmConfig:
+    """How LoRA and head are trained. alpha / rank scales the adapter; names of layers are endings."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    layers: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    epochs: int = 2
+    batch_pairs: int = 4
+    learning_rate: float = 1e-4
+    loss: str = "rao_kupper"
+    margin: float = 0.57
+    seed: int = field(default=0)
+
+
+def adapt(scorer: Scorer, config: VlmConfig) -> None:
+    """Put LoRA into the language layers, in place; embeddings of the reward tokens become trainable too."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=rf".*language_model.*\.({'|'.join(config.layers)})",
+        trainable_token_indices={"embed_tokens": scorer.ids},
+    )
+    inject_adapter_in_model(lora, scorer.model)
+
+
+def fit(
+    scorer: Scorer,
+    look: Callable[[list[int]], tuple[Tensor, list[str]]],
+    pair: Tensor,
+    votes: Tensor,
+    aspects: Sequence[str],
+    config: VlmConfig,
+) -> VlmReward:
+    """Train on votes.
+
+    Args:
+        look: frames and prompts of the videos with these numbers; called once per batch, so that memory does not grow.
+        pair: [pair, 2] numbers of videos. votes: [pair, aspect, 3], in the order of the reading's tokens.
+    """
+    if len(aspects) != len(scorer.ids):
+        raise UserError(f"{len(aspects)} aspects but {len(scorer.ids)} reward tokens")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapt(scorer, config)
+        width = nn.Parameter(torch.full((len(aspects),), -2.0))
+        trained = [one for one in scorer.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW([*trained, width], lr=config.learning_rate)
+        rng = numpy_generator(config.seed, "vlm order")
+        scorer.train()
+        for _ in range(config.epochs):
+            for rows in torch.from_numpy(rng.permutation(len(pair))).split(config.batch_pairs):
+                utility = scorer(*look(pair[rows].flatten().tolist())).unflatten(0, (len(rows), 2))
+                difference = (utility[:, 0] - utility[:, 1]).float()
+                loss = LOSSES[config.loss](difference, votes[rows], width, config.margin)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+    scorer.eval()
+    with torch.no_grad():
+        seen = pair.unique().split(2 * config.batch_pairs)
+        utility = torch.cat([scorer(*look(rows.tolist())).float() for rows in seen])
+    shares = torch.tensor([float(aspect == "overall") for aspect in aspects])
+    if not shares.any():
+        shares = torch.full((len(aspects),), 1 / len(aspects))
+    spread = utility.std(0, correction=0).clamp(min=1e-6)
+    return VlmReward("vlm", scorer, aspects, utility.mean(0), spread, shares)
+
+
+def save(reward: VlmReward, folder: str | Path, config: VlmConfig) -> None:
+    """Write adapter.safetensors (LoRA, token embeddings, head, statistics), then config.json."""
+    from peft import get_peft_model_state_dict
+
+    folder = Path(folder)
+    state = {f"model.{name}": value for name, value in get_peft_model_state_dict(reward.scorer.model).items()}
+    state |= {"head": reward.scorer.head.weight, "mean": reward.mean, "deviation": reward.deviation}
+    state["shares"] = reward.shares
+    with replacing(folder / "adapter.safetensors") as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    told = {"kind": KIND, "weights": reward.scorer.weights, "aspects": reward.aspects}
+    told |= {"reading": asdict(reward.scorer.reading), "lora": asdict(config)}
+    atomic_write(folder / "config.json", json.dumps(told, indent=2) + "\n")
+
+
+def load(folder: str | Path) -> VlmReward:
+    """A saved reward. Raises: UserError when the folder is damaged or its base model cannot be had."""
+    from peft import set_peft_model_state_dict
+
+    folder = Path(folder)
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        reading = Reading(**told["reading"] | {"tokens": tuple(told["reading"]["tokens"])})
+        config = VlmConfig(**told["lora"] | {"layers": tuple(told["lora"]["layers"])})
+        state = load_file(folder / "adapter.safetensors")
+        head, mean, deviation, shares = (state.pop(name) for name in ("head", "mean", "deviation", "shares"))
+    except UserError:
+        raise
+    except Exception as error:  # JSON, safetensors and missing keys have each their own
+        raise UserError(f"{folder} is a damaged reward ({str(error).splitlines()[:1]}); train it again") from None
+    scorer = Scorer(told["weights"], reading)
+    adapt(scorer, config)
+    set_peft_model_state_dict(scorer.model, {name.removeprefix("model."): value for name, value in state.items()})
+    scorer.head.weight.data.copy_(head)
+    return VlmReward("vlm", scorer, told["aspects"], mean, deviation, shares)

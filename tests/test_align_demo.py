@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from align import demo
 from base_model.world import dataset
@@ -49,3 +52,21 @@ def test_evaluation_prompts_of_the_demo_never_occur_in_training() -> None:
     judged = dataset.prompts(seed_for(0, "evaluation prompts"), plan.eval_prompts, "heldout", most_objects=most)
     assert len(set(judged)) >= 128
     assert not set(train) & set(judged)
+
+
+def test_the_tower_answers_from_memory_when_shown_the_same_images_again() -> None:
+    class Tower(nn.Module):
+        calls = 0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return images.mean(dim=(1, 2, 3))
+
+    tower = Tower()
+    demo.look_once(SimpleNamespace(clip=SimpleNamespace(visual=tower)))  # type: ignore[arg-type]
+    first, second = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        seen = [tower(images) for images in (first, first.clone(), second, first)]
+    assert tower.calls == 3 and torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[0], seen[2])
+    assert tower(first.requires_grad_()).requires_grad and tower.calls == 4  # a gradient wants its own graph

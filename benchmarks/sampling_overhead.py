@@ -1,4 +1,6 @@
-"""What does sampling cost beyond the network? Seconds of `generate_frames` without decoding against steps x one forward.
+"""What does sampling cost beyond the network? CPU seconds of the loop against steps x one forward.
+
+Forward and loop are timed in turn, so that what else the machine does falls on both; the median ratio is shown.
 
 python benchmarks/sampling_overhead.py [--model sandbox] [--num-steps 20] [--batch 16] [--repeats 5]
 """
@@ -9,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -16,14 +19,12 @@ import base_model
 from base_model import sampler, solvers
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall seconds of a call, after one that is not counted."""
-    spent = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
+def seconds(call: Callable[[], object], repeats: int = 1) -> float:
+    """CPU seconds of one call, the mean over `repeats`."""
+    begin = time.process_time()
+    for _ in range(repeats):
         call()
-        spent.append(time.perf_counter() - begin)
-    return statistics.median(spent[1:])
+    return (time.process_time() - begin) / repeats
 
 
 @torch.no_grad()
@@ -40,18 +41,19 @@ def main() -> None:
     noise = sampler.initial_noise(generator, range(options.batch))
     schedule = generator.schedule(options.num_steps)
     step = torch.full((options.batch,), options.num_steps // 2)
-    forward = seconds(lambda: generator.predict(noise, step, schedule, condition), 4 * options.repeats)
-    print(f"one forward of {options.batch} clips: {1000 * forward:.1f} ms")
+
+    def forward() -> torch.Tensor:
+        return generator.predict(noise, step, schedule, condition)
+
+    forward()
+    print(f"one forward of {options.batch} clips: {1000 * seconds(forward, 8):.1f} ms of CPU")
     for name in solvers.NAMES:
         sampling = sampler.Sampling(num_steps=options.num_steps, solver=name)
         forwards = 2 * options.num_steps - 1 if name == "heun" else options.num_steps
         rng = sampler.solver_noise(range(options.batch))
-
-        def call(sampling: sampler.Sampling = sampling, rng: list[torch.Generator] = rng) -> torch.Tensor:
-            return sampler.draw(generator, condition, noise=noise, sampling=sampling, rng=rng)
-
-        spent = seconds(call, options.repeats)
-        print(f"{name:<8} {spent:.3f} s = {spent / (forwards * forward):.3f} x {forwards} forwards")
+        call = partial(sampler.draw, generator, condition, noise=noise, sampling=sampling, rng=rng)
+        ratios = [seconds(call) / (forwards * seconds(forward, 8)) for _ in range(options.repeats)]
+        print(f"{name:<8} {statistics.median(ratios):.3f} x {forwards} forwards")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,261 @@
+"""Do the abilities do what they say? Each is scored by the sandbox's reader, which gets the state back from pixels.
+
+    python benchmarks/abilities.py [--model sandbox] [--num-clips 48] [--only image,extension,...] [--out FILE.json]
+
+image      a clip from its first frame, with and without its prompt: is the frame kept, are colour and shape kept?
+extension  nine frames of a true clip given, eight made: velocity against the truth inside the training range and on
+           PhyWorld's splits (Kang et al. 2024), beside what plain continuation at constant velocity would get
+backward   eight frames given, nine made before them: the same
+bridge     five frames and four frames given, eight between: the same
+loop       is the step from the last frame to the first like any other step?
+edit       a clip of one colour, asked for another: colour reached and path kept, by strength
+drift      60 seconds by rolling extension: colour, shape, size and ground, by ten seconds; memory
+unseen     text alone: colour and shape of pairs that training never showed, against pairs it did
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import base_model
+from base_model import tasks
+from base_model.given import Request
+from base_model.protocol import Generator
+from base_model.sampler import Sampling, generate_frames
+from base_model.world import dataset, reader
+from base_model.world.caption import caption, parse
+from base_model.world.spec import COLOURS
+from core.stats import Interval, mean_interval, wilson
+
+SEED = 2024  # of clips that no training and no other benchmark draws
+MOVING = ("uniform", "projectile", "slide")  # one object, its whole path in sight
+Results = dict[str, Interval]
+
+
+def clips_of(split: str, count: int, families: Sequence[str] = MOVING) -> list[dataset.Clip]:
+    """One-object clips of a split with descriptive prompts."""
+    options = {"split": split, "style": "descriptive", "most_objects": 1, "families": families}
+    return [dataset.make_clip(SEED, index, **options) for index in range(count)]  # type: ignore[arg-type]
+
+
+def frames_of(clips: Sequence[dataset.Clip]) -> Tensor:
+    return torch.from_numpy(np.stack([clip.frames for clip in clips]))
+
+
+def request(generator: Generator, prompts: Sequence[str], sampling: Sampling) -> Request:
+    return Request(generator, list(prompts), list(range(len(prompts))), sampling)
+
+
+def share(values: Sequence[bool]) -> Interval:
+    return wilson(float(sum(values)), 0.0, len(values))
+
+
+def path_of(frames: Tensor, colour: str) -> np.ndarray:
+    """[time, 2] px of the object of that colour, NaN where it is not seen."""
+    tracks = {track.colour: track for track in reader.read(frames.numpy()).tracks}
+    if colour not in tracks:
+        return np.full((len(frames), 2), np.nan)
+    return np.where(tracks[colour].seen[:, None], tracks[colour].position, np.nan)
+
+
+def image(generator: Generator, count: int, sampling: Sampling) -> Results:
+    clips = clips_of("heldout", count, ("uniform", "projectile", "slide", "bounce", "static"))
+    true = frames_of(clips)
+    found: Results = {}
+    for name, prompts in (("prompt", [clip.prompt for clip in clips]), ("no prompt", [""] * count)):
+        made = tasks.image_to_video(request(generator, prompts, sampling), true[:, :1], 17)
+        seen = [reader.match(reader.read(clip.numpy()), one.spec) for clip, one in zip(made, clips, strict=True)]
+        found[f"{name}: first frame exact"] = share([torch.equal(a[0], b[0]) for a, b in zip(made, true, strict=True)])
+        for key in ("colour", "shape", "size", "family"):
+            found[f"{name}: {key} right"] = share([one[key] for one in seen])
+    return found
+
+
+def velocity_errors(
+    make: Callable[[Request, Tensor], Tensor], made_frames: slice, generator: Generator, count: int, sampling: Sampling
+) -> Results:
+    """Mean distance of made from true velocity, px/frame, over `made_frames` and the steps into and out of them.
+
+    Args:
+        make: (request, true frames [n, 17, 3, 64, 64]) -> 17 frames, of which `made_frames` are made.
+    """
+    found: Results = {}
+    first, last = max(0, made_frames.start - 1), min(17, made_frames.stop + 1)
+    for split in ("train", "velocity", "radius", "both"):
+        clips = clips_of(split, count)
+        true = frames_of(clips)
+        made = make(request(generator, [clip.prompt for clip in clips], sampling), true)
+        errors, floors, lost, speeds = [], [], [], []
+        for one, clip, real in zip(clips, made, true, strict=True):
+            position = one.state["position"][first:last, 0]
+            steps = np.diff(position, axis=0)
+            paths = [path_of(frames, one.spec.objects[0].colour)[first:last] for frames in (clip, real)]
+            distance = [np.linalg.norm(np.diff(path, axis=0) - steps, axis=1) for path in paths]
+            lost.append(bool(np.isnan(paths[0]).any(axis=1).mean() > 0.25))
+            errors.append(np.nan if lost[-1] else float(np.nanmean(distance[0])))
+            floors.append(float(np.nanmean(distance[1])) if np.isfinite(distance[1]).any() else np.nan)
+            speeds.append(float(np.linalg.norm(steps, axis=1).mean()))
+        found[f"{split}: velocity error, px/frame"] = mean_interval(errors)
+        found[f"{split}: reader's own error, px/frame"] = mean_interval(floors)
+        found[f"{split}: true speed, px/frame"] = mean_interval(speeds)
+        found[f"{split}: object lost"] = share(lost)
+    return found
+
+
+def _forward(ask: Request, true: Tensor) -> Tensor:
+    return tasks.extend(ask, true[:, :9], 8)
+
+
+def _backward(ask: Request, true: Tensor) -> Tensor:
+    return tasks.prepend(ask, true[:, 9:], 9)
+
+
+def _between(ask: Request, true: Tensor) -> Tensor:
+    return tasks.transition(ask, true[:, :5], true[:, 13:], 8)
+
+
+def extension(generator: Generator, count: int, sampling: Sampling) -> Results:
+    found = velocity_errors(_forward, slice(9, 17), generator, count, sampling)
+    for split in ("train", "velocity", "radius", "both"):
+        plain = []
+        for clip in clips_of(split, count):
+            position = clip.state["position"][:, 0]
+            steps = np.diff(position[8:], axis=0)
+            plain.append(float(np.linalg.norm(steps - (position[8] - position[7]), axis=1).mean()))
+        found[f"{split}: constant velocity's error, px/frame"] = mean_interval(plain)
+    return found
+
+
+def loop(generator: Generator, count: int, sampling: Sampling) -> Results:
+    clips = clips_of("heldout", count, ("uniform", "pendulum", "bounce"))
+    true = frames_of(clips)
+    made = tasks.loop(request(generator, [clip.prompt for clip in clips], sampling), true[:, :9], 8)
+    steps = (torch.cat([made, made[:, :1]], 1).diff(dim=1)).abs().flatten(2).mean(2)  # [n, 17], the last is the seam
+    usual = steps[:, :8].mean(1)
+    jump = (made[:, :1] - made[:, 8:9]).abs().flatten(1).mean(1)
+    return {
+        "seam over a usual step": mean_interval((steps[:, -1] / usual).tolist()),
+        "plain repeat's seam over a usual step": mean_interval((jump / usual).tolist()),
+        "largest made step over a usual step": mean_interval((steps[:, 8:].amax(1) / usual).tolist()),
+    }
+
+
+def edit(generator: Generator, count: int, sampling: Sampling) -> Results:
+    clips = clips_of("train", count, ("uniform", "slide", "static"))
+    true = frames_of(clips)
+    names = list(COLOURS)
+    wanted = [names[(names.index(clip.spec.objects[0].colour) + 3) % len(names)] for clip in clips]
+    specs = [
+        replace(clip.spec, objects=(replace(clip.spec.objects[0], colour=colour),))
+        for clip, colour in zip(clips, wanted, strict=True)
+    ]
+    found: Results = {}
+    for strength in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
+        made = tasks.edit(request(generator, [caption(spec) for spec in specs], sampling), true, strength)
+        reached, away = [], []
+        for clip, one, colour in zip(made, clips, wanted, strict=True):
+            tracks = reader.read(clip.numpy()).tracks
+            reached.append({track.colour for track in tracks} == {colour})
+            path = path_of(clip, tracks[0].colour) if len(tracks) == 1 else np.full((17, 2), np.nan)
+            off = np.linalg.norm(path - one.state["position"][:, 0], axis=1)
+            away.append(float(np.nanmean(off)) if np.isfinite(off).any() else np.nan)
+        found[f"strength {strength}: new colour reached"] = share(reached)
+        found[f"strength {strength}: distance from the old path, px"] = mean_interval(away)
+    return found
+
+
+def drift(generator: Generator, count: int, sampling: Sampling, seconds: int = 60) -> Results:
+    """Scenes that can last: a still object and a pendulum, from a true first second."""
+    clips = clips_of("train", count, ("static", "pendulum"))
+    ask = request(generator, [clip.prompt for clip in clips], sampling)
+    found: Results = {}
+    chunks = tasks.roll(ask, frames_of(clips)[:, :9])
+    area: dict[int, float] = {}
+    block = int(10 * generator.fps)
+    memory = []
+    for after in range(10, seconds + 1, 10):
+        frames = torch.cat(list(tasks.first_frames(chunks, block)), 1)
+        right: dict[str, list[bool]] = {"colour": [], "shape": []}
+        ratio, ground = [], []
+        for index, (clip, one) in enumerate(zip(frames, clips, strict=True)):
+            seen = reader.read(clip[-17:].numpy())
+            matched = reader.match(seen, one.spec)
+            for key in right:
+                right[key].append(matched[key])
+            size = float(np.median(seen.tracks[0].area)) if len(seen.tracks) == 1 else np.nan
+            first = area.setdefault(index, np.pi * float(one.state["radius"][0]) ** 2)
+            ratio.append(size / first)
+            ground.append(seen.residual)
+        name = f"{after} s"
+        for key in right:
+            found[f"{name}: {key} right"] = share(right[key])
+        found[f"{name}: area over the true area"] = mean_interval(ratio)
+        found[f"{name}: residual of ground and props"] = mean_interval(ground)
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(f"peak memory after 10 s {memory[0]:.0f} MiB, after {seconds} s {memory[-1]:.0f} MiB")
+    return found
+
+
+def unseen(generator: Generator, count: int, sampling: Sampling) -> Results:
+    found: Results = {}
+    for split in ("unseen", "heldout", "train"):
+        prompts = dataset.prompts(SEED, count, split, style="descriptive", most_objects=1)
+        made = generate_frames(generator, prompts, seeds=list(range(count)), sampling=sampling)
+        seen = []
+        for prompt, clip in zip(prompts, made, strict=True):
+            spec = parse(prompt)
+            assert spec is not None
+            seen.append(reader.match(reader.read(clip.numpy()), spec))
+        for key in ("colour", "shape", "size", "family"):
+            found[f"{split}: {key} right"] = share([one[key] for one in seen])
+        found[f"{split}: colour and shape right"] = share([one["colour"] and one["shape"] for one in seen])
+    return found
+
+
+PARTS: dict[str, Callable[[Generator, int, Sampling], Results]] = {
+    "image": image,
+    "extension": extension,
+    "backward": partial(velocity_errors, _backward, slice(0, 9)),
+    "bridge": partial(velocity_errors, _between, slice(5, 13)),
+    "loop": loop,
+    "edit": edit,
+    "drift": drift,
+    "unseen": unseen,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sandbox")
+    parser.add_argument("--num-clips", type=int, default=48)
+    parser.add_argument("--num-steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--only", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
+    parser.add_argument("--out", default="", help="also write the numbers as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    generator = base_model.load(options.model)
+    sampling = Sampling(num_steps=options.num_steps, guidance=options.guidance)
+    results = {}
+    for name in options.only.split(","):
+        found = PARTS[name](generator, options.num_clips, sampling)
+        print(f"\n{name}")
+        for key, one in found.items():
+            print(f"  {key:44s} {one.value:7.3f} [{one.low:.3f}, {one.high:.3f}] of {one.n}", flush=True)
+        results[name] = {key: asdict(one) for key, one in found.items()}
+    if options.out:
+        Path(options.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

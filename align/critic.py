@@ -43,8 +43,10 @@ class Critic(nn.Module):
 
 def build(policy: Policy) -> Critic:
     """An untrained critic that fits the policy's trunk; the same weights every time."""
-    latents = torch.zeros(1, *policy.generator.latent_shape(policy.generator.size), device=policy.accelerator.device)
-    features = trunk_features(policy, latents[:, None], torch.zeros(1, dtype=torch.long), policy.condition([""]))
+    device = policy.accelerator.device
+    latents = torch.zeros(1, 1, *policy.generator.latent_shape(policy.generator.size), device=device)
+    empty = {name: value.to(device) for name, value in policy.generator.unconditional(1).items()}
+    features = trunk_features(policy, latents, torch.zeros(1, dtype=torch.long), empty)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Critic(features.shape[-1])
@@ -113,7 +115,9 @@ def standardised(reward: Tensor, valid: Tensor, memory: dict[str, float]) -> Ten
 
 
 def _middle_block(network: nn.Module) -> nn.Module:
-    """The middle of the longest list of blocks."""
+    """The middle of the longest list of blocks. Raises: UserError if there is none, or two networks to choose from."""
+    if isinstance(network, nn.ModuleDict):
+        raise UserError("this model has two experts, and the critic of ppo reads one network; use grpo")
     stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         raise UserError(f"{type(network).__name__} has no list of blocks for the critic of ppo to read; use grpo")

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from base_model import flow, lora
 from base_model.codec.load import load_codec
 from base_model.data import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
 from base_model.dit.pack import draw_kept, drop_rate, kept_cells, num_tokens, packed_velocity
+from base_model.dit.patches import grid_of
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
-from base_model.variants import VARIANTS, load_transformer
+from base_model.variants import VARIANTS, Denoiser, load_transformer
 from core import snapshot, videoset
 from core.errors import UserError
 from core.files import atomic_write
@@ -39,7 +40,7 @@ Batch = tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]
 class ClipsPart:
     """See the module's first lines; `base_model.pretrain.Part` says what the loop asks."""
 
-    network: nn.Module
+    network: Denoiser
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -97,7 +98,7 @@ class ClipsPart:
 
     @property
     def _side(self) -> int:
-        return int(self.network.patch_size)
+        return self.network.patch_size
 
     def _fits(self, lengths: list[int]) -> None:
         longest = max(range(len(lengths)), key=lengths.__getitem__)
@@ -130,7 +131,7 @@ class ClipsPart:
         config, rng = self.config, torch_generator(self.config.seed, "clips step", step)
         dtype = next(self.network.parameters()).dtype
         if not clips:  # all of this step's videos were broken
-            return sum(value.sum() for value in self.network.parameters() if value.requires_grad) * 0.0
+            return torch.stack([value.sum() for value in self.network.parameters() if value.requires_grad]).sum() * 0.0
         count = len(clips)
         even = torch.sigmoid(torch.randn(count, generator=rng))
         sigma = config.shift * even / (1.0 + (config.shift - 1.0) * even)
@@ -144,7 +145,7 @@ class ClipsPart:
             noises.append(torch.randn(clean.shape, generator=rng))
             given = torch.zeros(clean.shape[1:], dtype=torch.bool)
             if told[index] and clean.shape[1] > 1:
-                given = random_mask(clean.shape[1:], self._side, rng)
+                given = random_mask(grid_of(clean.shape, (1, 1, 1)), self._side, rng)
             known.append(given)
             kept.append(draw_kept(num_tokens(clean.shape, patch), drop, rng) if drop else None)
             counted.append(~given & kept_cells(clean.shape, patch, kept[-1]))

@@ -28,6 +28,7 @@ from base_model.codec.load import load_codec
 from base_model.codec.protocol import Codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
+from base_model.dit.patches import grid_of
 from base_model.native import fast_dtype
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
@@ -125,7 +126,8 @@ LOG_EVERY = 50  # steps that one line of the log averages
 class Part(Protocol):
     """A network, and the loss of one step."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module: ...
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -183,9 +185,10 @@ class CodecPart(FromTheWorld):
                 self.codec = kind.from_pretrained(config.start, low_cpu_mem_usage=False).float()
             else:
                 self.codec = CausalVideoVAE() if config.bottleneck == "kl" else QuantizedVideoCodec(config.bottleneck)
-            self.network = self.codec
-            if config.adversarial:
-                self.network = nn.ModuleDict({"codec": self.codec, "judge": losses.PatchDiscriminator()})
+            self.network: nn.Module = self.codec
+            self.judge = losses.PatchDiscriminator() if config.adversarial else None
+            if self.judge is not None:
+                self.network = nn.ModuleDict({"codec": self.codec, "judge": self.judge})
         self.backbone = losses.load_backbone(config.perceptual) if config.perceptual else None
         if not config.start:
             self._start_from_principal_components()
@@ -233,8 +236,8 @@ class CodecPart(FromTheWorld):
         loss = losses.pixel(self.config.pixel_loss, y, x) + (weight if self.config.bottleneck == "kl" else 1.0) * extra
         if self.backbone is not None:
             loss = loss + losses.perceptual(self.backbone, y, x)
-        if self.config.adversarial:
-            for_codec, for_judge = losses.adversarial(self.network["judge"], y, x)
+        if self.judge is not None:
+            for_codec, for_judge = losses.adversarial(self.judge, y, x)
             loss = loss + self.config.adversarial * for_codec + for_judge
         return loss
 
@@ -394,7 +397,7 @@ class TransformerPart(FromTheWorld):
         known = torch.zeros(clean.shape[0], *clean.shape[2:], dtype=torch.bool)
         if clean.shape[2] > 1:
             for row in (torch.rand(config.batch, generator=rng) < config.given).nonzero().flatten().tolist():
-                known[row] = random_mask(clean.shape[2:], self.network.patch_size, rng)
+                known[row] = random_mask(grid_of(clean.shape, (1, 1, 1)), self.network.patch_size, rng)
         free = ~known[:, None]
         dtype = next(self.network.parameters()).dtype
         noisy = torch.where(free, flow.interpolate(clean, noise, sigma), clean).to(dtype)

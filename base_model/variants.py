@@ -9,10 +9,10 @@ Letters: B batch, C channels, T H W latent time, rows, columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +67,11 @@ class VariantBlock(nn.Module):
     ) -> Tensor:
         """`mix(i, h)` applies mixer i to normed tokens; it knows the grid."""
         count = len(self.norms)
-        branches: list[Callable[[Tensor], Tensor]] = [partial(mix, index) for index in range(count - 1)]
+        branches: list[Callable[[Tensor], Tensor]] = [*(partial(mix, index) for index in range(count - 1)), self.mlp]
         three = None
         if self.modulation is not None:
             three = self.modulation(F.silu(pooled))[:, None].unflatten(-1, (count, 3, -1))
-        for index, branch in enumerate([*branches, self.mlp]):
+        for index, branch in enumerate(branches):
             if index == count - 1 and self.cross is not None and self.norm_cross is not None:
                 x = x + self.cross(self.norm_cross(x), text, mask=mask)
             h = self.norms[index](x)
@@ -136,8 +136,9 @@ class VariantTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.blocks = nn.ModuleList(
             VariantBlock(width, num_heads, text_width, mixers(), conditioning) for _ in range(num_layers)
         )
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_layers // 2 if long_skips else 0))
-        for skip in self.skips:
+        skips = [nn.Linear(2 * width, width) for _ in range(num_layers // 2 if long_skips else 0)]
+        self.skips = nn.ModuleList(skips)
+        for skip in skips:
             nn.init.zeros_(skip.weight)
             nn.init.eye_(skip.weight[:, :width])
             nn.init.zeros_(skip.bias)
@@ -190,18 +191,16 @@ class VariantTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         kept: list[Tensor] = []
         num, half = len(self.blocks), len(self.skips)
         table = self._joined_table(x, grid) if self.words_in is not None else None
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(cast(Iterable[VariantBlock], self.blocks)):
             if layer >= num - half:
                 x = self.skips[layer - (num - half)](torch.cat([x, kept[num - 1 - layer]], dim=-1))
             boxes = layer_boxes(self.config.attention, layer, num, grid, self.config.window)
 
-            def mix(index: int, h: Tensor, block: nn.Module = block, boxes: tuple = boxes) -> Tensor:
-                mixer = block.mixers[index]
-                if isinstance(mixer, ScanMixer):
-                    return mixer(h)
-                if table is not None:
-                    return mixer.attention(h, h, table, seen)
-                return mixer(h, grid, boxes[index])
+            def mix(index: int, h: Tensor, mixers: nn.ModuleList = block.mixers, boxes: tuple = boxes) -> Tensor:
+                mixer = mixers[index]
+                if isinstance(mixer, BoxAttention):
+                    return mixer(h, grid, boxes[index]) if table is None else mixer.attention(h, h, table, seen)
+                return mixer(h)
 
             x = block(x, condition, text, seen, mix)
             if layer < half:
@@ -269,11 +268,14 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return self.unet(torch.cat([latents, marks], dim=1), 1000.0 * sigma, words).sample
 
 
-def _variant(**options: Any) -> Callable[..., nn.Module]:
+Denoiser = VideoTransformer | VariantTransformer | SpaceTimeUNet
+
+
+def _variant(**options: Any) -> Callable[..., Denoiser]:
     return lambda **sizes: VariantTransformer(**options, **sizes)
 
 
-VARIANTS: dict[str, Callable[..., nn.Module]] = {
+VARIANTS: dict[str, Callable[..., Denoiser]] = {
     "joint": _variant(),
     "tubelet": _variant(tubelet=2),
     "adaln_only": _variant(conditioning="adaln"),
@@ -289,7 +291,7 @@ VARIANTS: dict[str, Callable[..., nn.Module]] = {
 """Name -> denoiser of `in_channels`, `text_width`, `pooled_width` (and, but for the U-Net, `width` and so on)."""
 
 
-def load_transformer(folder: str | Path) -> VideoTransformer | VariantTransformer | SpaceTimeUNet:
+def load_transformer(folder: str | Path) -> Denoiser:
     """The denoiser saved in `folder`, whichever it is, in fp32.
 
     Raises: UserError where there is none.

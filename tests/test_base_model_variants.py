@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from base_model.dit.boxes import LAYOUTS, BoxAttention, Layout, from_boxes, layer_boxes, to_boxes
 from base_model.dit.patches import Box
 from base_model.dit.position import grid_positions, rotary_table
-from base_model.dit.scan import Direction, ScanMixer, scan, scan_loop, selective_scan
+from base_model.dit.scan import Direction, ScanMixer, scan, scan_doubling, scan_loop, selective_scan
 from base_model.transformer import VideoTransformer
 from base_model.variants import VARIANTS, SpaceTimeUNet, VariantTransformer
 
@@ -243,9 +243,18 @@ def test_long_skips_start_as_if_they_were_not_there(networks: dict[str, nn.Modul
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])
-def test_doubling_gives_what_the_loop_gives(count: int) -> None:
+def test_every_way_to_scan_gives_what_the_loop_gives_and_its_gradient(count: int) -> None:
     decay, drive = torch.sigmoid(_normal(2, count, 3, 4)), _normal(2, count, 3, 4, seed=1)
-    assert torch.allclose(scan(decay, drive), scan_loop(decay, drive), atol=1e-5)
+    weight, grads, states = _normal(2, count, 3, 4, seed=2), [], []
+    for way in (scan_loop, scan_doubling, scan):
+        given = decay.clone().requires_grad_(), drive.clone().requires_grad_()
+        states.append(way(*given))
+        (states[-1] * weight).sum().backward()
+        grads.append([torch.zeros(1) if value.grad is None else value.grad for value in given])
+    for other in (1, 2):
+        assert torch.allclose(states[other], states[0], atol=1e-5)
+        for found, expected in zip(grads[other], grads[0], strict=True):
+            assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_the_selective_scan_is_its_recurrence() -> None:

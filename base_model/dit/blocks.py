@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_model.dit.position import rotate
-from base_model.dit.segments import Mask, Segments, flex_attend, is_block_mask
+from base_model.dit.segments import BlockMask, Mask, Segments, flex_attend
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
     if isinstance(mask, Segments):
         parts = zip(q.split(mask.queries, 2), k.split(mask.keys, 2), v.split(mask.keys, 2), strict=True)
         return torch.cat([attend(*part) for part in parts], dim=2)
-    if mask is not None and is_block_mask(mask):
+    if isinstance(mask, BlockMask):
         return flex_attend(q, k, v, mask)
     if q.device.type != "cpu" or k.shape[2] > 1024:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

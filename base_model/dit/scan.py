@@ -2,9 +2,10 @@
 
     h_i = exp(delta_i A) h_{i-1} + delta_i B_i u_i        y_i = C_i h_i + D u_i
 
-Cost grows with the number of tokens, not its square. The recurrence is computed by doubling (log2 n passes over all
-tokens); on CUDA the kernel of `mamba_ssm` is used where that package is installed. Letters: B batch, N token, D width,
-S state. Source: Mamba (Gu & Dao 2023, algorithm 2); both directions as in Vision Mamba (Zhu et al. 2024).
+Cost grows with the number of tokens, not its square. On CUDA the kernel of `mamba_ssm` is used where that package is
+installed, elsewhere plain torch: token by token on a CPU, by doubling on other devices, where many small steps are
+slow. Letters: B batch, N token, D width, S state. Source: Mamba (Gu & Dao 2023, algorithm 2); both directions as in
+Vision Mamba (Zhu et al. 2024).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,13 @@ from torch import Tensor, nn
 def scan_loop(decay: Tensor, drive: Tensor) -> Tensor:
     """h_i = decay_i h_{i-1} + drive_i along dim 1, h_{-1} = 0: the definition, token by token."""
     state, states = torch.zeros_like(drive[:, 0]), []
-    for index in range(drive.shape[1]):
-        state = decay[:, index] * state + drive[:, index]
+    for now, new in zip(decay.unbind(1), drive.unbind(1), strict=True):
+        state = torch.addcmul(new, now, state)
         states.append(state)
     return torch.stack(states, dim=1)
 
 
-def scan(decay: Tensor, drive: Tensor) -> Tensor:
+def scan_doubling(decay: Tensor, drive: Tensor) -> Tensor:
     """`scan_loop` in log2(n) steps: after each, h_i holds twice as many tokens before it (Hillis & Steele 1986)."""
     step, count = 1, drive.shape[1]
     while step < count:
@@ -37,6 +38,30 @@ def scan(decay: Tensor, drive: Tensor) -> Tensor:
         decay = torch.cat([decay[:, :step], decay[:, step:] * decay[:, :-step]], dim=1)
         step *= 2
     return drive
+
+
+class _Scan(torch.autograd.Function):
+    """The gradient is a scan from the end: g_i + decay_{i+1} G_{i+1}. Only decay and states are kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, drive: Tensor) -> Tensor:
+        states = (scan_loop if drive.device.type == "cpu" else scan_doubling)(decay, drive)
+        ctx.save_for_backward(decay, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        decay, states = ctx.saved_tensors
+        later = torch.cat([decay[:, 1:], torch.zeros_like(decay[:, :1])], dim=1)
+        scan_any = scan_loop if decay.device.type == "cpu" else scan_doubling
+        total = scan_any(later.flip(1), grads[0].flip(1)).flip(1)
+        before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+        return total * before, total
+
+
+def scan(decay: Tensor, drive: Tensor) -> Tensor:
+    """`scan_loop` with a gradient that does not keep every step."""
+    return cast(Tensor, _Scan.apply(decay, drive))
 
 
 @functools.cache

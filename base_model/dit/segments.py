@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,11 +28,6 @@ class Segments:
 
 
 Mask = Tensor | Segments | BlockMask
-
-
-def is_block_mask(mask: Mask) -> TypeGuard[BlockMask]:
-    """A function, because mypy sees torch's BlockMask only here."""
-    return isinstance(mask, BlockMask)
 
 
 def numbers(lengths: tuple[int, ...], device: torch.device | None = None) -> Tensor:
@@ -67,7 +62,7 @@ def block_diagonal(
 
 @functools.cache
 def _flex(compiled: bool) -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    return cast(Callable[..., Any], torch.compile(flex_attention, dynamic=True) if compiled else flex_attention)
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:

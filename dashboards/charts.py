@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,3 +128,176 @@ def accuracies(rows: Sequence[dict[str, Any]]) -> alt.LayerChart | alt.FacetChar
     )
     height = 70 + 42 * len(rows)
     return alt.layer(*layers).properties(height=height, description="Held-out accuracy by aspect beside baselines")
+
+
+def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequence[str], axis: str) -> alt.LayerChart:
+    """What was trained for, and what was held out, over the distance from the reference: who turns back first?
+
+    Every curve is shown in its own range, 0 its lowest and 1 its highest value, because rewards have different units.
+
+    Args: rows of metrics.jsonl; proxy and golds are logged names, axis the name on the horizontal axis.
+    """
+    kinds = {proxy: "trained for"} | dict.fromkeys(golds, "held out")
+    records = []
+    for name, kind in kinds.items():
+        known = [row for row in rows if all(isinstance(row.get(key), int | float) for key in (name, axis))]
+        values = [float(row[name]) for row in known]
+        low, high = min(values, default=0.0), max(values, default=1.0)
+        for row, value in zip(known, values, strict=True):
+            place = {"x": float(row[axis]), "step": row["step"], "value": value}
+            records.append(place | {"name": name, "kind": kind, "share": (value - low) / ((high - low) or 1.0)})
+    table = pd.DataFrame(records, columns=["x", "step", "value", "name", "kind", "share"]).sort_values(["name", "step"])
+    base = alt.Chart(table).encode(
+        x=alt.X("x:Q", title=axis, axis=alt.Axis(grid=False, tickCount=6, format="~g")),
+        y=alt.Y("share:Q", title="share of its own range", scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color(
+            "name:N",
+            sort=list(kinds),
+            scale=alt.Scale(domain=list(kinds), range=[PALETTE[index % len(PALETTE)] for index in range(len(kinds))]),
+            legend=alt.Legend(orient="bottom", title=None, labelLimit=320),
+        ),
+        strokeDash=alt.StrokeDash(
+            "kind:N",
+            scale=alt.Scale(domain=["trained for", "held out"], range=[[1, 0], [6, 4]]),
+            legend=alt.Legend(orient="bottom", title=None),
+        ),
+        order="step:Q",
+        tooltip=[
+            "name:N",
+            "step:Q",
+            alt.Tooltip("x:Q", title=axis, format=".4g"),
+            alt.Tooltip("value:Q", format=".4g"),
+        ],
+    )
+    layers = (base.mark_line(strokeWidth=2.2), base.mark_point(size=30, filled=True))
+    return alt.layer(*layers).properties(height=340, description=f"{proxy} and {', '.join(golds)} over {axis}")
+
+
+def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt.LayerChart:
+    """Gold of the proxy's favourite among N samples with its interval, over the KL that picking costs."""
+    records = [{"n": point["n"], "kl": point["kl"], **point["gold"]} for point in points]
+    table = pd.DataFrame(records, columns=["n", "kl", "value", "low", "high"])
+    base = alt.Chart(table).encode(x=alt.X("kl:Q", title="KL from the model, nats", axis=alt.Axis(grid=False)))
+    tooltip = ["n:Q"] + [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("kl", "value", "low", "high")]
+    scale = alt.Scale(zero=False)
+    layers = (
+        base.mark_area(opacity=0.2, color=PALETTE[0]).encode(y=alt.Y("low:Q", title=gold, scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=2.2, color=PALETTE[0]).encode(y=alt.Y("value:Q", scale=scale), tooltip=tooltip),
+        base.mark_point(size=40, filled=True, color=PALETTE[0]).encode(y="value:Q", tooltip=tooltip),
+        base.mark_text(dy=-12, color=PALETTE[4]).encode(y="value:Q", text="n:Q"),
+    )
+    return alt.layer(*layers).properties(height=300, description=f"{gold} of the best of N by {proxy}, over KL")
+
+
+def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+    """Ratings of a leaderboard with their intervals, best first."""
+    table = pd.DataFrame(list(rows), columns=["player", "rating", "low", "high", "rank", "rank_low", "rank_high"])
+    names = alt.Y("player:N", sort=[row["player"] for row in rows], title=None, axis=alt.Axis(labelLimit=260))
+    base = alt.Chart(table).encode(y=names)
+    tooltip = ["player:N", "rank:Q", "rank_low:Q", "rank_high:Q"]
+    tooltip += [alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("rating", "low", "high")]
+    title = "rating, log-odds against the average"
+    layers = (
+        base.mark_rule(strokeWidth=3, opacity=0.5, color=PALETTE[0]).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
+        base.mark_point(size=110, filled=True, opacity=1, color=PALETTE[0]).encode(x="rating:Q", tooltip=tooltip),
+    )
+    return alt.layer(*layers).properties(height=60 + 34 * len(rows), description="Ratings with 95 % intervals")
+
+
+def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.LayerChart:
+    """Win rate of row over column; blue above a half, orange below, the number always written."""
+    table = pd.DataFrame(
+        list(pairs), columns=["first", "second", "value", "low", "high", "wins", "ties", "losses", "n"]
+    )
+    base = alt.Chart(table[table["value"].notna()]).encode(
+        x=alt.X(
+            "second:N", sort=list(order), title="over", axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=160)
+        ),
+        y=alt.Y("first:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=260)),
+        tooltip=["first:N", "second:N"]
+        + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high")]
+        + ["wins:Q", "ties:Q", "losses:Q"],
+    )
+    colour = alt.Color(
+        "value:Q",
+        scale=alt.Scale(domain=[0, 0.5, 1], range=[PALETTE[1], "#e9e9ec", PALETTE[0]]),
+        legend=alt.Legend(title="win rate", format="%"),
+    )
+    text = base.mark_text(fontSize=12, color="#111").encode(text=alt.Text("value:Q", format=".0%"))
+    layers = (base.mark_rect(cornerRadius=3, stroke="white").encode(color=colour), text)
+    return alt.layer(*layers).properties(height=90 + 34 * len(order), description="Win rate of row over column")
+
+
+def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+    """Shares from 0 (centre) to 1 (rim) of several sets on one axis per metric.
+
+    Args: rows with set, metric, share (of the way from worst to best), value.
+    """
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    angle = {name: 2 * math.pi * index / len(metrics) for index, name in enumerate(metrics)}
+
+    def at(name: str, share: float) -> dict[str, float]:
+        return {"x": share * math.sin(angle[name]), "y": share * math.cos(angle[name])}
+
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    records = [dict(row) | at(row["metric"], row["share"]) for row in rows]
+    for name in sets:  # closes the line
+        own = [record for record in records if record["set"] == name]
+        records.append(own[0] | {"order": len(metrics)})
+    for record in records:
+        record.setdefault("order", metrics.index(record["metric"]))
+    rings = [
+        {"ring": share, "order": index} | at(name, share)
+        for share in (0.25, 0.5, 0.75, 1.0)
+        for index, name in enumerate([*metrics, metrics[0]])
+    ]
+    labels = [{"metric": name} | at(name, 1.16) for name in metrics]
+    scale = alt.Scale(domain=[-1.35, 1.35])
+    place = {"x": alt.X("x:Q", axis=None, scale=scale), "y": alt.Y("y:Q", axis=None, scale=scale)}
+    grid = alt.Chart(pd.DataFrame(rings)).mark_line(color=PALETTE[4], opacity=0.35, strokeWidth=1)
+    lines = alt.Chart(pd.DataFrame(records)).encode(
+        **place,
+        color=alt.Color(
+            "set:N",
+            scale=alt.Scale(domain=sets, range=[PALETTE[index % len(PALETTE)] for index in range(len(sets))]),
+            legend=alt.Legend(orient="bottom", title=None),
+        ),
+        shape=alt.Shape("set:N", legend=None),
+        order="order:Q",
+        tooltip=["set:N", "metric:N", alt.Tooltip("value:Q", format=".4g"), alt.Tooltip("share:Q", format=".2f")],
+    )
+    words = alt.Chart(pd.DataFrame(labels)).mark_text(fontSize=11, color=PALETTE[4])
+    layers = (
+        grid.encode(**place, detail="ring:N", order="order:Q"),
+        lines.mark_line(strokeWidth=2.2),
+        lines.mark_point(size=55, filled=True, opacity=1),
+        words.encode(**place, text="metric:N"),
+    )
+    return alt.layer(*layers).properties(height=420, description=f"{', '.join(sets)} on {', '.join(metrics)}")
+
+
+def reliability(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+    """How often the model was right where it said how sure it was; the diagonal is honesty.
+
+    Args: rows with aspect, confidence, accuracy, n.
+    """
+    table = pd.DataFrame(list(rows), columns=["aspect", "confidence", "accuracy", "n"])
+    ideal = alt.Chart(pd.DataFrame({"confidence": [0.5, 1.0], "accuracy": [0.5, 1.0]})).mark_line(
+        color=PALETTE[4], strokeDash=[5, 4]
+    )
+    said = alt.X("confidence:Q", title="said", scale=alt.Scale(domain=[0.5, 1]), axis=alt.Axis(format="%", tickCount=5))
+    was = alt.Y("accuracy:Q", title="was right", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    aspects = list(dict.fromkeys(row["aspect"] for row in rows))
+    base = alt.Chart(table).encode(
+        x=said,
+        y=was,
+        color=alt.Color(
+            "aspect:N",
+            scale=alt.Scale(domain=aspects, range=[PALETTE[index % len(PALETTE)] for index in range(len(aspects))]),
+            legend=alt.Legend(orient="bottom", title=None, labelLimit=200),
+        ),
+        shape=alt.Shape("aspect:N", legend=None),
+        tooltip=["aspect:N", alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("accuracy:Q", format=".3f"), "n:Q"],
+    )
+    layers = (ideal.encode(x=said, y=was), base.mark_line(strokeWidth=1.6), base.mark_point(size=60, filled=True))
+    return alt.layer(*layers).properties(height=320, description="Share right over stated confidence, per aspect")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from core import files, videoset
 from core.errors import UserError
+from core.preferences import Vote
 from eval import verdict
 from eval.verdict import Row
 
@@ -70,6 +71,7 @@ class Accuracy:
     majority: float | None
     random: float | None
     calibration_error: float | None
+    reliability: tuple[dict[str, float], ...] = ()  # bins of said confidence: confidence, accuracy, n
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,6 @@ class Sample:
     prompt: str
     seed: int | None
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Match:
-    """The videos that two sets made for the same prompt from the same seed."""
-
-    prompt: str
-    seed: int | None
-    a: Sample
-    b: Sample
-
-    def gap(self, metric: str) -> float | None:
-        """b - a, or None where one is missing."""
-        if metric in self.a.metrics and metric in self.b.metrics:
-            return self.b.metrics[metric] - self.a.metrics[metric]
-        return None
 
 
 def find(roots: Sequence[Path]) -> list[Experiment]:
@@ -184,9 +170,19 @@ def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
                         majority=verdict.finite(row.get(f"majority{suffix}")),
                         random=verdict.finite(row.get(f"random{suffix}")),
                         calibration_error=verdict.finite(row.get("calibration_error")),
+                        reliability=_bins(row.get("reliability")) if not suffix else (),
                     )
                 )
     return rows, problems
+
+
+def _bins(told: Any) -> tuple[dict[str, float], ...]:
+    """The points of a reliability curve whose numbers are all there."""
+    rows = [row for row in told if isinstance(row, dict)] if isinstance(told, list) else []
+    bins = [{key: verdict.finite(row.get(key)) for key in ("confidence", "accuracy", "n")} for row in rows]
+    return tuple(
+        {key: value for key, value in one.items() if value is not None} for one in bins if None not in one.values()
+    )
 
 
 def config(experiment: Experiment) -> dict[str, Any]:
@@ -228,29 +224,106 @@ def samples(folder: Path) -> tuple[list[Sample], list[str]]:
     return found, problems
 
 
-def match(a: Sequence[Sample], b: Sequence[Sample]) -> list[Match]:
-    """Pairs of the same prompt and seed, in the order of a. Without seeds the n-th of a prompt goes with the n-th."""
+def results(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Metric -> its entry in a set's results.json, and what could not be read."""
+    path = folder / "results.json"
+    if not path.exists():
+        return {}, []
+    document, problems = read_json(path)
+    found = document.get("metrics")
+    return {name: row for name, row in found.items() if isinstance(row, dict)} if isinstance(
+        found, dict
+    ) else {}, problems
 
-    def keyed(samples: Sequence[Sample]) -> dict[tuple[str, int | None, int], Sample]:
+
+def evaluated(experiments: Sequence[Experiment]) -> dict[str, Path]:
+    """Every set with results, by a name that says which run it is of where there are several runs."""
+    several = len(experiments) > 1
+    return {
+        name if not several or name == experiment.name else f"{experiment.name} / {name}": folder
+        for experiment in experiments
+        for name, folder in experiment.sets.items()
+        if (folder / "results.json").exists()
+    }
+
+
+def tracks(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Video id -> where the reader saw its objects, from tracks.jsonl, and what could not be read."""
+    path = folder / "tracks.jsonl"
+    try:
+        rows = files.read_lines(path) if path.exists() else []
+    except (UserError, OSError) as error:
+        return {}, [str(error)]
+    return {str(row["id"]): row for row in rows if "id" in row and isinstance(row.get("objects"), list)}, []
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What several sets made for one prompt and seed; `samples` by the name of the set, None where one made nothing."""
+
+    prompt: str
+    seed: int | None
+    samples: dict[str, Sample | None]
+
+    def gap(self, metric: str) -> float | None:
+        """The last set's value minus the first's, or None where one is missing."""
+        cells = list(self.samples.values())
+        values = [None if cell is None else cell.metrics.get(metric) for cell in (cells[0], cells[-1])]
+        return None if values[0] is None or values[1] is None else values[1] - values[0]
+
+
+def scenes(sets: Mapping[str, Sequence[Sample]]) -> list[Scene]:
+    """Prompts and seeds in the order of the first set; without seeds the n-th of a prompt goes with the n-th."""
+    cells: dict[tuple[str, int | None, int], dict[str, Sample]] = {}
+    for name, samples in sets.items():
         counts: dict[tuple[str, int | None], int] = {}
-        result = {}
         for sample in samples:
-            key = (sample.prompt, sample.seed)
-            counts[key] = counts.get(key, -1) + 1
-            result[(*key, counts[key])] = sample
-        return result
-
-    others = keyed(b)
-    return [Match(sample.prompt, sample.seed, sample, others[key]) for key, sample in keyed(a).items() if key in others]
+            number = counts.get((sample.prompt, sample.seed), 0)
+            counts[sample.prompt, sample.seed] = number + 1
+            cells.setdefault((sample.prompt, sample.seed, number), {})[name] = sample
+    return [Scene(prompt, seed, {name: row.get(name) for name in sets}) for (prompt, seed, _), row in cells.items()]
 
 
-def sort_matches(matches: Sequence[Match], metric: str | None, ascending: bool = False) -> list[Match]:
-    """By the gap b - a in a metric, pairs without it last; None keeps the order."""
-    if metric is None:
-        return list(matches)
-    measured = [(gap, pair) for pair in matches if (gap := pair.gap(metric)) is not None]
+def sort_scenes(scenes: Sequence[Scene], metric: str, ascending: bool = False) -> list[Scene]:
+    """By the gap in a metric, scenes without it last."""
+    measured = [(gap, scene) for scene in scenes if (gap := scene.gap(metric)) is not None]
     measured.sort(key=lambda entry: entry[0], reverse=not ascending)
-    return [pair for _, pair in measured] + [pair for pair in matches if pair.gap(metric) is None]
+    return [scene for _, scene in measured] + [scene for scene in scenes if scene.gap(metric) is None]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A pair on which people and a metric disagree; `gap` is how much more the metric gives the video they refused."""
+
+    prompt: str
+    liked: Sample
+    refused: Sample
+    votes: int
+    gap: float
+
+
+def conflicts(
+    votes: Sequence[Vote], samples: Sequence[Sample], metric: str, higher_is_better: bool = True
+) -> list[Conflict]:
+    """Pairs whose most frequent choice is not the metric's, largest gap first; ties of the votes are left out."""
+    by_path = {str(sample.path): sample for sample in samples}
+    counts: dict[tuple[str, str, str], list[int]] = {}
+    for vote in votes:
+        if vote.choice in ("a", "b"):
+            counts.setdefault((vote.prompt, str(vote.video_a), str(vote.video_b)), [0, 0])["ab".index(vote.choice)] += 1
+    found = []
+    for (prompt, a, b), (for_a, for_b) in counts.items():
+        one, two = by_path.get(a), by_path.get(b)
+        if for_a == for_b or one is None or two is None:
+            continue
+        liked, refused = (one, two) if for_a > for_b else (two, one)
+        values = refused.metrics.get(metric), liked.metrics.get(metric)
+        if values[0] is None or values[1] is None:
+            continue
+        gap = (values[0] - values[1]) * (1 if higher_is_better else -1)
+        if gap > 0:
+            found.append(Conflict(prompt, liked, refused, for_a + for_b, gap))
+    return sorted(found, key=lambda conflict: -conflict.gap)
 
 
 def checkpoints(experiment: Experiment) -> dict[int, Path]:

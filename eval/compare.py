@@ -8,7 +8,6 @@ prompts, and the interval from a jackknife over prompts. gold_win_rate counts pa
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from core.errors import UserError
 from core.randomness import numpy_generator
 from core.stats import Difference, holm, paired_difference, permutation_p, wilson
 from eval import METRICS, result, select
+from eval.pairs import Pair, Row, paired
 from eval.protocol import Metric
 from eval.result import SetFeatures, finite
 from eval.set_interval import jackknife, parts_for
@@ -32,9 +32,6 @@ TIE_BAND = 0.02  # of gold utility, whose range is [0, 1]: the band in which the
 NUM_PERMUTATIONS = 999
 FEW_PERMUTATIONS = 199  # of features of many dimensions, whose distance takes a tenth of a second
 SIGNIFICANT = 0.05
-
-Row = dict[str, Any]
-Pair = tuple[Row, Row]
 
 
 def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -90,19 +87,6 @@ def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None,
     }
     result.write_json(Path(out) if out is not None else Path(dir_b).resolve().parent / "compare.json", compared)
     return compared
-
-
-def paired(a: Sequence[Row], b: Sequence[Row]) -> list[Pair]:
-    """Rows of the same prompt and seed, in a's order; several without a seed are matched in their order."""
-    waiting: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
-    for row in b:
-        waiting[row["prompt"], row.get("seed")].append(row)
-    pairs = []
-    for row in a:
-        partners = waiting[row["prompt"], row.get("seed")]
-        if partners:
-            pairs.append((row, partners.pop(0)))
-    return pairs
 
 
 def win_rate(pairs: Sequence[Pair], seed: int = 0) -> Row:

@@ -17,7 +17,8 @@ from typing import Any
 from core import stats
 from core.errors import UserError
 from core.preferences import Store
-from eval import compare, result
+from eval import result
+from eval.pairs import paired
 from eval.result import finite
 
 LEADERBOARD = "leaderboard.json"
@@ -49,7 +50,7 @@ def by_metric(sets: Mapping[str, Path | str], metric: str, tie_band: float) -> l
         higher = entry["higher_is_better"]
     matches = []
     for first, second in itertools.combinations(sets, 2):
-        for one, two in compare.paired(rows[first], rows[second]):
+        for one, two in paired(rows[first], rows[second]):
             a, b = one.get(metric), two.get(metric)
             if a is not None and b is not None:
                 gap = (a - b) if higher else (b - a)

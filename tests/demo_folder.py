@@ -30,14 +30,22 @@ def disc(index: int, speed: float) -> NDArray[np.float32]:
 
 def write_set(folder: Path, model: str, speed: float, pass_rate: float) -> None:
     writer = videoset.Writer(folder)
-    lines = []
+    lines: list[dict[str, object]] = []
+    tracks: list[dict[str, object]] = []
     for index, prompt in enumerate(PROMPTS):
         item = writer.append(disc(index, speed), prompt, id=f"{index:04d}", seed=index, model=model)
         row = {"id": item.id, "prompt": prompt, "seed": index, "video": f"videos/{item.id}.mp4"}
-        lines.append(row | {"physics_pass_rate": float(index < 4 * pass_rate), "flicker": 0.01 * index * speed})
+        scores = {"physics_pass_rate": float(index < 4 * pass_rate), "flicker": 0.01 * index * speed}
+        scores |= {"gold": 0.2 + 0.1 * index + 0.2 * speed, "physics/motion": 0.9, "physics_quality": 0.2 * index}
+        lines.append(row | scores)
+        path = [[4.0 + speed * time, 8.0 + 4 * (index % 4)] if time != 9 else None for time in range(17)]
+        seen = {"colour": "red", "shape": "ball", "radius": 4.0, "position": path}
+        tracks.append({"id": item.id, "width": 32, "height": 32, "objects": [seen]})
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "tracks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tracks))
     metric = {"value": pass_rate, "interval": [pass_rate - 0.1, pass_rate + 0.1], "n": 4, "unit": "share"}
-    results = {"metrics": {"physics_pass_rate": metric | {"higher_is_better": True, "reason": None}}, "provenance": {}}
+    metric |= {"higher_is_better": True, "reason": None, "range": [0, 1]}
+    results = {"metrics": {"physics_pass_rate": metric}, "provenance": {}}
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -90,7 +98,13 @@ def write_demo(folder: Path, steps: int = 12, seed: int = 0) -> Path:
     for step in range(1, steps + 1):
         reward = 0.2 + 0.5 * (1 - np.exp(-step / 6)) + 0.04 * random.standard_normal()
         scores = {"reward/total": reward, "reward/preference": reward * 1.3, "reward/clip": 0.27 + 0.002 * step}
-        health = {"align/clip_fraction": 0.1 * random.random(), "align/approx_kl": 1e-4 * step, "align/dead_groups": 0}
+        scores |= {"judge/trained_reward": reward, "judge/gold": 0.3 + 0.02 * step - 0.002 * step**2}
+        health = {
+            "align/kl_reference": 0.01 * step,
+            "align/clip_fraction": 0.1 * random.random(),
+            "align/approx_kl": 1e-4 * step,
+            "align/dead_groups": 0,
+        }
         run.log(step, scores | health | {"time/sample_seconds": 2.0 + random.random()}, 64 * step)
     for step in (0, 6, 12):
         writer = videoset.Writer(run.samples / f"step-{step:06d}")

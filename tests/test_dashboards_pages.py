@@ -45,6 +45,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "align" / "metrics.jsonl").write_text('{"step": 1}\nnot json\n{"step": 2}\n')
     (folder / "align" / "config.yaml").write_text("a: [1\n")
     (folder / "aligned" / "samples.jsonl").write_text("[]\n[]\n")
+    (folder / "base" / "tracks.jsonl").write_text("nonsense\n{}\n")
     (folder / "base" / "videos" / "0001.mp4").write_bytes(b"no video")
     for path in folder.glob("preferences.db*"):
         path.unlink()  # a new file, because the connection that wrote the old one may still be open

@@ -1,13 +1,17 @@
 """Reading run folders: whole, partial, running and broken ones."""
 
+import io
 import json
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from demo_folder import COMPARISON, PROMPTS, write_demo
 
-from dashboards import charts, runs
+from core.preferences import Vote
+from dashboards import charts, export, runs
+from dashboards.pages import leaderboard, optimisation
 
 
 @pytest.fixture(scope="module")
@@ -97,26 +101,98 @@ def test_a_broken_metrics_line_is_named(tmp_path: Path) -> None:
     assert rows == [] and "metrics.jsonl:1" in problems[0]
 
 
-def test_matches_are_of_the_same_prompt_and_seed(demo: Path) -> None:
+def test_scenes_are_of_the_same_prompt_and_seed_in_every_set(demo: Path) -> None:
     experiment = only(demo)
     (a, _), (b, _) = runs.samples(experiment.sets["base"]), runs.samples(experiment.sets["aligned"])
-    matches = runs.match(a, list(reversed(b)))
-    assert [pair.prompt for pair in matches] == list(PROMPTS)
-    assert all(pair.a.seed == pair.b.seed and pair.a.path != pair.b.path for pair in matches)
-    assert runs.match(a, b[1:]) == matches[1:]
+    scenes = runs.scenes({"a": a, "b": list(reversed(b))})
+    assert [scene.prompt for scene in scenes] == list(PROMPTS)
+    assert all(one and two and one.seed == two.seed for one, two in (scene.samples.values() for scene in scenes))
+    short = runs.scenes({"a": a, "b": b[1:], "c": a})
+    assert short[0].samples["b"] is None and short[0].gap("flicker") == 0
+    assert short[1:] == runs.scenes({"a": a[1:], "b": b[1:], "c": a[1:]})
 
 
-def test_matches_sort_by_the_gap_with_unmeasured_ones_last(tmp_path: Path) -> None:
-    def pair(name: str, a: float | None, b: float | None) -> runs.Match:
-        first, second = (
-            runs.Sample(name, tmp_path, name, 0, {} if value is None else {"x": value}) for value in (a, b)
-        )
-        return runs.Match(name, 0, first, second)
+def test_several_videos_of_a_prompt_without_seeds_are_matched_in_their_order(tmp_path: Path) -> None:
+    sets = {name: [runs.Sample(f"{name}{index}", tmp_path, "p", None) for index in range(2)] for name in ("a", "b")}
+    scenes = runs.scenes(sets)
+    assert [[cell.id for cell in scene.samples.values() if cell] for scene in scenes] == [["a0", "b0"], ["a1", "b1"]]
 
-    pairs = [pair("unmeasured", None, 1.0), pair("loss", 1.0, 0.0), pair("gain", 0.0, 2.0)]
-    assert [one.prompt for one in runs.sort_matches(pairs, "x")] == ["gain", "loss", "unmeasured"]
-    assert [one.prompt for one in runs.sort_matches(pairs, "x", ascending=True)] == ["loss", "gain", "unmeasured"]
-    assert runs.sort_matches(pairs, None) == pairs
+
+def test_scenes_sort_by_the_gap_with_unmeasured_ones_last(tmp_path: Path) -> None:
+    def scene(name: str, a: float | None, b: float | None) -> runs.Scene:
+        cells = (runs.Sample(name, tmp_path, name, 0, {} if value is None else {"x": value}) for value in (a, b))
+        return runs.Scene(name, 0, dict(zip("ab", cells, strict=True)))
+
+    scenes = [scene("unmeasured", None, 1.0), scene("loss", 1.0, 0.0), scene("gain", 0.0, 2.0)]
+    assert [one.prompt for one in runs.sort_scenes(scenes, "x")] == ["gain", "loss", "unmeasured"]
+    assert [one.prompt for one in runs.sort_scenes(scenes, "x", ascending=True)] == ["loss", "gain", "unmeasured"]
+
+
+def test_conflicts_are_pairs_on_which_people_and_a_metric_disagree(tmp_path: Path) -> None:
+    samples = [runs.Sample(str(i), tmp_path / f"{i}.mp4", "p", i, {"x": float(i)}) for i in range(4)]
+
+    def vote(a: int, b: int, choice: str) -> Vote:
+        one, two = samples[a].path, samples[b].path
+        return Vote(a * 10 + b, "p", one, two, "ada", "overall", choice, 0.0, None)
+
+    votes = [vote(0, 3, "a"), vote(0, 3, "a"), vote(0, 3, "b"), vote(1, 2, "b"), vote(0, 1, "a"), vote(1, 3, "tie")]
+    found = runs.conflicts(votes, samples, "x")
+    assert [(one.liked.id, one.refused.id, one.gap, one.votes) for one in found] == [("0", "3", 3, 3), ("0", "1", 1, 1)]
+    assert [one.liked.id for one in runs.conflicts(votes, samples, "x", higher_is_better=False)] == ["2"]
+    assert runs.conflicts(votes, samples, "y") == []
+
+
+def test_sets_of_several_runs_are_named_by_their_run(demo: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_demo(tmp_path / name, steps=1)
+    found = runs.evaluated(runs.find([tmp_path]))
+    assert set(found) == {f"{run} / {name}" for run in ("one", "two") for name in ("base", "aligned")}
+    assert list(runs.evaluated([only(demo)])) == ["base", "aligned"]
+
+
+def test_tracks_and_results_are_read_or_said_to_be_broken(tmp_path: Path) -> None:
+    assert runs.tracks(tmp_path) == ({}, []) and runs.results(tmp_path) == ({}, [])
+    (tmp_path / "tracks.jsonl").write_text('{"id": "v", "objects": []}\n{"id": 3}\n')
+    assert list(runs.tracks(tmp_path)[0]) == ["v"]
+    (tmp_path / "tracks.jsonl").write_text("nonsense\n{}\n")
+    (tmp_path / "results.json").write_text("{")
+    assert runs.tracks(tmp_path)[1] and runs.results(tmp_path)[1]
+
+
+@pytest.mark.parametrize("kind", ["CSV", "JSON", "Parquet"])
+def test_exports_hold_every_row_and_number(kind: str, demo: Path) -> None:
+    rows, _ = runs.compare(only(demo))
+    data = io.BytesIO(export.encode(export.records({"demo": rows}), kind))
+    reader = {"CSV": pd.read_csv, "JSON": pd.read_json, "Parquet": pd.read_parquet}[kind]
+    back = reader(data).set_index("metric")
+    assert len(back) == len(rows) and back.loc["physics_pass_rate", "aligned"] == 0.75
+    assert back.loc["gold_win_rate", "verdict"] == "better"
+
+
+def test_the_markdown_is_a_model_cards_table(demo: Path) -> None:
+    text = export.markdown({"demo": runs.compare(only(demo))[0]})
+    assert text.startswith("## demo\n\n**Alignment helped") and "| clip_sim\\[sandbox] |" in text
+    assert text.count("|---|---|---|---|---|---|---|") == 1
+
+
+def test_the_turn_of_a_held_out_judge_is_found() -> None:
+    rows = [{"step": n, "judge/gold": value} for n, value in enumerate([0.1, 0.4, 0.6, 0.5, 0.3])]
+    assert optimisation.turn(rows, "judge/gold", "step") == {"step": 2, "at": 2, "fell": True}
+    assert optimisation.turn(rows[:3], "judge/gold", "step") == {"step": 2, "at": 2, "fell": False}
+    assert optimisation.turn(rows, "judge/other", "step") is None
+
+
+def test_a_radar_shares_the_possible_range_not_the_range_of_the_sets() -> None:
+    def entry(value: float, higher: bool, most: float | None = 1.0) -> dict[str, object]:
+        return {"value": value, "range": [0.0, most], "higher_is_better": higher}
+
+    entries = {
+        "a": {"x": entry(0.2, True), "y": entry(0.1, False), "z": entry(5, True, None)},
+        "b": {"x": entry(0.9, True), "y": entry(0.3, False), "z": entry(6, True, None)},
+    }
+    shares = {(row["set"], row["metric"]): row["share"] for row in leaderboard.shares(entries)}
+    assert shares == pytest.approx({("a", "x"): 0.2, ("b", "x"): 0.9, ("a", "y"): 0.9, ("b", "y"): 0.7})
+    assert leaderboard.rankable(entries) == ["x", "y", "z"]
 
 
 def test_config_difference_lists_changed_keys_only() -> None:

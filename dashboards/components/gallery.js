@@ -1,5 +1,41 @@
 // Pairs of videos side by side, every pair in step, all pairs driven by one bar.
 
+// The paths of objects over a panel: {width, height, objects: [{radius, position: [[x, y] or null, ...]}]}, pixels of the
+// video. Returns what to call with the number of the frame that is shown.
+function drawTracks(panel, tracks) {
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
+  svg.setAttribute("class", "tracks");
+  svg.setAttribute("viewBox", `0 0 ${tracks.width} ${tracks.height}`);
+  svg.setAttribute("aria-hidden", "true");
+  const thin = tracks.height / 160;
+  const rings = tracks.objects.map((object) => {
+    let line = "";
+    let pen = "M";
+    for (const at of object.position) {
+      if (at) { line += `${pen}${at[0]} ${at[1]}`; pen = "L"; } else pen = "M";
+    }
+    for (const [kind, width] of [["under", 2.2 * thin], ["path", thin]]) {
+      const path = document.createElementNS(namespace, "path");
+      path.setAttribute("class", kind);
+      path.setAttribute("d", line);
+      path.setAttribute("stroke-width", width);
+      svg.append(path);
+    }
+    const ring = document.createElementNS(namespace, "circle");
+    ring.setAttribute("r", object.radius || 3);
+    ring.setAttribute("stroke-width", thin);
+    svg.append(ring);
+    return ring;
+  });
+  panel.append(svg);
+  return (frame) => tracks.objects.forEach((object, index) => {
+    const at = object.position[frame];
+    rings[index].style.display = at ? "" : "none";
+    if (at) { rings[index].setAttribute("cx", at[0]); rings[index].setAttribute("cy", at[1]); }
+  });
+}
+
 function createGallery(root) {
   const gallery = make("div", "gallery");
   root.append(gallery);
@@ -59,9 +95,14 @@ function createGallery(root) {
       if (card.facts) box.append(make("div", "about", card.facts));
       const index = players.length;
       box.dataset.index = index;
-      const player = createPlayer(stage, (state) => { if (index === 0) update(state); });
+      const marks = [];
+      const player = createPlayer(stage, (state) => {
+        if (index === 0) update(state);
+        for (const move of marks) move(state.frame);
+      });
       players.push(player);
       player.show(card.clips, makeVideo, false);
+      card.clips.forEach((clip, place) => { if (clip.tracks) marks.push(drawTracks(stage.children[place], clip.tracks)); });
       return box;
     }));
     for (const box of grid.children) seen.observe(box);
@@ -69,6 +110,7 @@ function createGallery(root) {
   }
 
   function key(event) {
+    if (!isTaken(event) && event.key.toLowerCase() === "t") gallery.classList.toggle("plain");
     if (!isTaken(event) && players.length && playerKey(event, all)) event.preventDefault();
   }
   document.addEventListener("keydown", key);

@@ -20,16 +20,14 @@ def show(experiments: list[runs.Experiment]) -> None:
     before, problems = common.samples(steps[numbers[0]])
     after, more = common.samples(steps[step])
     common.report_problems([*problems, *more])
+    found = runs.scenes({f"step {numbers[0]}": before, f"step {step}": after})
     cards = [
         {
-            "prompt": pair.prompt,
-            "clips": [
-                common.clip(pair.a.path, f"step {numbers[0]}"),
-                common.clip(pair.b.path, f"step {step}"),
-            ],
-            "facts": "" if pair.seed is None else f"seed {pair.seed}",
+            "prompt": scene.prompt,
+            "clips": [common.clip(sample.path, name) for name, sample in scene.samples.items() if sample],
+            "facts": "" if scene.seed is None else f"seed {scene.seed}",
         }
-        for pair in runs.match(before, after)
+        for scene in found
     ]
     st.caption("The same prompts from the same noise, before training and at the chosen step.")
     components.gallery(key="checkpoints", data={"cards": cards})

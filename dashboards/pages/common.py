@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from core.errors import UserError
-from dashboards import media, runs
+from dashboards import export, media, runs
 from eval.svg import number
+
+T = TypeVar("T")
 
 
 def choose(experiments: list[runs.Experiment]) -> runs.Experiment:
@@ -62,6 +66,22 @@ def clip(path: Path, name: str, facts: str = "") -> dict[str, Any]:
         "name": name,
         "facts": facts,
     }
+
+
+def page_of(entries: Sequence[T], per_page: int) -> Sequence[T]:
+    """The entries of the page that the URL names; a row of page numbers where there are several."""
+    number = math.ceil(len(entries) / per_page)
+    page = st.pagination(number, key="page", bind="query-params") if number > 1 else 1
+    start = (min(page or 1, number) - 1) * per_page
+    return entries[start : start + per_page]
+
+
+def downloads(name: str, table: Sequence[Mapping[str, Any]], markdown: str | None = None) -> None:
+    """Buttons that save a table, made when they are pressed."""
+    kinds = {kind: ending for kind, ending in export.KINDS.items() if kind != "Markdown" or markdown is not None}
+    for column, (kind, ending) in zip(st.columns([1] * len(kinds) + [8 - len(kinds)]), kinds.items(), strict=False):
+        data = (markdown or "").encode() if kind == "Markdown" else partial(export.encode, list(table), kind)
+        column.download_button(kind, data, f"{name}.{ending}", key=f"{name} {kind}", width="stretch", on_click="ignore")
 
 
 def figure(value: float | None, signed: bool = False) -> str:

@@ -1,16 +1,17 @@
-"""The same prompt and the same seed, before and after, playing in step."""
+"""Every prompt in every model, playing in step: same seed side by side, or what people and a metric disagree about."""
 
 from __future__ import annotations
 
-import math
-
 import streamlit as st
 
+from core.errors import UserError
+from core.preferences import Vote, existing
 from dashboards import components, runs
 from dashboards.pages import common
 from dashboards.pages.common import figure
 
 PER_PAGE = 6
+CONFLICT = "people and metric disagree"
 ORDERS = ("as made", "largest gain", "largest loss")
 
 
@@ -21,39 +22,80 @@ def show(experiments: list[runs.Experiment]) -> None:
         common.empty("No videos yet: they appear here once a video set has been generated.")
         return
     names = list(experiment.sets)
-    controls = st.columns([1.2, 1.2, 1.4, 2, 2], vertical_alignment="bottom")
-    first = controls[0].selectbox("Left", names, key="left", bind="query-params")
-    second = controls[1].selectbox("Right", names, index=min(1, len(names) - 1), key="right", bind="query-params")
-    a, problems_a = common.samples(experiment.sets[first or names[0]])
-    b, problems_b = common.samples(experiment.sets[second or names[-1]])
-    common.report_problems([*problems_a, *problems_b])
-    matches = runs.match(a, b)
-    metrics = sorted({key for pair in matches for key in pair.a.metrics.keys() & pair.b.metrics.keys()})
-    order = controls[2].selectbox("Order", ORDERS if metrics else ORDERS[:1], key="order", bind="query-params")
-    metric = controls[3].selectbox("Metric", metrics, key="metric", bind="query-params") if metrics else None
-    search = controls[4].text_input("Prompt contains", key="search", bind="query-params")
-    matches = [pair for pair in matches if (search or "").lower() in pair.prompt.lower()]
-    if order != ORDERS[0]:
-        matches = runs.sort_matches(matches, metric, ascending=order == "largest loss")
-    if not matches:
-        common.empty("No pair of the same prompt and seed here; choose other sets or another text.")
+    controls = st.columns([2.4, 1.6, 2, 2], vertical_alignment="bottom")
+    chosen = controls[0].multiselect("Sets", names, default=names[:2], key="sets", bind="query-params") or names[:1]
+    read = {name: common.samples(experiment.sets[name]) for name in names if name in chosen}
+    votes, wrong = _votes(experiment)
+    common.report_problems([*(problem for _, problems in read.values() for problem in problems), *wrong])
+    scenes = runs.scenes({name: samples for name, (samples, _) in read.items()})
+    metrics = sorted({key for scene in scenes for cell in scene.samples.values() if cell for key in cell.metrics})
+    orders = (*ORDERS, *([CONFLICT] if votes else [])) if metrics else ORDERS[:1]
+    order = controls[1].selectbox("Order", orders, key="order", bind="query-params")
+    metric = controls[2].selectbox("Metric", metrics, key="metric", bind="query-params") if metrics else None
+    search = (controls[3].text_input("Prompt contains", key="search", bind="query-params") or "").lower()
+    if order == CONFLICT and metric:
+        _conflicts(experiment, votes, metric, search)
         return
-    number = math.ceil(len(matches) / PER_PAGE)
-    page = st.pagination(number, key="page", bind="query-params") if number > 1 else 1
-    start = (min(page or 1, number) - 1) * PER_PAGE
-    st.caption(f"{len(matches)} pairs of the same prompt and seed. Space plays, , and . step, < > speed, + − zoom.")
-    shown = matches[start : start + PER_PAGE]
-    components.gallery(key="gallery", data={"cards": [_card(pair, first, second, metric) for pair in shown]})
+    scenes = [scene for scene in scenes if search in scene.prompt.lower()]
+    if order != ORDERS[0] and metric:
+        scenes = runs.sort_scenes(scenes, metric, ascending=order == "largest loss")
+    if not scenes:
+        common.empty("No video fits; choose other sets or another text.")
+        return
+    shown = common.page_of(scenes, PER_PAGE)
+    st.caption(
+        f"{len(scenes)} prompts and seeds. The gap is the last set minus the first. Space plays, , and . step, "
+        "< > speed, + − zoom."
+    )
+    components.gallery(key="gallery", data={"cards": [_card(scene, metric) for scene in shown]})
 
 
-def _card(pair: runs.Match, first: str, second: str, metric: str | None) -> dict[str, object]:
-    def facts(sample: runs.Sample) -> str:
-        return f"{metric} {figure(sample.metrics.get(metric))}" if metric else ""
+def _votes(experiment: runs.Experiment) -> tuple[list[Vote], list[str]]:
+    if experiment.store is None:
+        return [], []
+    try:
+        store = existing(experiment.store)
+        return store.votes(store.aspects[-1]), []
+    except (UserError, OSError) as error:
+        return [], [str(error)]
 
-    clips = [common.clip(pair.a.path, first, facts(pair.a))]
-    if first != second:
-        clips.append(common.clip(pair.b.path, second, facts(pair.b)))
-    about = [] if pair.seed is None else [f"seed {pair.seed}"]
-    if metric and first != second and (gap := pair.gap(metric)) is not None:
-        about.append(f"{second} − {first}: {figure(gap, signed=True)}")
-    return {"prompt": pair.prompt, "clips": clips, "facts": " · ".join(about)}
+
+def _conflicts(experiment: runs.Experiment, votes: list[Vote], metric: str, search: str) -> None:
+    samples, higher = [], True
+    for folder in experiment.sets.values():
+        samples += common.samples(folder)[0]
+        higher = runs.results(folder)[0].get(metric, {}).get("higher_is_better") is not False
+    found = [one for one in runs.conflicts(votes, samples, metric, higher) if search in one.prompt.lower()]
+    if not found:
+        common.empty("No voted pair of these sets on which people and this metric disagree.")
+        return
+    st.caption(f"{len(found)} pairs on which {common.plain(metric)} prefers what people refused, largest gap first.")
+    cards = [
+        {
+            "prompt": one.prompt,
+            "clips": [
+                common.clip(one.liked.path, "people", f"{metric} {figure(one.liked.metrics[metric])}"),
+                common.clip(one.refused.path, "metric", f"{metric} {figure(one.refused.metrics[metric])}"),
+            ],
+            "facts": f"{one.votes} votes",
+        }
+        for one in common.page_of(found, PER_PAGE)
+    ]
+    components.gallery(key="conflicts", data={"cards": cards})
+
+
+def _card(scene: runs.Scene, metric: str | None) -> dict[str, object]:
+    clips = []
+    for name, sample in scene.samples.items():
+        if sample is None:
+            clips.append({"error": "not made for this prompt and seed", "name": name, "facts": ""})
+        else:
+            clips.append(
+                common.clip(sample.path, name, f"{metric} {figure(sample.metrics.get(metric))}" if metric else "")
+            )
+    about = [] if scene.seed is None else [f"seed {scene.seed}"]
+    gap = scene.gap(metric) if metric and len(clips) > 1 else None
+    if gap is not None:
+        ends = list(scene.samples)
+        about.append(f"{ends[-1]} − {ends[0]}: {figure(gap, signed=True)}")
+    return {"prompt": scene.prompt, "clips": clips, "facts": " · ".join(about)}

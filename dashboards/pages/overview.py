@@ -7,7 +7,7 @@ import time
 import pandas as pd
 import streamlit as st
 
-from dashboards import runs
+from dashboards import export, runs
 from dashboards.pages import common
 from dashboards.pages.common import escape
 from eval import verdict
@@ -71,6 +71,10 @@ def show(experiments: list[runs.Experiment]) -> None:
     else:
         _results(rows, experiment)
     _configuration(experiments, experiment)
+    tables = {name: rows for name, (rows, _) in compared.items() if rows}
+    if tables:
+        st.caption("All runs as a file:")
+        common.downloads("soralign", export.records(tables), export.markdown(tables))
 
 
 def _results(rows: list[Row], experiment: runs.Experiment) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from core import stats
+from core import preferences_quality, stats
 from core.errors import UserError
 from core.preferences import Store, Vote
 from dashboards import charts, components, runs, service
@@ -41,11 +40,11 @@ def show(experiments: list[runs.Experiment]) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Annotators")
-        st.dataframe(_annotators(votes, store.aspects[-1]), hide_index=True, width="stretch")
+        st.dataframe(_annotators(store), hide_index=True, width="stretch")
     with right:
         st.subheader("Agreement")
-        st.dataframe(_agreement(counts["agreement"]), hide_index=True, width="stretch")
-        st.caption("Krippendorff's alpha on pairs with several votes: 1 is perfect, 0 is chance.")
+        st.dataframe(_agreement(store), hide_index=True, width="stretch")
+        st.caption("On pairs with several votes, 95 % intervals over pairs: 1 is perfect, 0 is chance.")
     _latest(votes, store.aspects[-1])
 
 
@@ -69,22 +68,44 @@ def _counts(counts: dict[str, Any], votes: list[Vote], aspects: tuple[str, ...])
         columns[3].metric("Left chosen", "–", border=True, help="counted for votes given on a screen")
 
 
-def _annotators(votes: list[Vote], closing: str) -> pd.DataFrame:
-    times: dict[str, list[float]] = defaultdict(list)
-    for vote in votes:
-        if vote.aspect == closing:
-            times[vote.annotator].append(vote.time)
-    records = []
-    for name, given in sorted(times.items(), key=lambda entry: -len(entry[1])):
-        gaps = [b - a for a, b in zip(given, given[1:], strict=False) if 0 < b - a < service.PAUSE_SECONDS]
-        pace = f"{statistics.median(gaps):.1f} s" if gaps else "–"
-        records.append({"annotator": name, "labels": len(given), "median time per label": pace})
+def _annotators(store: Store) -> pd.DataFrame:
+    """Pace, sides, checks and flags of everybody; a flag asks somebody to look, it removes nothing."""
+    records = [
+        {
+            "annotator": one.annotator,
+            "labels": one.num_labels,
+            "seconds per label": figure(one.median_seconds),
+            "left": _share(one.left),
+            "ties": figure(one.ties),
+            "known pairs right": _share(one.gold),
+            "same answer again": _share(one.consistency),
+            "look at": ", ".join(one.flags) or "–",
+        }
+        for one in preferences_quality.annotators(store)
+    ]
     return pd.DataFrame(records)
 
 
-def _agreement(agreement: dict[str, float | None]) -> pd.DataFrame:
+def _share(interval: stats.Interval) -> str:
+    return f"{figure(interval.value)} ({interval.n})" if interval.n else "–"
+
+
+def _agreement(store: Store) -> pd.DataFrame:
+    def told(interval: stats.Interval) -> str:
+        between = "" if math.isnan(interval.low) else f" ({figure(interval.low)} … {figure(interval.high)})"
+        return f"{figure(interval.value)}{between}"
+
     return pd.DataFrame(
-        {"aspect": [service.readable(aspect) for aspect in agreement], "alpha": [figure(v) for v in agreement.values()]}
+        [
+            {
+                "aspect": service.readable(one.aspect),
+                "pairs": one.num_pairs,
+                "Krippendorff": told(one.alpha),
+                "Fleiss": told(one.fleiss),
+                "Cohen": told(one.cohen),
+            }
+            for one in preferences_quality.agreement(store)
+        ]
     )
 
 

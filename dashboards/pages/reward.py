@@ -7,9 +7,13 @@ from dataclasses import asdict
 import pandas as pd
 import streamlit as st
 
-from dashboards import charts, runs, service
+from core.errors import UserError
+from core.preferences import existing
+from dashboards import charts, components, runs, service
 from dashboards.pages import common
 from dashboards.pages.common import figure
+
+NUM_WORST = 6
 
 
 def show(experiments: list[runs.Experiment]) -> None:
@@ -30,6 +34,46 @@ def show(experiments: list[runs.Experiment]) -> None:
         "side chosen most often; random guesses. A model is worth using where its interval lies right of both."
     )
     st.dataframe(_table(rows), hide_index=True, width="stretch")
+    curves = [{"aspect": service.readable(row.aspect), **one} for row in rows for one in row.reliability]
+    if curves:
+        st.subheader("Does it know when it is sure?")
+        st.altair_chart(charts.reliability(curves), width="stretch")
+        st.caption("Held-out votes in bins of the stated chance; on the dashed line it is right as often as it says.")
+    _worst(experiment)
+
+
+def _worst(experiment: runs.Experiment) -> None:
+    """Voted pairs on which a reward that was measured prefers what people refused."""
+    if experiment.store is None:
+        return
+    samples = [sample for folder in experiment.sets.values() for sample in common.samples(folder)[0]]
+    metrics = sorted({key for sample in samples for key in sample.metrics if key.startswith("reward[")})
+    if not metrics:
+        st.caption("Worst errors are shown once voted videos are measured with it: `--metrics 'reward[DIR]'`.")
+        return
+    st.subheader("Worst errors")
+    metric = st.selectbox("Reward", metrics, key="reward", bind="query-params") or metrics[0]
+    try:
+        store = existing(experiment.store)
+        found = runs.conflicts(store.votes(store.aspects[-1]), samples, metric)
+    except (UserError, OSError) as error:
+        common.report_problems([str(error)])
+        return
+    if not found:
+        common.empty("No voted pair of these sets on which it is wrong.")
+        return
+    cards = [
+        {
+            "prompt": one.prompt,
+            "clips": [
+                common.clip(one.liked.path, "people", f"score {figure(one.liked.metrics[metric])}"),
+                common.clip(one.refused.path, "reward", f"score {figure(one.refused.metrics[metric])}"),
+            ],
+            "facts": f"{one.votes} votes; off by {figure(one.gap)}",
+        }
+        for one in found[:NUM_WORST]
+    ]
+    components.gallery(key="worst", data={"cards": cards})
 
 
 def _table(rows: list[runs.Accuracy]) -> pd.DataFrame:

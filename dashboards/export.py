@@ -1,0 +1,75 @@
+"""What is on a page as a file: the comparison of every run as CSV, JSON, parquet, and Markdown for a model card."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from eval import verdict
+from eval.verdict import Row
+
+COLUMNS = (
+    "run",
+    "metric",
+    "base",
+    "aligned",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "corrected_p",
+    "n",
+    "unit",
+    "higher_is_better",
+    "verdict",
+    "reason",
+)
+KINDS = {"CSV": "csv", "JSON": "json", "Parquet": "parquet", "Markdown": "md"}
+
+
+def records(compared: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """One record per run and metric, in the order of COLUMNS."""
+    return [
+        {"run": run, "metric": row.name} | {name: getattr(row, name) for name in COLUMNS[2:]}
+        for run, rows in compared.items()
+        for row in rows
+    ]
+
+
+def encode(table: Sequence[Mapping[str, Any]], kind: str) -> bytes:
+    """Records as a file of this kind, a key of KINDS except Markdown."""
+    if kind == "JSON":
+        return (json.dumps(list(table), indent=1, ensure_ascii=False) + "\n").encode()
+    frame = pd.DataFrame(list(table))
+    if kind == "CSV":
+        return frame.to_csv(index=False).encode()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def markdown(compared: Mapping[str, Sequence[Row]]) -> str:
+    """A section per run for a model card: the verdict in a sentence, then the table."""
+    lines = []
+    for run, rows in compared.items():
+        lines += [f"## {run}", "", f"**{verdict.headline(rows)}**", ""]
+        lines += [f"- {tile.label}: {tile.value} ({tile.detail})" for tile in verdict.tiles(rows)]
+        lines += ["", *markdown_table(rows), ""]
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Row]) -> list[str]:
+    """The metrics of one run, a line each."""
+    lines = [
+        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
+        cells = [row.name, row.shown(row.base), row.shown(row.aligned), row.change(row.difference), interval]
+        lines.append("| " + " | ".join([*cells, verdict.p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
+    return lines

@@ -1,5 +1,6 @@
 """Pretraining: the schedule's closed form, a stopped run that ends as an unbroken one, losses that fall."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, check, pretrain, rate
+from base_model.protocol import VideoSize
+from base_model.sampler import generate_frames
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.spec import ObjectSpec, SceneSpec
@@ -157,6 +160,55 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert all(value.dtype == torch.float16 and value.isfinite().all() for value in first.values())
     assert read_metrics(broken.folder)[-1]["step"] == 5
+
+
+@pytest.mark.parametrize("kind", ["fsq", "per frame"])
+@pytest.mark.usefixtures("small_networks")
+def test_a_transformer_is_trained_on_any_codec_and_sampled_through_it(kind: str, parts: Path, tmp_path: Path) -> None:
+    folder = str(parts / "codec")
+    if kind == "fsq":
+        folder = str(pretrain(_config("codec", parts, steps=1, bottleneck="fsq"), tmp_path / "fsq").folder / "codec")
+    config = _config("transformer", parts, steps=2)
+    run = pretrain(replace(config, codec=folder, per_frame=kind == "per frame"), tmp_path / "run")
+    model = nano()
+    model.vae = pretraining.load_codec(folder, per_frame=kind == "per frame")  # type: ignore[assignment]
+    model.transformer = pretraining.load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
+    assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (2 if kind == "fsq" else 5)
+    facts = json.loads((run.latest() / "provenance.json").read_text())  # type: ignore[operator]
+    assert facts["data"] == "sandbox world" and facts["seed"] == 0
+
+
+@pytest.mark.parametrize("name", ["window", "scan", "unet"])
+@pytest.mark.usefixtures("small_networks")
+def test_a_variant_is_trained_saved_and_sampled_from_in_the_same_loop(
+    name: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"widths": (16, 32)} if name == "unet" else {"width": 32, "num_layers": 2, "num_heads": 2}
+    make = pretraining.VARIANTS[name]
+    monkeypatch.setitem(pretraining.VARIANTS, name, lambda **sizes: make(**small, **sizes))
+    run = pretrain(_config("transformer", parts, steps=2, variant=name), tmp_path / "run")
+    model = nano()
+    model.transformer = pretraining.load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
+    assert frames.shape == (1, 5, 3, 32, 32) and frames.isfinite().all()
+    pretrain(_config("transformer", parts, steps=1, start=str(run.folder / "transformer")), tmp_path / "on")
+
+
+def test_an_unknown_variant_and_what_is_no_transformer_are_named(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="variant 'windou' is unknown; did you mean 'window'"):
+        check(_config("transformer", parts, variant="windou"))
+    with pytest.raises(UserError, match="no transformer at"):
+        pretraining.load_transformer(tmp_path)
+    with pytest.raises(UserError, match="holds a SandboxClip; a denoiser is one of VideoTransformer"):
+        pretraining.load_transformer(parts / "clip")
+
+
+def test_what_is_no_codec_is_named(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds a SandboxClip, which is no codec"):
+        pretraining.load_codec(parts / "clip")
+    with pytest.raises(UserError, match="no codec at"):
+        pretraining.load_codec(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def noisy_gradient(history: History) -> Finding | None:
     if cosine is None or cosine >= NOISY:
         return None
     half = history.clips / max(1.0, history.number("updates", 1.0)) / 2
-    need = f"about {2 * half * (1 - cosine) / cosine:,.0f} clips would make it half signal" if cosine > 0 else ""
+    need = f"about {half * (1 - cosine) / cosine:,.0f} clips would make it half signal" if cosine > 0 else ""
     return Finding(
         "The gradient is mostly noise.",
         f"the gradients of two halves of a batch have a cosine of {cosine:.3f} on average"

@@ -144,9 +144,9 @@ def train(
     held_out = HeldOut(judges, reward, judge_prompts, config.judge_clips)
     held_out.check()
     accelerator = launch(config.precision)
-    policy = _policy(generator, reward, config, accelerator, {one.text: one.tag for one in listed if one.tag})
+    policy = policy_for(generator, reward, config, accelerator, {one.text: one.tag for one in listed if one.tag})
     algorithm.check(policy, reward)
-    optimizer = _prepare(policy, algorithm, config)
+    optimizer = prepare(policy, algorithm, config)
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
     run = _open(out, _description(generator, reward, algorithm, listed, config, held_out), accelerator)
@@ -165,7 +165,7 @@ def train(
         for group in optimizer.param_groups:  # AdamW's first steps have full size however noisy the gradient is:
             # without warm-up they moved the sandbox policy ten times as far as later ones, in no direction.
             group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1))
-        metrics = experience.metrics | _learn(policy, algorithm, experience, optimizer, config, step + 1)
+        metrics = experience.metrics | learn(policy, algorithm, experience, optimizer, config, step + 1)
         ema.update(policy, config.ema_decay, step)
         if (step + 1) % config.judge_every == 0 or step + 1 == config.steps:
             metrics |= held_out.judge(policy, config.seed, step + 1)
@@ -197,7 +197,7 @@ def launch(precision: str = "no") -> Accelerator:
     return accelerator
 
 
-def _policy(
+def policy_for(
     generator: Generator, reward: "Reward", config: TrainConfig, accelerator: Accelerator, tags: dict[str, str]
 ) -> Policy:
     """The generator with what is trained of it, not yet wrapped."""
@@ -248,7 +248,7 @@ def _pays(accelerator: Accelerator, reward: "Reward") -> bool:
     return accelerator.device.type == "cuda" or any(isinstance(one, RemoteReward) for one in several)
 
 
-def _prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:
+def prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:
     """Put model and optimizer under accelerate; returns the optimizer.
 
     AdamW over the trained weights and, as a group with a learning rate of its own, the algorithm's networks.
@@ -269,7 +269,7 @@ def _prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:
     return optimizer
 
 
-def _learn(
+def learn(
     policy: Policy,
     algorithm: Algorithm,
     experience: Experience,

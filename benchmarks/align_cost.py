@@ -1,0 +1,347 @@
+"""What does a step of alignment cost, beside the forwards it cannot do without and beside the loop peers write?
+
+    python benchmarks/align_cost.py [--model sandbox] [--repeats 3] [--parts phases plain memory]
+    python benchmarks/align_cost.py --curves SECONDS [--model nano]   held-out reward against processor seconds
+
+Everything runs in one process and one thread and is measured in processor seconds, alternating with the forward that
+it is compared with, so that a busy machine moves both alike. The unit f is one forward of one batch without gradient.
+Floor of a clipped-ratio step with LoRA: c (T + 2 E S) f, T sampled and S trained denoising steps, E passes, c = 2 with
+guidance; a backward through frozen weights is counted as one forward.
+
+The plain loop is DDPO as it is usually written: noise and gradients in every step but the last, one forward per
+denoising step, guidance 4.5 in sampling and training, KL to the reference, prompts encoded again for every batch.
+"""
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import base_model
+from align import objectives
+from align.advantages import group_advantages
+from align.grpo import GRPO
+from align.nft import NFT
+from align.policy import Policy
+from align.protocol import Algorithm
+from align.scoring import judge
+from align.train import TrainConfig, launch, learn, policy_for, prepare
+from base_model import flow, lora, native, sampler
+from base_model.protocol import Generator, cat, take
+from base_model.world import dataset
+from core.randomness import seed_for, torch_generator
+from reward import load as load_reward
+from reward.protocol import Reward
+
+GUIDANCE = 4.5
+KL_WEIGHT = 0.004
+GROUP = 8
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sandbox", help="sandbox, or nano: two tiny blocks with random weights")
+    parser.add_argument("--reward", default="clip")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--parts", nargs="+", choices=("phases", "plain", "memory"), default=["phases", "plain", "memory"]
+    )
+    parser.add_argument("--curves", type=float, default=0.0, help="processor seconds of learning for each loop")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    reward = load_reward(options.reward)
+
+    def fresh() -> Generator:
+        return native.nano() if options.model == "nano" else base_model.load(options.model)
+
+    if options.curves:
+        curves(fresh, reward, options.curves, options.learning_rate)
+        return
+    print(
+        f"model {options.model}, reward {options.reward}, batch {BATCH}, {options.repeats} repeats, processor seconds"
+    )
+    if "phases" in options.parts:
+        phases(fresh, reward, options.repeats)
+    if "plain" in options.parts:
+        plain(fresh, reward, options.repeats)
+    if "memory" in options.parts:
+        memory(fresh, reward)
+
+
+@dataclass
+class Bench:
+    """A policy ready to train, and the stopwatch."""
+
+    policy: Policy
+    optimizer: Any
+    algorithm: Algorithm
+    config: TrainConfig
+    reward: Reward
+
+    @classmethod
+    def of(cls, generator: Generator, reward: Reward, algorithm: Algorithm, config: TrainConfig) -> "Bench":
+        policy = policy_for(generator, reward, config, launch(), {})
+        algorithm.check(policy, reward)
+        return cls(policy, prepare(policy, algorithm, config), algorithm, config, reward)
+
+    def step(self, prompts: Sequence[str], step: int) -> tuple[float, float]:
+        """Processor seconds of (collecting, learning) one training step."""
+        begin = time.process_time()
+        experience = self.algorithm.collect(self.policy, self.reward, prompts, 0, step)
+        middle = time.process_time()
+        learn(self.policy, self.algorithm, experience, self.optimizer, self.config, step + 1)
+        return middle - begin, time.process_time() - middle
+
+    def forward(self, prompts: Sequence[str]) -> float:
+        """Processor seconds of one forward of `BATCH` clips without gradient."""
+        policy = self.policy
+        condition = take(policy.condition((list(prompts) * BATCH)[:BATCH]), slice(0, BATCH))
+        latents = sampler.initial_noise(policy.generator, range(BATCH))
+        steps = torch.full((BATCH,), policy.num_steps // 2)
+        begin = time.process_time()
+        with torch.no_grad():
+            policy.velocity(latents, steps, condition)
+        return time.process_time() - begin
+
+
+def phases(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:
+    """Sampling, training and whole step over their floors."""
+    prompts = dataset.prompts(7, 2, "train", most_objects=1)
+    print(
+        f"\n{'setting':<24}{'f':>8}{'sampling / T c f':>18}{'training / 2 S c f':>20}{'step / floor':>14}   parts in s"
+    )
+    for name, window, guidance in (
+        ("GRPO, window 2", 2, 1.0),
+        ("GRPO, all steps", 0, 1.0),
+        ("GRPO, window 2, CFG", 2, 2.0),
+    ):
+        config = TrainConfig(denoising_steps=10, batch=BATCH, guidance=guidance, lora_rank=16)
+        bench = Bench.of(fresh(), reward, GRPO(group_size=GROUP, window=window, clip_range=1e-3), config)
+        bench.step(prompts, 0)
+        c, trained = (2 if guidance != 1 else 1), (window or config.denoising_steps - 1)
+        batches = len(prompts) * GROUP / BATCH
+        clips = [prompt for prompt in prompts for _ in range(GROUP)]
+        rows = []
+        for repeat in range(repeats):
+            forwards = [bench.forward(prompts) for _ in range(3)]
+            begin = time.process_time()
+            noise = sampler.initial_noise(bench.policy.generator, range(len(clips)))
+            rng = [torch_generator(0, "bench", index) for index in range(len(clips))]
+            parts = [
+                part.latents
+                for part in bench.policy.sample_batches(
+                    bench.policy.condition(clips), noise, kind="flow", eta=0.7, window=range(0, trained), rng=rng
+                )
+            ]
+            sampled = time.process_time() - begin
+            begin = time.process_time()
+            judge(bench.policy, reward, torch.cat(parts), clips, range(len(clips)), 0)
+            judged = time.process_time() - begin
+            collecting, learning = bench.step(prompts, repeat + 1)
+            forwards += [bench.forward(prompts) for _ in range(3)]
+            f = median(forwards)  # as the policy does it, so with guidance it is two
+            floor = (config.denoising_steps + 2 * trained) * batches * f
+            rows.append((f, sampled, learning, collecting + learning, floor + judged, judged))
+        f, sampled, learning, whole, floor, judged = (median(column) for column in zip(*rows, strict=True))
+        print(
+            f"{name:<24}{f / c:>8.3f}{sampled / (config.denoising_steps * batches * f):>18.3f}"
+            f"{learning / (2 * trained * batches * f):>20.3f}{whole / floor:>14.3f}"
+            f"   sample {sampled:.2f} judge {judged:.2f} train {learning:.2f} whole {whole:.2f}"
+        )
+
+
+def memory(fresh: Callable[[], Generator], reward: Reward) -> None:
+    """Peak memory of a step above what was held before it, against the number of sampling steps."""
+    prompts = dataset.prompts(7, 1, "train", most_objects=1)
+    lengths = (5, 10, 20, 40)
+    print(
+        f"\npeak MiB of one step of {GROUP} clips at {', '.join(map(str, lengths))} sampling steps (kept: of the path)"
+    )
+    algorithms: dict[str, Algorithm] = {
+        "GRPO, window 2": GRPO(group_size=GROUP, window=2, clip_range=1e-3),
+        "NFT, 2 levels": NFT(group_size=GROUP, levels=2),
+        "GRPO, all steps": GRPO(group_size=GROUP, window=0, clip_range=1e-3),
+    }
+    for name, algorithm in algorithms.items():
+        cells = []
+        for length in lengths:
+            config = TrainConfig(denoising_steps=length, batch=GROUP, lora_rank=16)
+            bench = Bench.of(fresh(), reward, algorithm, config)
+            with Peak() as peak:
+                experience = algorithm.collect(bench.policy, reward, prompts, 0, 0)
+                path = experience.trajectory
+                kept = sum(one.nbytes for one in (path.before, path.after, path.mean)) / 2**20
+                if name != "GRPO, all steps" or length <= 10:
+                    learn(bench.policy, algorithm, experience, bench.optimizer, config, 1)
+            cells.append(f"{peak.mib:7.0f} ({kept:5.1f})")
+        print(f"{name:<24}{'   '.join(cells)}")
+
+
+class Peak:
+    """Largest resident memory inside the block, above that at its beginning, in MiB."""
+
+    mib = 0.0
+
+    def __enter__(self) -> "Peak":
+        self._start, self._stop = _resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.mib = max(self.mib, (_resident() - self._start) / 2**20)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def plain(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:
+    """Processor seconds per training step of as many clips: ours against the plain loop."""
+    prompts = dataset.prompts(7, 2, "train", most_objects=1)
+    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16)
+    ours: dict[str, Algorithm] = {
+        "GRPO, window 2": GRPO(group_size=GROUP, window=2, clip_range=1e-3),
+        "NFT, 4 levels": NFT(group_size=GROUP, levels=4),
+    }
+    benches = {name: Bench.of(fresh(), reward, algorithm, config) for name, algorithm in ours.items()}
+    loop = PlainLoop(fresh(), reward, learning_rate=1e-4)
+    seconds: dict[str, list[float]] = {name: [] for name in (*ours, "plain DDPO")}
+    for repeat in range(repeats):
+        for name, bench in benches.items():
+            seconds[name].append(sum(bench.step(prompts, repeat)))
+        begin = time.process_time()
+        loop.step(prompts, repeat)
+        seconds["plain DDPO"].append(time.process_time() - begin)
+    base = median(seconds["plain DDPO"])
+    print(f"\none training step of {len(prompts) * GROUP} clips, T = 10, reward included")
+    for name, values in seconds.items():
+        print(f"{name:<24}{median(values):8.2f} s   plain / this {base / median(values):6.2f}")
+
+
+class PlainLoop:
+    """DDPO as peers write it; see the head of this file."""
+
+    def __init__(self, generator: Generator, reward: Reward, learning_rate: float, num_steps: int = 10) -> None:
+        self.generator, self.reward, self.num_steps = generator, reward, num_steps
+        self.network = generator.policy_module()
+        self.parameters = lora.attach(self.network, 16, 32, (), seed_for(0, "lora"))
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.0)
+
+    def step(self, prompts: Sequence[str], step: int) -> float:
+        """One round of sampling and one optimizer step; returns the mean reward."""
+        clips = [prompt for prompt in prompts for _ in range(GROUP)]
+        batches = [self._sample(clips[start : start + BATCH], step, start) for start in range(0, len(clips), BATCH)]
+        total = torch.cat([batch[-1] for batch in batches])
+        advantages = group_advantages(total, total.isfinite(), GROUP, limit=5.0).value.split(BATCH)
+        for (prompts_of, path, log_probs, _), advantage in zip(batches, advantages, strict=True):
+            condition, empty = self._encode(prompts_of)
+            for index, log_prob in enumerate(log_probs):
+                velocity = self._velocity(path[index], index, condition, empty)
+                mean, std = self._transition(path[index], velocity, index)
+                with torch.no_grad(), lora.reference(self.network):
+                    reference, _ = self._transition(
+                        path[index], self._velocity(path[index], index, condition, empty), index
+                    )
+                log_ratio = flow.log_prob(path[index + 1], mean, std) - log_prob
+                loss = objectives.clipped_surrogate(log_ratio, advantage, 1e-3)
+                loss = loss + KL_WEIGHT * objectives.latent_kl(mean, reference, std)
+                (loss.mean() / len(log_probs) / len(batches)).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(total.mean())
+
+    @torch.no_grad()
+    def _sample(
+        self, clips: Sequence[str], step: int, start: int
+    ) -> tuple[Sequence[str], list[Tensor], list[Tensor], Tensor]:
+        condition, empty = self._encode(clips)
+        rng = [torch_generator(0, "plain", step, start + row) for row in range(len(clips))]
+        latents = sampler.initial_noise(
+            self.generator, [seed_for(0, "plain", step, start + r) for r in range(len(clips))]
+        )
+        path, log_probs = [latents], []
+        for index in range(self.num_steps):
+            velocity = self._velocity(latents, index, condition, empty)
+            if index < self.num_steps - 1:
+                mean, std = self._transition(latents, velocity, index)
+                latents = mean + std * torch.stack([torch.randn(mean.shape[1:], generator=one) for one in rng])
+                log_probs.append(flow.log_prob(latents, mean, std))
+            else:
+                schedule = self.generator.schedule(self.num_steps)
+                levels = schedule.at(torch.full((len(clips),), index))
+                latents, _ = flow.transition("ode", latents, velocity, *levels, 0.0, sigma_max=schedule.sigma_max)
+            path.append(latents)
+        return clips, path, log_probs, self.reward(self.generator.decode(latents), list(clips)).total
+
+    def _encode(self, clips: Sequence[str]) -> tuple[Any, Any]:
+        with torch.no_grad():
+            each = [self.generator.encode_prompts([prompt]) for prompt in clips]
+            return cat(each), self.generator.unconditional(len(clips))
+
+    def _velocity(self, latents: Tensor, index: int, condition: Any, empty: Any) -> Tensor:
+        steps = torch.full((len(latents),), index)
+        return self.generator.predict(
+            latents, steps, self.generator.schedule(self.num_steps), condition, empty, GUIDANCE
+        )
+
+    def _transition(self, latents: Tensor, velocity: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        schedule = self.generator.schedule(self.num_steps)
+        levels = schedule.at(torch.full((len(latents),), index))
+        return flow.transition("flow", latents, velocity, *levels, 0.7, sigma_max=schedule.sigma_max)
+
+
+def curves(fresh: Callable[[], Generator], reward: Reward, seconds: float, learning_rate: float) -> None:
+    """Mean reward on held-out prompts against processor seconds of learning; looking is not counted."""
+    train_prompts = dataset.prompts(7, 64, "train", most_objects=1)
+    held_out = dataset.prompts(8, 32, "heldout", most_objects=1)
+    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=learning_rate)
+    runs: dict[str, tuple[Generator, Callable[[Sequence[str], int], object], float]] = {}
+    for name, algorithm in {
+        "GRPO, window 2": GRPO(group_size=GROUP, window=2, clip_range=1e-3),
+        "NFT, 4 levels": NFT(group_size=GROUP, levels=4),
+    }.items():
+        generator = fresh()
+        bench = Bench.of(generator, reward, algorithm, replace(config, updates=2 if name[0] == "N" else 1))
+        runs[name] = (generator, bench.step, 1.0)
+    generator = fresh()
+    runs["plain DDPO"] = (generator, PlainLoop(generator, reward, learning_rate).step, GUIDANCE)
+    for name, (generator, step, guidance) in runs.items():
+        used, count = 0.0, 0
+        points = [(0.0, _held_out(generator, reward, held_out, guidance))]
+        while used < seconds:
+            prompts = [train_prompts[(4 * count + index) % len(train_prompts)] for index in range(4)]
+            begin = time.process_time()
+            step(prompts, count)
+            used, count = used + time.process_time() - begin, count + 1
+            if used > len(points) * seconds / 8:
+                points.append((used, _held_out(generator, reward, held_out, guidance)))
+        print(f"{name:<16}{count:4d} steps: " + "  ".join(f"{t:.0f} s {value:.4f}" for t, value in points), flush=True)
+
+
+def _held_out(generator: Generator, reward: Reward, prompts: Sequence[str], guidance: float) -> float:
+    frames = sampler.generate_frames(
+        generator, prompts, seeds=list(range(len(prompts))), num_steps=10, guidance=guidance, batch=BATCH
+    )
+    with torch.no_grad():
+        return float(reward(frames, list(prompts)).total.mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
 """How good is a reward learned from few and noisy votes? Held-out accuracy, its ceiling, calibration, cost.
 
 Clips of the shipped generator, pairs within prompts, votes of the gold taste of which a share is wrong. The ceiling is
-what a judge with the gold order itself reaches against such votes. The models: frozen pixels features with five heads
-or one, and the generator's own transformer on noisy latents, which needs no decoding.
+what a judge with the gold order itself reaches against such votes. The models: features of pixels with five heads or
+one, and the generator's own transformer on noisy latents, which needs no decoding.
 
-python benchmarks/reward_quality.py [--cache FILE] [--pairs 2000] [--noise 0.15] [--seeds 2] [--latent]
+python benchmarks/reward_quality.py [--cache FILE] [--pairs 2000] [--noise 0.15] [--seeds 2]
 """
 
 from __future__ import annotations
@@ -61,18 +61,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     clips = _clips(options.num_prompts, options.clips_per_prompt, options.cache)
-    counts = [options.pairs // 8, options.pairs // 4, options.pairs // 2, options.pairs]
+    counts = [options.pairs, options.pairs // 2, options.pairs // 4, options.pairs // 8]
     print(
         f"{'':>26}{'pairs':>6}{'votes':>6}{'of ceiling':>22}{'gold order':>11}{'ECE':>6}{'floor':>6}{'Brier':>7}"
         f"{'frozen':>8}"
     )
     for name, config, features in (
         ("five heads", TrainConfig(), clips.features),
-        ("five heads, guarded", TrainConfig(guard_weight=1.0), clips.features),
+        ("five heads, guard .3", TrainConfig(guard_weight=0.3), clips.features),
+        ("five heads, guard 1", TrainConfig(guard_weight=1.0), clips.features),
         ("one head", TrainConfig(num_heads=1), clips.features),
         ("latent, five heads", TrainConfig(), clips.latent),
     ):
-        for count in counts if name == "five heads" else counts[-1:]:
+        for count in counts if name == "five heads" else counts[:1]:
             _judge(name, config, features, clips, count, options.noise, options.seeds)
 
 

@@ -2,20 +2,24 @@
 
 An exploit is a change that makes a video worse or worthless and that a policy could learn to make. The reward pays for
 it when it scores the spoilt copies higher on average, and is blind to it when it hardly tells them apart. Finding no
-exploit here proves little; finding one saves a run.
+exploit here proves little; finding one saves a run. Changes of format, which should hardly matter, show whether a
+reward judges length or resolution instead of the video.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from core.preferences import Vote
 from core.randomness import torch_generator
-from core.stats import Interval, mean_interval
+from core.stats import Interval, mean_interval, wilson
 from reward.protocol import Reward
 
 BLIND = 0.1  # a mean change within this share of the scores' spread is as good as none
@@ -98,10 +102,45 @@ EXPLOITS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 
 
+def _resized(frames: Tensor, height: int, width: int) -> Tensor:
+    flat = F.interpolate(frames.flatten(0, 1), (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return flat.unflatten(0, frames.shape[:2])
+
+
+def _shorter(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """The first two thirds."""
+    return frames[:, : max(2, 2 * frames.shape[1] // 3)]
+
+
+def _sparser(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """Every second frame: half the frame rate."""
+    return frames[:, ::2]
+
+
+def _larger(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """Half again as many pixels a side; nothing new is seen."""
+    return _resized(frames, 3 * frames.shape[3] // 2, 3 * frames.shape[4] // 2)
+
+
+def _coarser(frames: Tensor, rng: torch.Generator) -> Tensor:
+    """Two thirds of the pixels a side and back: a little blurred."""
+    height, width = frames.shape[3:]
+    return _resized(_resized(frames, max(1, 2 * height // 3), max(1, 2 * width // 3)), height, width)
+
+
+# Changes that should hardly matter: a reward that follows them judges the format.
+FORMATS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "shorter": _shorter,
+    "half rate": _sparser,
+    "larger": _larger,
+    "coarser": _coarser,
+}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One exploit: mean change of the score in spreads of the unspoilt scores, with its interval over prompts, and how
-    often the spoilt copy scored higher (a tie is a half)."""
+    """One change: mean change of the score in spreads of the unchanged scores, with its interval over prompts, and how
+    often the changed copy scored higher (a tie is a half)."""
 
     exploit: str
     change: Interval
@@ -110,6 +149,8 @@ class Finding:
     @property
     def verdict(self) -> str:
         """ "pays" when the whole interval is above 0, "blind" when the change is tiny, "resists", or "unclear"."""
+        if math.isnan(self.change.value):
+            return "unclear"
         if self.change.low > 0 and self.change.value > BLIND:
             return "pays"
         if abs(self.change.value) <= BLIND:
@@ -117,16 +158,34 @@ class Finding:
         return "resists" if self.change.high < 0 else "unclear"
 
 
-def audit(
-    reward: Reward, batches: Sequence[tuple[Tensor, Sequence[str]]], seed: int = 0
-) -> tuple[list[Finding], float | None]:
-    """Findings for every exploit, and the correlation of the score with how much moves (None for a constant score).
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    exploits: of EXPLOITS, to be resisted. formats: of FORMATS, to be blind to. motion_correlation: of the score with
+    the mean difference of neighbouring frames, None for a constant one. motion_quarters: mean score, in spreads from
+    the mean, of the quarter of videos that moves least up to the one that moves most.
+    """
+
+    exploits: list[Finding]
+    formats: list[Finding]
+    motion_correlation: float | None
+    motion_quarters: list[float]
+
+    @property
+    def paid(self) -> list[str]:
+        return [finding.exploit for finding in self.exploits if finding.verdict == "pays"]
+
+
+def audit(reward: Reward, batches: Sequence[tuple[Tensor, Sequence[str]]], seed: int = 0) -> Audit:
+    """Try every exploit and format on a reward.
 
     Args: batches of (frames [batch, time, 3, height, width] in [0, 1], prompts). Videos with a NaN score are left out.
     """
     sign = 1.0 if reward.higher_is_better else -1.0
+    changes = EXPLOITS | FORMATS
     plain: list[Tensor] = []
-    spoilt: dict[str, list[Tensor]] = {name: [] for name in EXPLOITS}
+    changed: dict[str, list[Tensor]] = {name: [] for name in changes}
     motion: list[Tensor] = []
     prompts: list[str] = []
     with torch.no_grad():
@@ -134,19 +193,37 @@ def audit(
             prompts += texts
             motion.append((frames[:, 1:] - frames[:, :-1]).abs().flatten(1).mean(1))
             plain.append(sign * reward(frames, texts).total)
-            for name, spoil in EXPLOITS.items():
+            for name, change in changes.items():
                 rng = torch_generator(seed, f"audit {name}", number)
-                spoilt[name].append(sign * reward(spoil(frames, rng), texts).total)
+                changed[name].append(sign * reward(change(frames, rng), texts).total)
     base = torch.cat(plain).double().numpy()
     spread = float(np.nanstd(base)) or 1.0
-    findings = []
-    for name, scores in spoilt.items():
-        change = (torch.cat(scores).double().numpy() - base) / spread
-        measured = change[np.isfinite(change)]
-        higher = float(np.mean((measured > 0) + 0.5 * (measured == 0))) if len(measured) else float("nan")
-        findings.append(Finding(name, mean_interval(change, prompts, seed), higher))
+    found = {
+        name: _finding(name, (torch.cat(scores).double().numpy() - base) / spread, prompts, seed)
+        for name, scores in changed.items()
+    }
     moved = torch.cat(motion).double().numpy()
     fine = np.isfinite(base) & np.isfinite(moved)
-    if fine.sum() < 3 or base[fine].std() == 0 or moved[fine].std() == 0:
-        return findings, None
-    return findings, float(np.corrcoef(base[fine], moved[fine])[0, 1])
+    exploits, formats = [found[name] for name in EXPLOITS], [found[name] for name in FORMATS]
+    if fine.sum() < 4 or base[fine].std() == 0 or moved[fine].std() == 0:
+        return Audit(exploits, formats, None, [])
+    ranked = (base[fine] - base[fine].mean())[np.argsort(moved[fine], kind="stable")] / spread
+    quarters = [float(part.mean()) for part in np.array_split(ranked, 4)]
+    return Audit(exploits, formats, float(np.corrcoef(base[fine], moved[fine])[0, 1]), quarters)
+
+
+def _finding(name: str, change: np.ndarray, prompts: list[str], seed: int) -> Finding:
+    measured = change[np.isfinite(change)]
+    higher = float(np.mean((measured > 0) + 0.5 * (measured == 0))) if len(measured) else float("nan")
+    return Finding(name, mean_interval(change, prompts, seed), higher)
+
+
+def position_bias(votes: Sequence[Vote]) -> Interval:
+    """How often the video on the left wins, ties half, with Wilson's interval; .5 is fair. Of votes given on a screen.
+
+    A preference model cannot have this bias, since it sees one video at a time; its teachers can, and sides that were
+    not drawn by lot would teach it.
+    """
+    shown = [vote for vote in votes if vote.left_is is not None and vote.choice in ("a", "b", "tie")]
+    wins = sum(vote.choice == vote.left_is for vote in shown)
+    return wilson(wins, sum(vote.choice == "tie" for vote in shown), len(shown))

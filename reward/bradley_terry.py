@@ -53,6 +53,17 @@ def log_probabilities(difference: Tensor, log_theta: Tensor) -> Tensor:
     return torch.stack([a, tie, b], dim=-1)
 
 
+def vote_chances(difference: Tensor, log_theta: Tensor, lapse: Tensor) -> Tensor:
+    """Chances of (a, tie, b) when a share `lapse` of the votes falls on a or b whatever the videos are, [..., 3].
+
+    Votes of which a share s names the wrong side have a lapse of about 2 s. Source: the lapse rate of psychometric
+    functions (Wichmann and Hill 2001) on top of Rao and Kupper's model.
+    """
+    chosen = log_probabilities(difference, log_theta).exp()
+    lapse = lapse.unsqueeze(-1)
+    return (1 - lapse) * chosen + lapse * torch.tensor([0.5, 0.0, 0.5], dtype=chosen.dtype, device=chosen.device)
+
+
 def davidson_log_probabilities(difference: Tensor, log_nu: Tensor) -> Tensor:
     """Log chances of (a, tie, b): weights exp(d / 2), nu, exp(-d / 2), so P(tie)^2 / (P(a) P(b)) = nu^2 everywhere.
 

@@ -62,6 +62,9 @@ class Audit:
     videoset: str = field(metadata={"help": "folder of videos with prompts, best sampled from the base model"})
     reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
     num_videos: int = field(default=64, metadata={"help": "how many of the videos are tried"})
+    store: str | None = field(
+        default=None, metadata={"help": "store of the votes behind it: is a side preferred there?"}
+    )
     out: str | None = field(default=None, metadata={"help": "file for the findings as JSON, beside the table"})
     seed: int = field(default=0, metadata={"help": "of noise and shuffling"})
 
@@ -135,28 +138,36 @@ def audit(argv: list[str]) -> None:
     options = parse(Audit, argv, "soralign reward audit", positional=("videoset",))
     if options.num_videos < 2:
         raise UserError(f"--num-videos must be at least 2, seen {options.num_videos}")
+    if options.store is not None and not Path(options.store).is_file():
+        raise UserError(f"store {options.store!r} does not exist")
     judge, items = room.load(options.reward), videoset.read(options.videoset)
     step = max(1, len(items) // options.num_videos)
     batches = [
         (_frames(batch), [item.prompt for item in batch]) for batch in _batches(items[::step][: options.num_videos])
     ]
-    findings, motion = auditor.audit(judge, list(track(batches, "spoiling")), options.seed)
-    told = {
+    found = auditor.audit(judge, list(track(batches, "spoiling")), options.seed)
+    told: dict[str, Any] = {
         "reward": f"{judge.name} {judge.version}",
-        "findings": [_told(finding) for finding in findings],
-        "motion_correlation": motion,
+        "findings": [_told(finding) for finding in found.exploits],
+        "formats": [_told(finding) for finding in found.formats],
+        "motion_correlation": found.motion_correlation,
+        "motion_quarters": found.motion_quarters,
     }
-    print(f"{'exploit':<14}{'verdict':<10}{'change':>8}{'95 % interval':>20}{'higher':>8}   (in spreads)")
-    for finding in findings:
-        change = finding.change
-        between = f"[{change.low:+.2f}, {change.high:+.2f}]"
-        line = (
-            f"{finding.exploit:<14}{finding.verdict:<10}{change.value:>+8.2f}{between:>20}{finding.share_higher:>8.0%}"
-        )
-        print(line)
-    paid = [finding.exploit for finding in findings if finding.verdict == "pays"]
-    print(f"{judge.name} pays for: {', '.join(paid) or 'none of these'}")
-    print(f"correlation of the score with motion: {'-' if motion is None else f'{motion:+.2f}'}")
+    for title, findings in (("exploit", found.exploits), ("format", found.formats)):
+        print(f"{title:<14}{'verdict':<10}{'change':>8}{'95 % interval':>20}{'higher':>8}   (in spreads)")
+        for finding in findings:
+            change = finding.change
+            between = f"[{change.low:+.2f}, {change.high:+.2f}]"
+            verdict = f"{finding.exploit:<14}{finding.verdict:<10}{change.value:>+8.2f}{between:>20}"
+            print(f"{verdict}{finding.share_higher:>8.0%}")
+    print(f"{judge.name} pays for: {', '.join(found.paid) or 'none of these'}")
+    correlation = "-" if found.motion_correlation is None else f"{found.motion_correlation:+.2f}"
+    quarters = " ".join(f"{value:+.2f}" for value in found.motion_quarters)
+    print(f"correlation of the score with motion: {correlation}; by quarters of motion: {quarters or '-'}")
+    if options.store is not None:
+        bias = auditor.position_bias(Store(options.store).votes())
+        told["left_wins"] = {"value": bias.value, "low": bias.low, "high": bias.high, "n": bias.n}
+        print(f"votes for the left side: {bias.value:.3f} [{bias.low:.3f}, {bias.high:.3f}] of {bias.n}")
     if options.out is not None:
         atomic_write(options.out, json.dumps(told, indent=2) + "\n")
 

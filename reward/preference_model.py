@@ -22,13 +22,13 @@ from core.errors import UserError
 from core.files import atomic_write, replacing
 from reward import backbone as backbones
 from reward.backbone import Backbone
-from reward.bradley_terry import log_probabilities
+from reward.bradley_terry import vote_chances
 from reward.ensemble import AGGREGATIONS
 from reward.protocol import Scores, check, only_finite, weights_sha256
 
 KIND = "soralign preference model"
 VERSION = "2"
-STATISTICS = ("mean", "deviation", "temperature", "log_theta", "blend")
+STATISTICS = ("mean", "deviation", "temperature", "log_theta", "lapse", "blend")
 LIMIT = 4.0  # standard deviations at which a feature saturates: far from the votes nothing is known
 
 
@@ -65,7 +65,8 @@ class PreferenceModel:
         heads: their mean is an aspect's utility; `total` follows `aggregation` (`ensemble.py`).
         aspects: what each utility is about. `total` is "overall" where there is one, else the mean of all.
         mean, deviation: of each aspect's utility over the training videos [aspect]; scores are normalised with them.
-        temperature, log_theta: turn differences of utilities into calibrated chances [aspect]; see `probabilities`.
+        temperature, log_theta, lapse: turn differences of utilities into calibrated chances [aspect]; without lapses
+            unless given.
         blend: how much of every other aspect's utility is added to that of "overall". Votes on the aspects are further
             looks at the same video: on 2,000 pairs with 15 % wrong votes they raise the order of "overall" by .02.
     """
@@ -85,12 +86,14 @@ class PreferenceModel:
         deviation: Tensor,
         temperature: Tensor,
         log_theta: Tensor,
+        lapse: Tensor | None = None,
         blend: Tensor | None = None,
         aggregation: str = "mean",
     ) -> None:
         self.backbone, self.differentiable, self.aggregation = backbone, backbone.differentiable, aggregation
         self.heads, self.aspects = nn.ModuleList(heads).eval().requires_grad_(False), tuple(aspects)
         self.mean, self.deviation, self.temperature, self.log_theta = mean, deviation, temperature, log_theta
+        self.lapse = torch.zeros_like(temperature) if lapse is None else lapse
         self.blend = torch.zeros(()) if blend is None else blend
         self.version = f"{VERSION} {weights_sha256(self.heads)[:12]} {aggregation}"
 
@@ -122,13 +125,12 @@ class PreferenceModel:
     def probabilities(self, a: Tensor, b: Tensor) -> Tensor:
         """Calibrated chances that an annotator votes (a, tie, b), [batch, aspect, 3]; they sum to one."""
         difference = (self.utilities(a) - self.utilities(b)).mean(0)
-        return log_probabilities(difference / self.temperature, self.log_theta).exp()
+        return vote_chances(difference / self.temperature, self.log_theta, self.lapse)
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors, then config.json: a folder with a config is whole."""
         folder = Path(folder)
-        statistics = {"mean": self.mean, "deviation": self.deviation, "blend": self.blend}
-        statistics |= {"temperature": self.temperature, "log_theta": self.log_theta}
+        statistics = {name: getattr(self, name) for name in STATISTICS}
         state = {f"heads.{name}": tensor for name, tensor in self.heads.state_dict().items()} | statistics
         with replacing(folder / "model.safetensors") as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)

@@ -40,6 +40,7 @@ def judge(
         aspects[aspect] |= {
             "temperature": float(model.temperature[column]),
             "theta": float(model.log_theta[column].exp()),
+            "lapse": float(model.lapse[column]),
         }
     return {
         "aspects": aspects,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from core.progress import track
 from core.randomness import numpy_generator, seed_for
 from reward import accuracy
 from reward.backbone import Backbone
-from reward.bradley_terry import LOSSES, TIE, A, B, rao_kupper_loss
+from reward.bradley_terry import LOSSES, TIE, A, B, likelihood_loss, vote_chances
 from reward.dawid_skene import consensus
 from reward.ensemble import AGGREGATIONS
 from reward.preference_model import Head, PreferenceModel, blended
@@ -49,7 +50,7 @@ class TrainConfig:
     """How heads are trained."""
 
     num_heads: int = field(default=5, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
-    epochs: int = field(default=30, metadata={"help": "passes over the training pairs"})
+    epochs: int = field(default=15, metadata={"help": "passes over the training pairs"})
     batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
     learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
     weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
@@ -59,6 +60,9 @@ class TrainConfig:
     margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
     aggregation: Literal["mean", "worst", "penalised"] = field(
         default="mean", metadata={"help": "how heads become one score: mean, lowest, or mean less their variance"}
+    )
+    backend: Literal["own", "trl"] = field(
+        default="own", metadata={"help": "own: every loss, aspect and tie; trl: its RewardTrainer, one aspect, no ties"}
     )
     reliability: bool = field(
         default=True, metadata={"help": "weigh annotators of the same pairs by their agreement (Dawid and Skene)"}
@@ -77,6 +81,8 @@ class TrainConfig:
                 raise UserError(f"{name} must be at least 1, seen {value}")
         if not (self.learning_rate > 0 and self.weight_decay >= 0):
             raise UserError(f"learning_rate must be above 0, seen {self.learning_rate}; weight_decay at least 0")
+        if self.backend == "trl" and (self.loss, self.guard_weight) != ("bradley_terry", 0.0):
+            raise UserError("backend trl knows only `--loss bradley_terry` and no guards")
         if not (self.guard_weight >= 0 and self.margin >= 0):
             raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}; so must margin: {self.margin}")
         for name, value, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
@@ -267,11 +273,12 @@ def fit(
 ) -> PreferenceModel:
     """Train the heads on the first part, calibrate on the second."""
     learning, calibrating = parts[0], parts[1]
+    drawn = [_bootstrap(learning, data, config, number) for number in range(config.num_heads)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # heads are so small that threads only wait for each other, on a busy machine for minutes
     try:
         heads = [
-            _train_head(features, data, _bootstrap(learning, data, config, number), config, number, guards)
+            _one_head(features, data, drawn[number], config, number, guards)
             for number in track(range(config.num_heads), "training heads")
         ]
     finally:
@@ -281,35 +288,49 @@ def fit(
     blank |= {"temperature": torch.ones(size), "log_theta": torch.ones(size)}
     model = PreferenceModel(backbone, heads, data.aspects, **blank, aggregation=config.aggregation)
     with torch.no_grad():
-        utility = model.utilities(features).mean(0)
-        model.blend = torch.tensor(_best_blend(utility, data, calibrating))
+        each = model.utilities(features)
+        model.blend = torch.tensor(_best_blend(each, data, drawn, learning, calibrating))
         utility = model.utilities(features).mean(0)
     seen = utility[data.pair[learning].unique()]
     model.mean, model.deviation = seen.mean(0), seen.std(0, correction=0).clamp(min=1e-6)
     difference = utility[data.pair[:, 0]] - utility[data.pair[:, 1]]
     for column in range(size):
-        fitted = accuracy.calibration(difference[calibrating, column], data.votes[calibrating, column])
-        model.temperature[column], model.log_theta[column] = fitted
+        fitted = accuracy.calibration(*_numbers(difference[calibrating, column], data.votes[calibrating, column]))
+        model.temperature[column], model.log_theta[column], model.lapse[column] = fitted
     return model
 
 
-def _best_blend(utility: Tensor, data: Examples, rows: Tensor) -> float:
-    """The blend of other aspects into "overall" under which the votes of these rows are most likely; 0 without any.
+def _best_blend(each: Tensor, data: Examples, drawn: Sequence[Tensor], learning: Tensor, calibrating: Tensor) -> float:
+    """The blend of other aspects into "overall" under which votes are most likely; 0 without other aspects.
 
-    A scan: the likelihood is flat near its top, and a few hundred votes do not tell hundredths apart.
+    Judged on the calibration pairs, and on every learning pair by the heads whose bootstrap left it out: calibration
+    alone is a few hundred votes, which do not tell a blend of 1 from none.
+    Args: each [head, video, aspect] utilities; drawn: the rows that each head was trained on.
     """
     if "overall" not in data.aspects or len(data.aspects) == 1:
         return 0.0
+    rows = torch.cat([calibrating, learning])
+    fresh = torch.ones(len(each), len(data.pair), dtype=torch.bool)
+    for head, seen in enumerate(drawn):
+        fresh[head, seen] = False
+    fresh = fresh[:, rows].unsqueeze(-1)
+    difference = each[:, data.pair[rows, 0]] - each[:, data.pair[rows, 1]]
+    difference = (difference * fresh).sum(0) / fresh.sum(0).clamp(min=1)
+    known = fresh.any(0).squeeze(-1)
     column = data.aspects.index("overall")
-    votes = data.votes[rows, column]
+    difference, votes = difference[known], data.votes[rows[known], column]
 
     def loss(blend: float) -> float:
-        one = blended(utility, data.aspects, blend)[:, column]
-        difference = one[data.pair[rows, 0]] - one[data.pair[rows, 1]]
-        temperature, log_theta = accuracy.calibration(difference, votes)
-        return float(rao_kupper_loss(difference / temperature, votes, torch.tensor(log_theta)))
+        one = blended(difference, data.aspects, blend)[:, column]
+        temperature, *rest = accuracy.calibration(*_numbers(one, votes))
+        chances = vote_chances(one / temperature, *map(torch.tensor, rest))
+        return float(likelihood_loss(chances.clamp(min=1e-12).log(), votes))
 
     return min(BLENDS, key=loss)
+
+
+def _numbers(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(one.double().numpy() for one in tensors)
 
 
 def _bootstrap(rows: Tensor, data: Examples, config: TrainConfig, number: int) -> Tensor:
@@ -322,6 +343,16 @@ def _bootstrap(rows: Tensor, data: Examples, config: TrainConfig, number: int) -
     groups = list(by_prompt.values())
     drawn = numpy_generator(config.seed, "reward bootstrap", number).integers(len(groups), size=len(groups))
     return torch.tensor([row for index in drawn for row in groups[index]], dtype=torch.long)
+
+
+def _one_head(
+    features: Tensor, data: Examples, rows: Tensor, config: TrainConfig, number: int, guards: Guards | None
+) -> Head:
+    if config.backend == "own":
+        return _train_head(features, data, rows, config, number, guards)
+    from reward import trl_backend
+
+    return trl_backend.train_head(features, data, rows, config, number)
 
 
 def _train_head(

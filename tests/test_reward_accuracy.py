@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reward import accuracy
-from reward.bradley_terry import TIE, A, B, log_probabilities
+from reward.bradley_terry import TIE, A, B, vote_chances
 
 
 def test_tie_threshold_equals_brute_force_also_when_scores_repeat() -> None:
@@ -36,22 +36,27 @@ def test_chance_is_that_of_shuffled_predictions() -> None:
     assert accuracy.chance(predicted, choice) == pytest.approx(np.mean(shuffled), abs=0.01)
 
 
-def test_calibration_finds_a_planted_temperature_and_indifference() -> None:
+@pytest.mark.parametrize("lapse", [0.0, 0.3])
+def test_calibration_finds_a_planted_temperature_indifference_and_lapse(lapse: float) -> None:
     rng = np.random.default_rng(2)
-    logit = torch.tensor(rng.normal(0, 1.5, 20000))
-    chances = log_probabilities(logit, torch.tensor(0.4)).exp()
+    logit = torch.tensor(rng.normal(0, 2.0, 20000))
+    chances = vote_chances(logit, torch.tensor(0.4), torch.tensor(lapse))
     choice = (torch.tensor(rng.random(len(logit)))[:, None] > chances.cumsum(-1)).sum(-1).clamp(max=2)
-    votes = torch.nn.functional.one_hot(choice, 3)
-    temperature, log_theta = accuracy.calibration(3.0 * logit, votes)  # overconfident by 3
-    assert temperature == pytest.approx(3.0, rel=0.06)
-    assert log_theta == pytest.approx(0.4, rel=0.06)
-    before = accuracy.expected_calibration_error(*_confidence(3.0 * logit, 0.4, choice))
-    after = accuracy.expected_calibration_error(*_confidence(3.0 * logit / temperature, log_theta, choice))
+    votes = np.eye(3)[choice]
+    temperature, log_theta, found = accuracy.calibration(3.0 * logit.numpy(), votes)  # overconfident by 3
+    assert temperature == pytest.approx(3.0, rel=0.08)
+    assert log_theta == pytest.approx(0.4, rel=0.08)
+    assert found == pytest.approx(lapse, abs=0.02)
+    before = accuracy.expected_calibration_error(*_confidence(3.0 * logit, 0.4, 0.0, choice))
+    after = accuracy.expected_calibration_error(*_confidence(3.0 * logit / temperature, log_theta, found, choice))
     assert after < 0.02 < before
 
 
-def _confidence(difference: torch.Tensor, log_theta: float, choice: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    two = log_probabilities(difference, torch.tensor(log_theta)).exp()[choice != TIE][:, [A, B]].numpy()
+def _confidence(
+    difference: torch.Tensor, log_theta: float, lapse: float, choice: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    chances = vote_chances(difference, torch.tensor(log_theta), torch.tensor(lapse))
+    two = chances[choice != TIE][:, [A, B]].numpy()
     right = accuracy.correct_without_ties(difference.numpy(), choice.numpy())
     return two.max(1) / two.sum(1), right[np.isfinite(right)]
 

@@ -10,7 +10,8 @@ from reward_examples import batch, fill_store, moving, ordered_and_shuffled, tin
 
 from core import videoset
 from core.cli import main
-from reward.audit import EXPLOITS, audit
+from core.preferences import Vote
+from reward.audit import EXPLOITS, audit, position_bias
 from reward.simple import Brightness, Motion
 
 
@@ -59,13 +60,34 @@ def test_audit_knows_the_faults_of_brightness_and_motion() -> None:
     rng = np.random.default_rng(0)
     clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow") * 3])
     prompts = [f"prompt {index}" for index in range(len(clips))]
-    bright = {finding.exploit: finding.verdict for finding in audit(Brightness(), [(clips, prompts)])[0]}
+    bright = {finding.exploit: finding.verdict for finding in audit(Brightness(), [(clips, prompts)]).exploits}
     assert bright["noise"] == bright["bright"] == "pays" and bright["blank"] == bright["vanishing"] == "resists"
     assert bright["reversed"] == bright["shuffled"] == "blind"
-    findings, correlation = audit(Motion(), [(clips, prompts)])
-    moved = {finding.exploit: finding.verdict for finding in findings}
+    found = audit(Motion(), [(clips, prompts)])
+    moved = {finding.exploit: finding.verdict for finding in found.exploits + found.formats}
     assert moved["noise"] == moved["shuffled"] == "pays" and moved["frozen"] == moved["half frozen"] == "resists"
-    assert correlation == pytest.approx(1.0)
+    assert moved["half rate"] == "pays" and moved["coarser"] == "blind"
+    assert found.motion_correlation == pytest.approx(1.0)
+    assert found.motion_quarters == sorted(found.motion_quarters) and abs(sum(found.motion_quarters)) < 1e-6
+    assert set(found.paid) <= set(EXPLOITS)
+
+
+def test_brightness_is_blind_to_formats() -> None:
+    rng = np.random.default_rng(0)
+    clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow")])
+    found = audit(Brightness(), [(clips, ["x"] * 4)])
+    assert {one.verdict for one in found.formats if one.exploit != "shorter"} == {"blind"}
+
+
+def test_position_bias_counts_the_left_side_of_votes_on_a_screen() -> None:
+    def vote(choice: str, left: str | None) -> Vote:
+        return Vote(1, "x", Path("a"), Path("b"), "one", "overall", choice, 0.0, left)
+
+    votes = (
+        [vote("a", "a")] * 30 + [vote("b", "a")] * 10 + [vote("tie", "b")] * 20 + [vote("a", None), vote("skip", "a")]
+    )
+    bias = position_bias(votes)
+    assert bias.n == 60 and bias.value == pytest.approx(40 / 60) and bias.low > 0.5
 
 
 def test_exploits_keep_the_shape_and_leave_the_videos_alone() -> None:

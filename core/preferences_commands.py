@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core import preferences_io, preferences_pairing, preferences_people, videoset
@@ -15,6 +16,7 @@ from core.progress import track
 
 def preferences(argv: list[str]) -> None:
     """`soralign preferences VERB ...`."""
+    verbs: dict[str, Callable[[list[str]], None]]
     verbs = {"add": add, "import": import_, "export": export, "stats": stats, "project": project, "invite": invite}
     verb(argv, verbs, "soralign preferences")
 

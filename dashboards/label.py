@@ -6,6 +6,8 @@ the store, nothing is remembered here but who somebody is.
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from dashboards.labeling import admin, entry, screen, you
@@ -17,15 +19,22 @@ STYLE = """<style>
 
 st.set_page_config(page_title="Label videos", page_icon="⚖️", layout="wide")
 st.html(STYLE)
-visit = entry.visit()
-# Without a navigation of our own Streamlit would offer the report app's pages/ folder, which lies beside this file.
-if visit is None:
-    st.navigation([st.Page(entry.ask, title="Label videos")], position="hidden").run()
-else:
-    pages = [
+
+
+def pages(visit: entry.Visit) -> list[Any]:
+    """What this person may open."""
+    found = [
         st.Page(lambda: screen.show(visit), title="Label", url_path="label", default=True),
         st.Page(lambda: you.show(visit), title="You", url_path="you"),
     ]
     if visit.person.may("reviewer"):
-        pages.append(st.Page(lambda: admin.show(visit), title="Project", url_path="project"))
-    st.navigation(pages, position="top").run()
+        found.append(st.Page(lambda: admin.show(visit), title="Project", url_path="project"))
+    return found
+
+
+visitor = entry.visit()
+# Without a navigation of our own Streamlit would offer the report app's pages/ folder, which lies beside this file.
+if visitor is None:
+    st.navigation([st.Page(entry.ask, title="Label videos")], position="hidden").run()
+else:
+    st.navigation(pages(visitor), position="top").run()

@@ -1,4 +1,4 @@
-"""Runs one of the two apps: Streamlit as an ASGI application, with one route of ours for video files.
+"""Runs one of the two apps: Streamlit as an ASGI application, with a route of ours for video files and one for answers.
 
 Streamlit's own `st.video` reads files into memory and cannot keep two players in step, so clips go past it. The script
 gets its arguments as any Streamlit script does, in `sys.argv`.
@@ -70,7 +70,12 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
     for module in WARM[script]:
         importlib.import_module(module)
     path = Path(__file__).with_name(script)
-    app = st.App(path, routes=[Route(f"{media.ROUTE}/{{name}}", send_clip)])
+    routes = [Route(f"{media.ROUTE}/{{name}}", send_clip)]
+    if script == "label.py":
+        from dashboards.labeling import api
+
+        routes.append(Route(api.ROUTE, api.act, methods=["POST"]))
+    app = st.App(path, routes=routes)
     sys.argv = [str(path), *arguments]
     address: dict[str, Any] = {"server.address": host, "server.port": 8501 if port is None else port}
     try:

@@ -12,7 +12,7 @@ import pytest
 from demo_folder import PROMPTS, disc, write_demo
 
 from core import video
-from core.preferences import Store
+from core.preferences import Store, Vote
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[test]')")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -69,11 +69,14 @@ def serve(*words: str) -> Iterator[str]:
     assert process.returncode == 0 and "Traceback" not in rest, rest
 
 
+NUM_PAIRS = 22
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Seven pairs, one vote each; the files are named after the models, which nobody may see."""
+    """Pairs of one vote each; the files are named after the models, which nobody may see."""
     store = Store(tmp_path / "preferences.db")
-    for index in range(7):
+    for index in range(NUM_PAIRS):
         ids = []
         for model, speed in (("secretbase", 0.4), ("secretaligned", 1.3)):
             path = tmp_path / f"{model}-{index}.mp4"
@@ -94,31 +97,53 @@ def report_url(tmp_path: Path) -> Iterator[str]:
     yield from serve("dashboard", str(tmp_path / "runs"))
 
 
-def test_label_five_pairs_by_keyboard(browser: Any, label_url: str, store: Store) -> None:
+class Annotator:
+    """Somebody at the labeling screen, and what they should have said according to what was in front of them."""
+
+    def __init__(self, tab: Tab) -> None:
+        self.page = tab.page
+        self.screen, self.controls = tab.page.locator(".label"), tab.page.locator(".controls[data-ready=true]")
+        self.said: list[tuple[str, bytes, str]] = []  # prompt, the left video's bytes, the answer
+
+    def press(self, key: str, done: int) -> None:
+        """Press, and wait until the server has acknowledged `done` labels."""
+        self.page.keyboard.press(key)
+        self.wait(done)
+
+    def wait(self, done: int) -> None:
+        playwright.expect(self.screen).to_have_attribute("data-done", str(done), timeout=PATIENCE)
+        playwright.expect(self.screen).to_have_attribute("data-pending", "0", timeout=PATIENCE)
+
+    def note(self, said: str) -> None:
+        """Remember what is on the screen and what is about to be said of it."""
+        self.controls.wait_for()
+        url = self.page.locator(".panel:first-child video").evaluate("video => video.src")
+        left = self.page.request.get(url).body()
+        self.said.append((self.page.locator("h1.prompt").inner_text(), left, said))
+
+    def vote(self, key: str, said: str) -> None:
+        self.note(said)
+        self.press(key, len(self.said))
+
+    def agrees_with(self, votes: list[Vote]) -> bool:
+        """Whether the store holds exactly this, in this order."""
+        found = []
+        for vote in votes:
+            a_was_left = vote.left_is == "a"
+            left = (vote.video_a if a_was_left else vote.video_b).read_bytes()
+            side = {"a": "left" if a_was_left else "right", "b": "right" if a_was_left else "left"}
+            found.append((vote.prompt, left, side.get(vote.choice, vote.choice)))
+        return found == self.said
+
+
+def test_label_twenty_pairs_by_keyboard(browser: Any, label_url: str, store: Store, record_property: Any) -> None:
     tab = Tab(browser, label_url)
-    page = tab.page
+    page, ada = tab.page, Annotator(tab)
     page.goto(label_url)
     page.get_by_label("Your name").press_sequentially("s b x z Ada")  # keys of the screen, typed as text
     page.keyboard.press("Enter")
-    screen, controls = page.locator(".label"), page.locator(".controls[data-ready=true]")
-    controls.wait_for()
-    annotator = "s b x z Ada"
+    ada.controls.wait_for()
     assert "annotator=s+b+x+z+Ada" in page.url and store.votes() == []
-
-    def left_bytes() -> bytes:
-        url = page.locator(".panel:first-child video").evaluate("video => video.src")
-        return page.request.get(url).body()
-
-    def press(key: str, done: int) -> None:
-        page.keyboard.press(key)
-        playwright.expect(screen).to_have_attribute("data-done", str(done), timeout=PATIENCE)
-        controls.wait_for()
-
-    expected: list[tuple[str, bytes, str | None]] = []  # prompt, the left video's bytes, the side that was chosen
-
-    def vote(key: str, side: str | None) -> None:
-        expected.append((page.locator("h1.prompt").inner_text(), left_bytes(), side))
-        press(key, len(expected))
 
     # The two videos run, in step, on their own. Half a frame is 62 ms; the rest is for a machine that is busy.
     page.wait_for_function(
@@ -132,53 +157,142 @@ def test_label_five_pairs_by_keyboard(browser: Any, label_url: str, store: Store
     page.keyboard.press("0")
     page.keyboard.press(".")
     playwright.expect(page.locator(".counter")).to_have_text(re.compile(r"^\d+ / 17$"))
+    for key in "cCrR":  # the browser's and Streamlit's own
+        page.keyboard.press(key)
+    assert store.votes() == []
 
-    vote("ArrowLeft", "left")
-    vote("ArrowRight", "right")
+    ada.vote("ArrowLeft", "left")
+    ada.vote("ArrowRight", "right")
     page.reload()
-    controls.wait_for()
-    pair = screen.get_attribute("data-pair")
+    ada.controls.wait_for()
+    lease = ada.screen.get_attribute("data-lease")
     page.reload()
-    controls.wait_for()
-    assert screen.get_attribute("data-pair") == pair
+    ada.controls.wait_for()
+    assert ada.screen.get_attribute("data-lease") == lease
 
-    vote("ArrowDown", None)
-    press("z", 2)  # undo, and say something else
-    expected.pop()
+    ada.vote("ArrowDown", "tie")
+    ada.press("z", 2)  # undo, and say something else
+    ada.said.pop()
     assert len(store.votes()) == 2
-    vote("ArrowRight", "right")
+    ada.vote("ArrowRight", "right")
+    page.reload()
+    ada.controls.wait_for()
+    ada.press("z", 2)  # the page does not remember that label, the store does
+    ada.said.pop()
+    ada.vote("b", "both_bad")
 
-    # Two presses in one instant are one vote; the second must not fall on the next pair.
-    expected.append((page.locator("h1.prompt").inner_text(), left_bytes(), "left"))
+    # Two presses in one instant are two answers, to two pairs.
+    ada.note("left")
     page.evaluate(
         "() => { for (let i = 0; i < 2; i++) document.body.dispatchEvent("
-        "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, composed: true})); }"
+        "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, composed: true, repeat: i > 0})); }"
     )
-    playwright.expect(screen).to_have_attribute("data-done", "4", timeout=PATIENCE)
-    controls.wait_for()
+    ada.wait(4)  # a key that is held down is one press
 
-    # One optional aspect, then the question that closes the pair.
+    # One optional aspect, a note that holds keys of the screen, then the question that closes the pair.
     page.keyboard.press("2")
     page.keyboard.press("ArrowLeft")
-    vote("b", None)
-
-    votes = store.votes("overall")
-    assert [vote.annotator for vote in votes] == [annotator] * 5
-    for given, (prompt, left, side) in zip(votes, expected, strict=True):
-        a_was_left = given.video_a.read_bytes() == left
-        assert given.prompt == prompt and given.left_is == ("a" if a_was_left else "b")
-        if side is not None:
-            assert given.choice == ("a" if a_was_left == (side == "left") else "b")
-    assert votes[-1].choice == "both_bad"
+    page.keyboard.press("n")
+    page.keyboard.type("bzs <b>blur</b>")
+    page.keyboard.press("Enter")
+    ada.vote("ArrowDown", "tie")
     (motion,) = store.votes("motion_quality")
-    assert motion.pair_id == votes[-1].pair_id and motion.choice == motion.left_is
+    last = store.votes("overall")[-1]
+    assert motion.pair_id == last.pair_id and motion.choice == motion.left_is
+    assert last.comment == "bzs <b>blur</b>" and last.seconds is not None and last.watched is not None
 
-    press("s", 6)
+    # Skips say why: one of the usual reasons, or words.
+    ada.note("skip")
+    page.keyboard.press("s")
+    ada.press("3", 6)
+    ada.note("skip")
+    page.keyboard.press("s")
+    page.keyboard.press("n")
+    page.keyboard.type("two lefts")
+    ada.press("Enter", 7)
+    assert [vote.comment for vote in store.votes("overall")[-2:]] == ["I cannot decide", "two lefts"]
+
+    # Faster than the server answers: each answer is about what was on the screen.
+    waits = []
+    for number in range(13):
+        ada.note("right" if number % 2 else "left")
+        if number > 3:  # at a person's pace; the first ones as fast as keys can come
+            page.locator(".label[data-loaded='1'], .label[data-loaded='2']").wait_for()
+        page.keyboard.press("ArrowRight" if number % 2 else "ArrowLeft")
+        ada.controls.wait_for()
+        if number > 3:
+            waits.append(float(ada.screen.get_attribute("data-waited") or "nan"))
+    ada.wait(20)
+    assert ada.agrees_with(store.votes("overall"))
+    waits.sort()
+    record_property("next_pair_milliseconds", waits)
+    print(f"next pair on the screen after {waits[len(waits) // 2]:.0f} ms (median), {waits[-1]:.0f} ms (slowest)")
+    assert waits[len(waits) // 2] < 1000  # 150 is the aim; a shared machine shall not fail for its neighbours
+
+    for number in (21, 22):
+        ada.controls.wait_for()
+        ada.press("ArrowLeft", number)
     page.keyboard.press("ArrowLeft")
     page.locator(".done h1").wait_for()
+    assert len(store.votes("overall")) == 22
+    page.get_by_role("link", name="You").click()
+    page.get_by_text("Your latest labels").wait_for()
     assert tab.faults == []
     assert not [text for text in tab.received if "secret" in text]  # blind: no file and no model name was ever sent
     page.close()
+
+
+def test_two_annotators_at_once(browser: Any, label_url: str, store: Store) -> None:
+    for pair in store.pairs():
+        store.raise_target(pair.id, 2)
+    tabs = [Tab(browser, label_url) for _ in range(2)]
+    both = [Annotator(tab) for tab in tabs]
+    for name, tab in zip(("Ada", "Ben"), tabs, strict=True):
+        tab.page.goto(f"{label_url}/?annotator={name}")
+    for number in range(4):
+        for one, key, said in zip(both, ("ArrowLeft", "ArrowRight"), ("left", "right"), strict=True):
+            one.note(said)
+            one.page.keyboard.press(key)
+        for one in both:
+            one.wait(number + 1)
+    votes = store.votes("overall")
+    for name, one, tab in zip(("Ada", "Ben"), both, tabs, strict=True):
+        assert one.agrees_with([vote for vote in votes if vote.annotator == name])
+        assert tab.faults == []
+        tab.page.close()
+    assert max(pair.num_labels for pair in store.pairs()) <= 2
+
+
+def test_a_replaced_video_and_a_lost_lease_are_said_and_nothing_is_lost(
+    browser: Any, label_url: str, store: Store
+) -> None:
+    tab = Tab(browser, label_url)
+    ada = Annotator(tab)
+    first, second = store.queue("Ada", 2, 900)
+    video.write(first.left, disc(3, 0.9), 8.0)
+    tab.page.goto(f"{label_url}/?annotator=Ada")
+    playwright.expect(tab.page.locator(".broken")).to_contain_text("was replaced", timeout=PATIENCE)
+    tab.page.keyboard.press("ArrowLeft")
+    playwright.expect(tab.page.locator(".notice")).to_contain_text("skip it with S")
+    tab.page.keyboard.press("s")
+    ada.press("1", 1)
+    assert [vote.comment for vote in store.votes()] == ["a video is broken"]
+
+    ada.controls.wait_for()
+    with store.transaction() as connection:  # Ada is away for long, and somebody else judges her pair
+        connection.execute("UPDATE lease SET expires = 0 WHERE id = ?", (second.id,))
+    while store.num_labels(second.pair_id) == 0 or store.claim("Ben") is not None:
+        lease = store.claim("Ben")
+        if lease is None:
+            break
+        store.vote(lease.id, "overall", "tie")
+    tab.page.keyboard.press("ArrowLeft")
+    playwright.expect(tab.page.locator(".notice")).to_contain_text("went to somebody else", timeout=PATIENCE)
+    assert [vote.choice for vote in store.votes() if vote.annotator == "Ada"] == ["skip"]
+    ada.controls.wait_for()
+    ada.press("ArrowRight", 2)
+    assert tab.faults == []
+    tab.page.close()
 
 
 def test_look_at_a_run(browser: Any, report_url: str) -> None:

@@ -2,11 +2,12 @@
 //
 // The server lends three pairs ahead, so the next one is on the screen before the answer to the last has arrived there.
 // An answer names the lease of the pair it is about, so it can land on no other. Answers and undos wait in an outbox
-// until the server has acknowledged them; one message is under way at a time, and is sent again when no reply comes.
+// until the server has acknowledged them; one message is under way at a time, and is sent again when it got no reply.
 
 const NAMES = { left: "left", right: "right", tie: "tie", both_bad: "both bad", skip: "skip" };
 const ANSWER_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", b: "both_bad", x: "both_bad" };
-const RESEND_MILLISECONDS = 8000;
+const PATIENCE_MILLISECONDS = 20000;
+const RESEND_MILLISECONDS = 2000;
 
 function createScreen(root) {
   const screen = make("div", "label");
@@ -34,16 +35,14 @@ function createScreen(root) {
   note.type = "text"; note.maxLength = 500; note.hidden = true;
   screen.append(head, stage, controls, question, answers, reasons, note, done, rows, notice, hints);
 
-  const client = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const pool = new Map();  // preloaded video elements by url
   let data = null;
-  let component = null;
+  let address = null;      // where answers go, and as whom
   let queue = [];          // pairs to judge; the first is on the screen
   let onScreen = null;
   let history = [];        // pairs answered since the page was opened
   let outbox = [];         // actions without acknowledgement, oldest first
-  let inFlight = null;     // newest action id of the message under way
-  let resend = 0;
+  let isSending = false;
   let nextId = 1;
   let chosen = {};
   let focus = null;        // the aspect that the next answer key is about; the last one closes the pair
@@ -94,11 +93,27 @@ function createScreen(root) {
     flush();
   }
 
-  function flush() {
-    if (inFlight !== null || !outbox.length) return;
-    inFlight = outbox[outbox.length - 1].id;
-    component.setTriggerValue("actions", { client, actions: outbox });
-    resend = setTimeout(() => { inFlight = null; flush(); }, RESEND_MILLISECONDS);
+  async function flush() {
+    if (isSending || !outbox.length) return;
+    isSending = true;
+    let reply;
+    try {
+      const response = await fetch(address.route, {
+        method: "POST", keepalive: true, headers: { "Content-Type": "application/json" }, cache: "no-store",
+        body: JSON.stringify({ who: address.who, actions: outbox }), signal: AbortSignal.timeout(PATIENCE_MILLISECONDS),
+      });
+      reply = await response.json();
+    } catch {
+      reply = { error: "The server does not answer." };
+    }
+    isSending = false;
+    if (reply.error) {
+      say(`${reply.error} ${outbox.length === 1 ? "One answer waits" : `${outbox.length} answers wait`} here; trying again.`);
+      setTimeout(flush, RESEND_MILLISECONDS);
+      return;
+    }
+    say("");
+    receive(reply);
   }
 
   function give(choice) {
@@ -223,7 +238,18 @@ function createScreen(root) {
     for (const [url, video] of pool) {
       if (!urls.includes(url)) { video.removeAttribute("src"); video.load(); pool.delete(url); }
     }
-    for (const url of urls) if (!pool.has(url)) pool.set(url, makeVideo(url));
+    for (const url of urls) {
+      if (pool.has(url)) continue;
+      pool.set(url, makeVideo(url));
+      pool.get(url).addEventListener("loadeddata", countLoaded);
+    }
+    countLoaded();
+  }
+
+  // How many of the next pairs could be shown at once.
+  function countLoaded() {
+    const isLoaded = (clip) => !clip.url || (pool.has(clip.url) && pool.get(clip.url).readyState >= 2);
+    screen.dataset.loaded = queue.slice(1).filter((next) => isLoaded(next.left) && isLoaded(next.right)).length;
   }
 
   function minutes(seconds) {
@@ -294,11 +320,8 @@ function createScreen(root) {
   }
 
   function receive(newest) {
-    component = newest;
-    data = newest.data;
-    const acknowledged = data.acknowledged[client] || 0;
-    outbox = outbox.filter((action) => action.id > acknowledged);
-    if (inFlight !== null && acknowledged >= inFlight) { clearTimeout(resend); inFlight = null; }
+    data = newest;
+    outbox = outbox.filter((action) => action.id > data.acknowledged);
     if (outbox.length) {  // the server does not know all yet: keep our order, take what is new
       const known = new Set([...queue.map((one) => one.lease), ...outbox.map((action) => action.lease)]);
       queue = [...queue, ...data.queue.filter((one) => !known.has(one.lease))];
@@ -351,11 +374,14 @@ function createScreen(root) {
   document.addEventListener("keydown", key);
   document.addEventListener("visibilitychange", visibility);
   return {
-    receive,
+    receive(component) {
+      address = component.data;
+      if (data && component.data.time <= data.time) return;  // drawn again with what was true some answers ago
+      receive(component.data);
+    },
     close() {
       document.removeEventListener("keydown", key);
       document.removeEventListener("visibilitychange", visibility);
-      clearTimeout(resend);
       player.pause();
     },
   };

@@ -7,6 +7,7 @@ Whoever started the server is admin by the key that it printed.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import sys
@@ -34,13 +35,14 @@ class Door:
 
 @dataclass(frozen=True)
 class Visit:
-    """A person in a project of the store."""
+    """A person in a project of the store, with the token that let them in."""
 
     store: Store
     person: Person
+    token: str = ""
 
 
-@st.cache_resource
+@functools.cache
 def open_store(address: str, folder: str) -> Store:
     """One store for all sessions of this process."""
     return Store(address, folder=folder)
@@ -62,19 +64,23 @@ def visit() -> Visit | None:
     if not name:
         return None
     try:
-        store = open_store(sys.argv[1], door().folder)
-        project = st.session_state.get("project")
-        if project:
-            store = store.of_project(project)
-        else:
-            store = store.of_project(store.project)  # settings as they are now
-        return Visit(store, _person(store, name, st.session_state.get("token", "")))
+        return admit(name, st.session_state.get("token", ""), st.session_state.get("project"))
     except UserError as error:
         st.session_state["refused"] = str(error)
         for part in ("annotator", "token", "project"):
             st.session_state.pop(part, None)
             st.query_params.pop(part, None)
         return None
+
+
+def admit(name: str, token: str, project: str | None) -> Visit:
+    """Let somebody into a project, the store's first if none is named.
+
+    Raises: UserError when there is no such project, or name and token do not belong together.
+    """
+    store = open_store(sys.argv[1], door().folder)
+    store = store.of_project(project or store.project)  # with its rules as they are now
+    return Visit(store, _person(store, name, token), token)
 
 
 def _person(store: Store, name: str, token: str) -> Person:

@@ -1,0 +1,133 @@
+"""Many annotators at the real labeling app: how long the server takes from an answer to the next pair.
+
+    python benchmarks/label_load.py [--annotators 50] [--seconds 300] [--think 6]
+
+Each annotator opens the page over a websocket that speaks Streamlit's own protocol and keeps it open, thinks, answers
+the pair at the head of the queue as the screen does, and gets the next ones back. The time is that of this exchange,
+seen from the annotator. Every acknowledged answer is looked for in the store afterwards. Server and annotators share
+the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from store_speed import fill
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from core.preferences import Store
+
+
+class Annotator:
+    """One tab. `waits` in seconds; `acknowledged` the leases whose answers the server says it has."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.address, self.name = address, name
+        self.waits: list[float] = []
+        self.acknowledged: list[int] = []
+        self.session = requests.Session()
+
+    async def label(self, think: float, until: float) -> None:
+        """Answer pair after pair."""
+        random = np.random.default_rng(sum(self.name.encode()))
+        async with connect(f"ws://{self.address}/_stcore/stream", subprotocols=[Subprotocol("streamlit")]) as socket:
+            data = await self._open(socket)
+            number = 0
+            while time.monotonic() < until and data["queue"]:
+                await asyncio.sleep(random.exponential(think))
+                number += 1
+                lease = data["queue"][0]["lease"]
+                action = {
+                    "id": number,
+                    "lease": lease,
+                    "answers": {"overall": "left"},
+                    "seconds": think,
+                    "watched": 1.0,
+                }
+                start = time.perf_counter()
+                data = await asyncio.to_thread(self._post, data | {"actions": [action]})
+                self.waits.append(time.perf_counter() - start)
+                assert data["acknowledged"] == number and data["notice"] is None, data["notice"]
+                self.acknowledged.append(lease)
+
+    async def _open(self, socket: ClientConnection) -> dict[str, Any]:
+        """What the page tells the screen when it is opened."""
+        message = BackMsg()
+        message.rerun_script.query_string = f"annotator={self.name}"
+        await socket.send(message.SerializeToString())
+        data = {}
+        async for received in socket:
+            forward = ForwardMsg()
+            forward.ParseFromString(received)  # type: ignore[arg-type]
+            kind = forward.WhichOneof("type")
+            if kind == "delta" and forward.delta.new_element.WhichOneof("type") == "bidi_component":
+                data = json.loads(forward.delta.new_element.bidi_component.json)
+            elif kind == "script_finished":
+                break
+        self.who, self.route = data["who"], data["route"]
+        return data
+
+    def _post(self, data: dict[str, Any]) -> dict[str, Any]:
+        body = {"who": self.who, "actions": data["actions"]}
+        response = self.session.post(f"http://{self.address}{self.route}", json=body, timeout=60)
+        response.raise_for_status()
+        return response.json()
+
+
+async def label_all(address: str, count: int, think: float, seconds: float) -> list[Annotator]:
+    """All annotators at once, arriving over the first `think` seconds."""
+    annotators = [Annotator(address, f"annotator-{number}") for number in range(count)]
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))
+    until = time.monotonic() + seconds
+
+    async def arrive(number: int) -> None:
+        await asyncio.sleep(think * number / count)
+        await annotators[number].label(think, until)
+
+    await asyncio.gather(*(arrive(number) for number in range(count)))
+    return annotators
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotators", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--think", type=float, default=6.0, help="mean seconds an annotator looks at a pair")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "load.db")
+        fill(store, Path(folder), int(options.annotators * (options.seconds / options.think + 10)))
+        command = [sys.executable, "-m", "dashboards", "label", "--store", str(store.path), "--port", "0"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert server.stdout is not None
+            address = next(found.group(1) for line in server.stdout if (found := re.search(r"http://(\S+)", line)))
+            annotators = asyncio.run(label_all(address, options.annotators, options.think, options.seconds))
+        finally:
+            server.terminate()
+            server.wait(30)
+        acknowledged = sorted(lease for annotator in annotators for lease in annotator.acknowledged)
+        assert len(acknowledged) == len(set(acknowledged)) == len(store.votes()), "an answer was lost or doubled"
+        waits = np.array([wait for annotator in annotators for wait in annotator.waits]) * 1000
+        p50, p95, p99 = (round(float(np.percentile(waits, q)), 1) for q in (50, 95, 99))
+        figures = {"annotators": options.annotators, "seconds": options.seconds, "answers": len(waits), "errors": 0}
+        print(json.dumps(figures | {"p50_milliseconds": p50, "p95_milliseconds": p95, "p99_milliseconds": p99}))
+
+
+if __name__ == "__main__":
+    main()

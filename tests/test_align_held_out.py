@@ -1,6 +1,6 @@
 """The held-out judges: what they see, when they warn, and that they cannot be what is trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,29 @@ def test_a_paired_change_is_in_standard_errors() -> None:
     before = torch.tensor([0.0, 1.0, 2.0, float("nan")])
     assert change(before, before + torch.tensor([1.0, 2.0, 3.0, 0.0])) == pytest.approx(2 / (1 / 3**0.5))
     assert change(before, before) == 0.0 and change(before, before - 1) == -float("inf")
+
+
+def test_a_resumed_run_judges_as_the_unbroken_one(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Leaving(Darkness):
+        calls: list[int] = field(default_factory=list)
+
+        def __call__(self, frames: torch.Tensor, prompts: list[str]) -> Scores:  # type: ignore[override]
+            self.calls.append(len(frames))
+            if len(self.calls) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(frames, prompts)
+
+    config = replace(CONFIG, steps=6, judge_every=2, save_every=2, judge_clips=8)
+    unbroken = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "whole", judges=[Darkness()])
+    with pytest.raises(KeyboardInterrupt):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "broken", judges=[Leaving()])
+    resumed = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "broken", judges=[Darkness()])
+    rows = [
+        [
+            {name: value for name, value in row.items() if not name.startswith("time")}
+            for row in read_metrics(run.folder)
+        ]
+        for run in (unbroken, resumed)
+    ]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == list(range(7))

@@ -50,9 +50,22 @@ def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-def _later(default: object, text: str) -> Any:
-    """An option younger than runs that may want to go on: it is recorded in the run only where it is set."""
-    return field(default=default, metadata={"help": text, "later": True})
+YOUNGER = (
+    "videos",
+    "token_budget",
+    "max_frames",
+    "drop_tokens",
+    "max_bad",
+    "workers",
+    "lora_rank",
+    "per_frame",
+    "bottleneck",
+    "pixel_loss",
+    "perceptual",
+    "variant",
+    "adversarial",
+)
+"""Options younger than runs that may want to go on: they are recorded in a run only where they are set."""
 
 
 @dataclass(frozen=True)
@@ -99,25 +112,25 @@ class PretrainConfig:
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
     seed: int = _option(0, "everything random derives from it")
-    videos: str = _later("", "transformer: folder of own clips with captions to train on, instead of the sandbox")
-    token_budget: int = _later(2048, "videos: tokens packed into a step; 0 = steps of `batch` clips of one shape")
-    max_frames: int = _later(65, "videos: a longer one is cut into pieces of this many frames")
-    drop_tokens: float = _later(
+    videos: str = _option("", "transformer: folder of own clips with captions to train on, instead of the sandbox")
+    token_budget: int = _option(2048, "videos: tokens packed into a step; 0 = steps of `batch` clips of one shape")
+    max_frames: int = _option(65, "videos: a longer one is cut into pieces of this many frames")
+    drop_tokens: float = _option(
         0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
     )
-    max_bad: float = _later(0.1, "videos: share that may be unreadable; they are named and skipped")
-    workers: int = _later(2, "videos: threads that read ahead")
-    lora_rank: int = _later(
+    max_bad: float = _option(0.1, "videos: share that may be unreadable; they are named and skipped")
+    workers: int = _option(2, "videos: threads that read ahead")
+    lora_rank: int = _option(
         0, "videos: above 0 only low-rank updates of this rank are trained, on the model in `start`"
     )
-    per_frame: bool = _later(False, "transformer: encode each frame alone, by the codec's path for images")
-    bottleneck: Literal["kl", "vq", "fsq"] = _later("kl", "codec: continuous, a learned codebook, or rounding")
-    pixel_loss: Literal["mse", "l1"] = _later("mse", "codec: squared or absolute difference of pixels")
-    perceptual: str = _later("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
-    variant: str = _later(
+    per_frame: bool = _option(False, "transformer: encode each frame alone, by the codec's path for images")
+    bottleneck: Literal["kl", "vq", "fsq"] = _option("kl", "codec: continuous, a learned codebook, or rounding")
+    pixel_loss: Literal["mse", "l1"] = _option("mse", "codec: squared or absolute difference of pixels")
+    perceptual: str = _option("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    variant: str = _option(
         "", "transformer: another architecture, by name; see docs/base_model.md. Empty = the shipped one"
     )
-    adversarial: float = _later(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
+    adversarial: float = _option(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
 
 
 LOG_EVERY = 50  # steps that one line of the log averages
@@ -553,7 +566,7 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
 
 def recorded(config: PretrainConfig) -> dict[str, Any]:
     """The options as the run folder keeps them."""
-    young = {part.name: part.default for part in fields(config) if part.metadata.get("later")}
+    young = {part.name: part.default for part in fields(config) if part.name in YOUNGER}
     return {name: value for name, value in asdict(config).items() if name not in young or value != young[name]}
 
 

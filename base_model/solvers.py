@@ -57,14 +57,14 @@ def euler(field: Field, x: Tensor, s: Sequence[float]) -> Iterator[Tensor]:
 
 
 def heun(field: Field, x: Tensor, s: Sequence[float]) -> Iterator[Tensor]:
-    """Second order, two evaluations a step; the last step, to s = 0 where no model is asked, is Euler's.
+    """Second order, two evaluations a step; the last step, at whose end no model is asked, is Euler's.
 
     Source: EDM (Karras et al. 2022), algorithm 1.
     """
     for i in range(len(s) - 1):
         slope = field(x, i)
         ahead = x + (s[i + 1] - s[i]) * slope
-        if s[i + 1] > 0.0:
+        if i + 2 < len(s):
             ahead = x + (s[i + 1] - s[i]) * 0.5 * (slope + field(ahead, i + 1))
         x = ahead
         yield x

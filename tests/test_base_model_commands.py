@@ -1,10 +1,12 @@
 """`soralign generate`, `world` and `pretrain` in this process: what they write, how they resume, what they refuse."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from base_model.generate import GenerateConfig
 from core import video, videoset
 from core.cli import main
 from core.videoset import load_state, read
@@ -277,6 +279,13 @@ def test_a_set_drawn_with_other_options_is_not_added_to(
     assert "drawn with other options (solver)" in _refused(capsys, *words, "--solver", "heun")
     video.write_png(files["first"], np.zeros((32, 32, 3), dtype=np.uint8))
     assert "drawn with other options (image)" in _refused(capsys, *words)
+
+
+def test_the_chapter_names_options_that_exist() -> None:
+    chapter = (Path(__file__).parent.parent / "docs" / "base_model.md").read_text(encoding="utf-8")
+    commands = " ".join(re.findall(r"`([^`\n]*--[^`\n]*)`", chapter.partition("## Variants")[0]))
+    named = {option.replace("-", "_") for option in re.findall(r"--([a-z][a-z-]+)", commands)}
+    assert named - {"only"} <= set(GenerateConfig.__dataclass_fields__) and len(named) > 20
 
 
 def test_a_prompt_beyond_the_text_limit_says_what_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,19 @@
 """Every ability on the nano model: what is given comes back to the bit, sits on whole groups, and is really seen."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_pipelines import CASES, seeded
 from torch import Tensor
 from toy_generator import ToyGenerator
 
+import base_model
 from base_model import given, tasks
 from base_model.given import Request
 from base_model.native import NativeGenerator, nano
+from base_model.options import ModelOptions
 from base_model.protocol import VideoSize
 from base_model.sampler import Sampling, generate_frames
 from core.errors import UserError
@@ -251,6 +255,21 @@ def test_variations_stay_near_their_origin() -> None:
     near = (clips[1:] - origin).square().mean((1, 2, 3, 4))
     far = (generate_frames(generator, ["x"] * 3, seeds=[8, 9, 10], num_steps=8) - origin).square().mean((1, 2, 3, 4))
     assert bool((near > 0).all()) and float(near.mean()) < 0.3 * float(far.mean())
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox"])
+def test_models_of_the_hub_have_the_same_abilities(tmp_path: Path, name: str) -> None:
+    """One on the straight path and one variance-preserving; with guidance, and a solver that needs the whole field."""
+    case = CASES[name]
+    seeded(case.build).save_pretrained(tmp_path)
+    size = case.size
+    options = ModelOptions("float32", "cpu", num_frames=size.num_frames, height=size.height, width=size.width)
+    sampling = Sampling(num_steps=3, guidance=2.0, solver="heun")
+    request = Request(base_model.load(str(tmp_path), options), PROMPTS, [1, 2], sampling)
+    clip = _clip(size.num_frames, size.height, size.width)
+    video = tasks.image_to_video(request, clip[:, :1], size.num_frames)
+    assert torch.equal(video[:, 0], clip[:, 0].expand(2, -1, -1, -1)) and video.isfinite().all()
+    assert tasks.edit(request, clip, 0.5).shape == video.shape
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

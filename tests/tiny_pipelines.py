@@ -19,8 +19,8 @@ PROMPTS = ["a red ball rolls", "two boxes meet and part"]
 class Case:
     """A tiny pipeline and how its own call is to be read.
 
-    call: arguments of the call beyond the common ones. guidance, frames: the arguments that take the guidance scale and
-        the number of frames.
+    call: arguments of the call beyond the common ones. guidance, frames: the arguments that take the guidance scale
+        (empty: it is set in the pipeline) and the number of frames.
     to_pipeline, from_pipeline: latents in our layout to the pipeline's and back.
     tolerance: of the largest difference to the pipeline's own latents; 0 = bit for bit.
     """
@@ -64,14 +64,14 @@ def _umt5() -> dict[str, Any]:
     return {"tokenizer": ByT5Tokenizer(), "text_encoder": UMT5EncoderModel(config)}
 
 
-def _wan_transformer(channels: int = 16) -> Any:
+def _wan_transformer(channels: int = 16, shown: int = 0, **options: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
-        in_channels=channels,
+        in_channels=channels + shown,
         out_channels=channels,
         text_dim=32,
         freq_dim=256,
@@ -80,6 +80,7 @@ def _wan_transformer(channels: int = 16) -> Any:
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
+        **options,
     )
 
 
@@ -112,9 +113,28 @@ def wan_a14b() -> Any:
     )
 
 
-def wan_5b() -> Any:
+def wan_i2v() -> Any:
+    """Wan 2.1 image to video: 4 channels of mask and 16 of the picture beside the latents, and CLIP's look at it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    looks = CLIPVisionConfig(
+        hidden_size=4, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2, image_size=32, patch_size=8
+    )
+    return WanImageToVideoPipeline(
+        **_umt5(),
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        image_processor=CLIPImageProcessor(size=32, crop_size=32),
+        image_encoder=CLIPVisionModel(looks),
+        transformer=_wan_transformer(shown=20, image_dim=4),
+    )
+
+
+def wan_5b(kind: str = "WanPipeline") -> Any:
     """Wan 2.2 TI2V: a timestep per token."""
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+    import diffusers
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
     vae = AutoencoderKLWan(
         base_dim=3,
@@ -131,13 +151,19 @@ def wan_5b() -> Any:
         scale_factor_temporal=4,
         temperal_downsample=[False, True, True],
     )
-    return WanPipeline(
+    extra = {} if kind == "WanPipeline" else {"image_processor": None, "image_encoder": None}
+    return getattr(diffusers, kind)(
         **_umt5(),
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
         transformer=_wan_transformer(48),
         expand_timesteps=True,
+        **extra,
     )
+
+
+def wan_5b_i2v() -> Any:
+    return wan_5b("WanImageToVideoPipeline")
 
 
 def ltx() -> Any:
@@ -177,7 +203,7 @@ def ltx() -> Any:
         num_attention_heads=4,
         attention_head_dim=8,
         cross_attention_dim=32,
-        num_layers=1,
+        num_layers=2,
         caption_channels=32,
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
@@ -192,22 +218,18 @@ def _unpack(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
     return latents.transpose(1, 2).reshape(len(latents), *shape)
 
 
-def _cogvideox(**options: Any) -> Any:
-    from diffusers import (
-        AutoencoderKLCogVideoX,
-        CogVideoXDDIMScheduler,
-        CogVideoXPipeline,
-        CogVideoXTransformer3DModel,
-    )
+def _cogvideox(kind: str = "CogVideoXPipeline", shown: int = 0, **options: Any) -> Any:
+    import diffusers
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=4 + shown,
         out_channels=4,
         time_embed_dim=2,
         text_embed_dim=32,
-        num_layers=1,
+        num_layers=2,
         sample_width=2,
         sample_height=2,
         sample_frames=9,
@@ -237,7 +259,7 @@ def _cogvideox(**options: Any) -> Any:
         snr_shift_scale=3.0,
         timestep_spacing="trailing",
     )
-    return CogVideoXPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+    return getattr(diffusers, kind)(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
 
 
 def cogvideox_2b() -> Any:
@@ -246,6 +268,10 @@ def cogvideox_2b() -> Any:
 
 def cogvideox_1_5() -> Any:
     return _cogvideox(use_rotary_positional_embeddings=True, patch_size_t=2, patch_bias=False)
+
+
+def cogvideox_i2v() -> Any:
+    return _cogvideox("CogVideoXImageToVideoPipeline", shown=4)
 
 
 def _words() -> Any:
@@ -299,7 +325,7 @@ def hunyuan_video() -> Any:
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=10,
-        num_layers=1,
+        num_layers=2,
         num_single_layers=1,
         num_refiner_layers=1,
         patch_size=2,
@@ -338,6 +364,84 @@ def hunyuan_video() -> Any:
     )
 
 
+def hunyuan_video_1_5() -> Any:
+    from diffusers import (
+        AutoencoderKLHunyuanVideo15,
+        ClassifierFreeGuidance,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideo15Pipeline,
+        HunyuanVideo15Transformer3DModel,
+    )
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+
+    transformer = HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        patch_size=1,
+        patch_size_t=1,
+        text_embed_dim=16,
+        text_embed_2_dim=32,
+        image_embed_dim=12,
+        rope_axes_dim=(2, 2, 4),
+        target_size=16,
+        task_type="t2v",
+    )
+    vae = AutoencoderKLHunyuanVideo15(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=2,
+        downsample_match_channel=False,
+        upsample_match_channel=False,
+    )
+    qwen = Qwen2_5_VLTextConfig(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        rope_scaling={"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    glyphs = _t5()
+    return HunyuanVideo15Pipeline(
+        text_encoder=Qwen2_5_VLTextModel(qwen),
+        tokenizer=_letters(),
+        text_encoder_2=glyphs["text_encoder"],
+        tokenizer_2=glyphs["tokenizer"],
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=ClassifierFreeGuidance(guidance_scale=4.0),
+    )
+
+
+def _letters() -> Any:
+    """A tokenizer of single bytes with a chat template, as Qwen's has one."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<pad>", "<unk>", "<end>", *sorted(ByteLevel.alphabet())]
+    model = Tokenizer(BPE({letter: index for index, letter in enumerate(letters)}, [], unk_token="<unk>"))
+    model.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    return tokenizer
+
+
 def latte() -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
@@ -346,7 +450,7 @@ def latte() -> Any:
         patch_size=2,
         in_channels=4,
         out_channels=8,
-        num_layers=1,
+        num_layers=2,
         num_attention_heads=3,
         attention_head_dim=8,
         cross_attention_dim=24,
@@ -419,7 +523,20 @@ CASES = {
     ),
     "hunyuan_video": Case(hunyuan_video),
     "wan_a14b": Case(wan_a14b),
+    "hunyuan_video_1_5": Case(hunyuan_video_1_5, VideoSize(9, 16, 16), guidance="", tolerance=1e-5),
     "latte": Case(latte, VideoSize(16, 16, 16), frames="video_length", tolerance=1e-4),
     "mochi": Case(mochi, VideoSize(7, 16, 16), call={"max_sequence_length": 32}, tolerance=1e-5),
     "wan_5b": Case(wan_5b, VideoSize(9, 32, 32)),
 }
+
+IMAGE_CASES = {
+    "wan_i2v": Case(wan_i2v),
+    "cogvideox_i2v": Case(
+        cogvideox_i2v,
+        call={"max_sequence_length": 32},
+        to_pipeline=lambda latents: latents.transpose(1, 2),
+        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+    ),
+    "wan_5b_i2v": Case(wan_5b_i2v, VideoSize(9, 32, 32)),
+}
+"""Pipelines that are called with a picture."""

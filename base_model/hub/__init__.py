@@ -7,9 +7,12 @@ add one. Left out on purpose: the pipelines' own sampling loops and schedulers' 
 
 PIPELINES = {
     "WanPipeline": "base_model.hub.wan:Wan",
+    "WanImageToVideoPipeline": "base_model.hub.wan:Wan",
     "LTXPipeline": "base_model.hub.ltx:LTX",
     "CogVideoXPipeline": "base_model.hub.cogvideox:CogVideoX",
+    "CogVideoXImageToVideoPipeline": "base_model.hub.cogvideox:CogVideoX",
     "HunyuanVideoPipeline": "base_model.hub.hunyuan_video:HunyuanVideo",
+    "HunyuanVideo15Pipeline": "base_model.hub.hunyuan_video_1_5:HunyuanVideo15",
     "LattePipeline": "base_model.hub.latte:Latte",
     "MochiPipeline": "base_model.hub.mochi:Mochi",
 }

@@ -1,4 +1,4 @@
-"""CogVideoX 2B, 5B and 1.5: variance-preserving noise, latents frame-first inside the network."""
+"""CogVideoX 2B, 5B and 1.5, text or image to video: variance-preserving noise, latents frame-first in the network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXPipeline
@@ -23,8 +24,11 @@ class CogVideoX:
     title = "CogVideoX"
     kind: Literal["flow", "vp"] = "vp"
     distilled = False
-    given: Given = "noised"
     text_parts = ("text_encoder",)
+
+    @property
+    def given(self) -> Given:
+        return "shown" if self._config.in_channels > self.channels else "noised"
 
     @property
     def answer(self) -> Answer:
@@ -41,7 +45,7 @@ class CogVideoX:
 
     @property
     def channels(self) -> int:
-        return int(self._config.in_channels)
+        return int(self.pipeline.vae.config.latent_channels)
 
     @property
     def grid(self) -> Grid:
@@ -60,6 +64,12 @@ class CogVideoX:
         )
         return {"text": embedded}
 
+    def show(self, known: Tensor, clean: Tensor) -> Condition:
+        factor = self.pipeline.vae.config.scaling_factor
+        if self.pipeline.vae.config.invert_scale_latents:  # 1.5 was trained on pictures that were divided by it
+            clean = clean / factor**2
+        return {"shown": torch.where(known[:, None], clean, 0.0)}
+
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
         return {"num_inference_steps": num_steps}
 
@@ -70,8 +80,15 @@ class CogVideoX:
             rotary = self.pipeline._prepare_rotary_positional_embeddings(
                 height * side, width * side, frames, latents.device
             )
+        seen, level = latents, None
+        if self.given == "shown":
+            if "shown" not in condition:
+                raise UserError("CogVideoX image to video needs a first frame; give --image, or use the text model")
+            seen = torch.cat([latents, condition["shown"]], 1)
+            level = latents.new_full((1,), 2.0) if self._config.ofs_embed_dim else None
         answer = self.pipeline.transformer(
-            hidden_states=latents.transpose(1, 2),
+            hidden_states=seen.transpose(1, 2),
+            ofs=level,
             encoder_hidden_states=condition["text"],
             timestep=timestep,
             image_rotary_emb=rotary,

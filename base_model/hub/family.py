@@ -21,7 +21,7 @@ Answer = Literal["velocity", "noise", "v"]
 
 Given = Literal["noised", "token", "shown"]
 """How given cells reach the network: with the noise of their level, as all others (any network can); clean, at a noise
-level of their own (a timestep per token); or beside the latents, as "known" and "clean" of the condition."""
+level of their own (a timestep per token); or beside the latents, as `Shown.show` prepares them."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Family(Protocol):
         Args:
             latents: in the network's precision. timestep: in the scheduler's unit, [batch]; where cells are given and
                 `given` is "token", [batch, time, height, width] over latent cells.
-            condition: rows of `text`, with "known" and "clean" where `given` is "shown"; floating tensors in the
-                network's precision.
+            condition: rows of `text`, and of `Shown.show` where cells are given; floating tensors in the network's
+                precision.
         """
         ...
 
@@ -133,6 +133,18 @@ class Family(Protocol):
 
     def encode(self, video: Tensor) -> Tensor:
         """Latents of a video in [-1, 1], their mean where the codec has a spread."""
+        ...
+
+
+class Shown(Family, Protocol):
+    """A family whose `given` is "shown"."""
+
+    def show(self, known: Tensor, clean: Tensor) -> Condition:
+        """What `forward` needs of the given cells; made once per condition, so the codec may be used.
+
+        Args:
+            known: bool [batch, time, height, width]. clean: latents [batch, channels, time, height, width].
+        """
         ...
 
 

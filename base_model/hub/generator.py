@@ -12,14 +12,15 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from base_model.flow import Schedule
 from base_model.hub import noise
-from base_model.hub.family import Family
+from base_model.hub.family import Family, Shown
 from base_model.protocol import Condition, VideoSize, cat
 from core.errors import UserError
 
@@ -44,6 +45,7 @@ class HubGenerator:
     _network: nn.Module = field(init=False, repr=False)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
     _schedules: dict[int, Schedule] = field(default_factory=dict, repr=False)
+    _seen: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, repr=False)
 
     def __post_init__(self) -> None:
         self.fps, self.family = self.model.fps, self.model.kind
@@ -148,12 +150,26 @@ class HubGenerator:
             known = condition["known"]
             seen = torch.where(known[:, None], condition["clean"].to(latents), latents)
             told = told.reshape(-1, 1, 1, 1) * ~known
+        joined = condition | self._shown(condition)
         rows = {
             name: value.to(self.dtype) if value.is_floating_point() else value
-            for name, value in condition.items()
-            if name not in _GIVEN or self.model.given == "shown"
+            for name, value in joined.items()
+            if name not in _GIVEN
         }
         return self.model.forward(seen.to(self.dtype), told, rows, guidance).float()
+
+    @torch.no_grad()
+    def _shown(self, condition: Condition) -> Condition:
+        """What the network is shown of given cells; remembered as long as the tensor of clean latents lives."""
+        if self.model.given != "shown" or "known" not in condition:
+            return {}
+        clean = condition["clean"]
+        if clean not in self._seen:
+            pipeline = self.model.pipeline
+            parts = [pipeline.vae, *filter(None, [getattr(pipeline, "image_encoder", None)])]
+            with self._visiting(parts, clean.device):
+                self._seen[clean] = cast(Shown, self.model).show(condition["known"], clean)
+        return self._seen[clean]
 
     @contextmanager
     def _visiting(self, parts: Sequence[nn.Module], device: torch.device) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, text to video: one expert, two (A14B), or a noise level per token (TI2V-5B)."""
+"""Wan 2.1 and 2.2, text or image to video: one expert, two (A14B), or a noise level per token (TI2V-5B)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
+from core.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import WanPipeline
+    from diffusers import WanImageToVideoPipeline, WanPipeline
 
 MAX_TOKENS = 512
 """Of a prompt, as Wan was trained; diffusers' `encode_prompt` alone would take 226."""
@@ -22,7 +23,7 @@ MAX_TOKENS = 512
 class Wan:
     """See `base_model.hub.family.Family`."""
 
-    pipeline: WanPipeline
+    pipeline: WanPipeline | WanImageToVideoPipeline
     title = "Wan"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
@@ -31,7 +32,9 @@ class Wan:
 
     @property
     def given(self) -> Given:
-        return "token" if self.pipeline.config.expand_timesteps else "noised"
+        if self.pipeline.config.expand_timesteps:
+            return "token"
+        return "shown" if self._config.in_channels > self.channels else "noised"
 
     @property
     def fps(self) -> float:
@@ -61,6 +64,22 @@ class Wan:
         )
         return {"text": embedded}
 
+    def show(self, known: Tensor, clean: Tensor) -> Condition:
+        """As image to video was trained: the first picture and grey after it through the codec, a mask per frame."""
+        time = self.grid.time
+        picture = self.decode(clean[:, :, :1])
+        grey = picture.new_zeros(*picture.shape[:2], (clean.shape[2] - 1) * time, *picture.shape[3:])
+        around = self.encode(torch.cat([picture, grey], 2)).to(clean)
+        mask = known[:, None].expand(-1, time, -1, -1, -1).to(clean)
+        rows = {"shown": torch.cat([mask, torch.where(known[:, None], clean, around)], 1)}
+        if self._config.image_dim is not None:  # Wan 2.1 also looks at the picture with CLIP
+            pixels = (picture[:, :, 0].float() / 2 + 0.5).clamp(0, 1)
+            seen = self.pipeline.image_processor(images=list(pixels), do_rescale=False, return_tensors="pt")
+            encoder = self.pipeline.image_encoder
+            seen = seen.to(encoder.device, encoder.dtype)
+            rows["picture"] = encoder(**seen, output_hidden_states=True).hidden_states[-2]
+        return rows
+
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
         return {"num_inference_steps": num_steps}
 
@@ -73,7 +92,7 @@ class Wan:
         rows = self._expert(timestep)
         if len(rows) == 1:
             return self._answer(next(iter(rows)), latents, timestep, condition)
-        answer = torch.empty_like(latents)
+        answer = torch.empty_like(latents)  # rows of both experts in one batch, as training has them
         for name, chosen in rows.items():
             part = {key: value[chosen] for key, value in condition.items()}
             answer[chosen] = self._answer(name, latents[chosen], timestep[chosen], part)
@@ -100,5 +119,14 @@ class Wan:
         return {name: chosen for name, chosen in rows.items() if len(chosen)}
 
     def _answer(self, name: str, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        network = self.networks[name]
-        return network(latents, timestep, encoder_hidden_states=condition["text"], return_dict=False)[0]
+        if self.given == "shown":
+            if "shown" not in condition:
+                raise UserError("Wan image to video needs a first frame; give --image, or use the text model")
+            latents = torch.cat([latents, condition["shown"]], 1)
+        return self.networks[name](
+            latents,
+            timestep,
+            encoder_hidden_states=condition["text"],
+            encoder_hidden_states_image=condition.get("picture"),
+            return_dict=False,
+        )[0]

@@ -1,0 +1,77 @@
+"""HunyuanVideo 1.5: two text streams, and given cells on channels of their own beside the latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
+from base_model.protocol import Condition, VideoSize
+
+if TYPE_CHECKING:
+    from diffusers import HunyuanVideo15Pipeline
+
+
+@dataclass(frozen=True)
+class HunyuanVideo15:
+    """See `base_model.hub.family.Family`."""
+
+    pipeline: HunyuanVideo15Pipeline
+    title = "HunyuanVideo 1.5"
+    kind: Literal["flow", "vp"] = "flow"
+    distilled = False
+    answer: Answer = "velocity"
+    given: Given = "shown"
+    text_parts = ("text_encoder", "text_encoder_2")
+    fps: float = 24.0
+    size: VideoSize = VideoSize(121, 480, 848)
+
+    @property
+    def channels(self) -> int:
+        return int(self.pipeline.vae.config.latent_channels)
+
+    @property
+    def grid(self) -> Grid:
+        pipe = self.pipeline
+        return Grid(pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial, pipe.transformer.config.patch_size)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"transformer": self.pipeline.transformer}
+
+    def text(self, prompt: str) -> Condition:
+        names = ("text", "mask", "glyphs", "glyphs_mask")
+        return dict(zip(names, self.pipeline.encode_prompt(prompt), strict=True))
+
+    def show(self, known: Tensor, clean: Tensor) -> Condition:
+        return {"shown": torch.cat([torch.where(known[:, None], clean, 0.0), known[:, None].to(clean)], 1)}
+
+    def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
+        return {"sigmas": np.linspace(1.0, 0.0, num_steps + 1)[:-1]}
+
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
+        shown = condition.get("shown")
+        if shown is None:
+            shown = latents.new_zeros(len(latents), self.channels + 1, *latents.shape[2:])
+        width = self.pipeline.transformer.config.image_embed_dim
+        no_picture = latents.new_zeros(len(latents), self.pipeline.vision_num_semantic_tokens, width)
+        return self.pipeline.transformer(
+            hidden_states=torch.cat([latents, shown], 1),
+            timestep=timestep,
+            encoder_hidden_states=condition["text"],
+            encoder_attention_mask=condition["mask"],
+            encoder_hidden_states_2=condition["glyphs"],
+            encoder_attention_mask_2=condition["glyphs_mask"],
+            image_embeds=no_picture,
+            return_dict=False,
+        )[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return decode_with(self.pipeline.vae, latents, Scaling.of(self.pipeline.vae))
+
+    def encode(self, video: Tensor) -> Tensor:
+        return encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))

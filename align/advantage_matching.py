@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from align import objectives
@@ -59,12 +58,8 @@ class AdvantageMatching:
         return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, rollout.rows))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference, goal = None, target(policy, part)
-        with torch.no_grad():
-            if self.kl_weight > 0:
-                with policy.reference():
-                    reference = policy.velocity(part.before, part.step, part.condition)
-            old = old_velocity(policy, part)
+        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
+        old, goal = old_velocity(policy, part), target(policy, part)
         velocity = policy.velocity(part.before, part.step, part.condition)
         old = velocity.detach() if old is None else old
         log_ratio = objectives.velocity_distance(old, goal) - objectives.velocity_distance(velocity, goal)

@@ -6,7 +6,7 @@ trunk is the same for the whole run, so its features are computed once per visit
 nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def trunk_features(policy: Policy, latents: Tensor, steps: Tensor, condition: Co
     Mean and standard deviation over the clip of the tokens before the middle block, with the adapters off and without
     guidance, and the noise level.
     """
-    middle = _middle_block(policy.generator.policy_module())
+    middle = _middle_blocks(policy.generator.policy_module())
     found = []
     with policy.reference():
         for start in range(0, len(latents), policy.batch):
@@ -114,27 +114,26 @@ def standardised(reward: Tensor, valid: Tensor, memory: dict[str, float]) -> Ten
     return torch.where(valid, (reward.double() - mean) / scale, 0.0).float()
 
 
-def _middle_block(network: nn.Module) -> nn.Module:
-    """The middle of the longest list of blocks. Raises: UserError if there is none, or two networks to choose from."""
-    if isinstance(network, nn.ModuleDict):
-        raise UserError("this model has two experts, and the critic of ppo reads one network; use grpo")
+def _middle_blocks(network: nn.Module) -> list[nn.Module]:
+    """The middle of the longest list of blocks; of every such list, where experts share the noise levels."""
     stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         raise UserError(f"{type(network).__name__} has no list of blocks for the critic of ppo to read; use grpo")
-    longest = max(stacks, key=len)
-    return longest[len(longest) // 2]
+    longest = max(map(len, stacks))
+    return [stack[longest // 2] for stack in stacks if len(stack) == longest]
 
 
 @contextmanager
-def _input_of(block: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, a call of `block` leaves its first input (of the hidden states) in the list."""
+def _input_of(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Inside, a call of one of `blocks` leaves its first input (of the hidden states) in the list."""
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         seen.append((inputs[0] if inputs else options["hidden_states"]).detach())
 
-    handle = block.register_forward_pre_hook(keep, with_kwargs=True)
+    handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -98,8 +98,7 @@ class DPO:
         return replace(collected, trajectory=path, advantage=certain)
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad(), policy.reference():
-            reference = policy.velocity(part.before, part.step, part.condition)
+        reference = policy.reference_velocity(part.before, part.step, part.condition)
         velocity, goal = policy.velocity(part.before, part.step, part.condition), target(policy, part)
         error = objectives.velocity_distance(velocity, goal) - objectives.velocity_distance(reference, goal)
         chosen, rejected = error[::2], error[1::2]

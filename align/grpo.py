@@ -33,7 +33,9 @@ class GRPO:
 
     group_size: int = option(8, "clips per prompt and step")
     noise: Literal["flow", "dance", "cps"] = option("flow", "kind of noisy step")
-    eta: float = option(0.7, "amount of fresh noise, in the unit of its kind: flow .7, dance .3, cps .8")
+    eta: float | None = option(
+        None, "amount of fresh noise, in the unit of its kind; none = the usual: flow .7, dance .3, cps .8"
+    )
     window: int = option(2, "denoising steps with noise and gradient; 0 = all but the last")
     window_stop: int = option(0, "the window stays before this denoising step; 0 = the first half of the steps")
     same_noise: bool = option(False, "start all clips of a group from the same noise")
@@ -71,7 +73,7 @@ class GRPO:
         return collected.take(best_and_worst(collected.advantage, self.group_size, best=half, worst=half))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
+        now = replay(self, policy, part)
         metrics = ratio_metrics(now.log_ratio)
         log_ratio = now.log_ratio
         if self.trust == "mask":

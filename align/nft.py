@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from align import objectives
@@ -64,12 +63,8 @@ class NFT:
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         sigma = policy.schedule.at(part.step)[0]
-        reference = None
-        with torch.no_grad():
-            if self.kl_weight > 0:
-                with policy.reference():
-                    reference = policy.velocity(part.before, part.step, part.condition)
-            old = old_velocity(policy, part)
+        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
+        old = old_velocity(policy, part)
         velocity = policy.velocity(part.before, part.step, part.condition)
         old = velocity.detach() if old is None else old
         goodness = 0.5 + part.advantage / (2.0 * self.advantage_limit)

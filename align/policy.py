@@ -106,6 +106,12 @@ class Policy:
             return self.with_weights(self.start)
         return lora.reference(self.generator.policy_module())
 
+    @torch.no_grad()
+    def reference_velocity(self, latents: Tensor, step: Tensor, condition: Condition) -> Tensor:
+        """What the model it started as says, without gradients."""
+        with self.reference():
+            return self.velocity(latents, step, condition)
+
     def weights(self) -> list[Tensor]:
         """A copy of the trained weights."""
         return [value.detach().clone() for value in self.parameters]

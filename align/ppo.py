@@ -35,7 +35,9 @@ class PPO:
     noise: Literal["flow", "dance", "cps", "ddim"] = option(
         "flow", "kind of noisy step; ddim is for models of family vp"
     )
-    eta: float = option(0.7, "amount of fresh noise, in the unit of its kind: flow .7, dance .3, cps .8, ddim 1")
+    eta: float | None = option(
+        None, "amount of fresh noise, in the unit of its kind; none = the usual: flow .7, dance .3, cps .8, ddim 1"
+    )
     window: int = option(2, "denoising steps with noise and gradient; 0 = all but the last")
     window_stop: int = option(0, "the window stays before this denoising step; 0 = the first half of the steps")
     same_noise: bool = option(False, "start all clips of a group from the same noise")
@@ -84,7 +86,7 @@ class PPO:
         )
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        now = replay(policy, part, self.noise, self.eta, self.kl_form if self.kl_weight > 0 else None)
+        now = replay(self, policy, part)
         advantage = part.extra["advantage"]
         per_sample = objectives.clipped_surrogate(now.log_ratio, advantage, self.clip_range)
         metrics = ratio_metrics(now.log_ratio)

@@ -53,6 +53,7 @@ def target(policy: Policy, part: Part) -> Tensor:
     return (part.before - part.clean) / sigma.reshape(-1, *[1] * (part.clean.dim() - 1))
 
 
+@torch.no_grad()
 def old_velocity(policy: Policy, part: Part) -> Tensor | None:
     """What the weights in `policy.memory["old_policy"]` say of a part; None while they are the present ones, which
     saves a forward."""

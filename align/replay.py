@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from align import objectives
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from reward.protocol import Reward
 
 KLForm = Literal["latent", "velocity"]
+USUAL_ETA: dict[flow.Kind, float] = {"flow": 0.7, "dance": 0.3, "cps": 0.8, "ddim": 1.0}
+"""What is usual of fresh noise, in each kind's own unit."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,24 @@ class Replay:
 
 
 class Explorer(Protocol):
-    """The settings of noisy sampling, as the algorithms name and explain them."""
+    """The settings of noisy steps, as the algorithms name and explain them."""
 
     @property
     def group_size(self) -> int: ...
     @property
     def noise(self) -> flow.Kind: ...
     @property
-    def eta(self) -> float: ...
+    def eta(self) -> float | None: ...
     @property
     def window(self) -> int: ...
     @property
     def window_stop(self) -> int: ...
     @property
     def same_noise(self) -> bool: ...
+    @property
+    def kl_weight(self) -> float: ...
+    @property
+    def kl_form(self) -> KLForm: ...
 
 
 def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -> None:
@@ -59,7 +64,12 @@ def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -
     if settings.group_size < smallest_group:
         raise UserError(f"group_size {settings.group_size} must be {smallest_group} or more; 8 is usual for groups")
     stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
-    check_noise(policy.generator.family, settings.noise, settings.eta, range(stop), policy.num_steps)
+    check_noise(policy.generator.family, settings.noise, amount(settings), range(stop), policy.num_steps)
+
+
+def amount(settings: Explorer) -> float:
+    """How much fresh noise a noisy step has, in the unit of its kind."""
+    return USUAL_ETA[settings.noise] if settings.eta is None else settings.eta
 
 
 def explore(
@@ -72,7 +82,7 @@ def explore(
         prompts,
         group_size=settings.group_size,
         kind=settings.noise,
-        eta=settings.eta,
+        eta=amount(settings),
         window=window_at(policy.num_steps, settings.window, settings.window_stop, seed, step),
         same_noise=settings.same_noise,
         seed=seed,
@@ -80,23 +90,21 @@ def explore(
     )
 
 
-def replay(policy: Policy, part: Part, noise: flow.Kind, eta: float, kl_form: KLForm | None) -> Replay:
-    """The step of `part` again, with gradients; `kl_form` None saves the reference's forward."""
+def replay(settings: Explorer, policy: Policy, part: Part) -> Replay:
+    """The step of `part` again, with gradients; without a KL weight the reference is not asked."""
     schedule = policy.schedule
     levels = schedule.at(part.step)
 
     def gaussian(velocity: Tensor) -> tuple[Tensor, Tensor]:
-        return flow.transition(noise, part.before, velocity, *levels, eta, sigma_max=schedule.sigma_max)
+        eta = amount(settings)
+        return flow.transition(settings.noise, part.before, velocity, *levels, eta, sigma_max=schedule.sigma_max)
 
-    reference = None
-    if kl_form is not None:
-        with torch.no_grad(), policy.reference():
-            reference = policy.velocity(part.before, part.step, part.condition)
+    reference = policy.reference_velocity(part.before, part.step, part.condition) if settings.kl_weight > 0 else None
     velocity = policy.velocity(part.before, part.step, part.condition)
     mean, std = gaussian(velocity)
     log_ratio = flow.log_prob(part.after, mean, std) - part.log_prob
     kl = None
-    if reference is not None and kl_form == "latent":
+    if reference is not None and settings.kl_form == "latent":
         kl = objectives.latent_kl(mean, gaussian(reference)[0], std)
     elif reference is not None:
         kl = objectives.velocity_distance(velocity, reference)

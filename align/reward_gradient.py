@@ -117,10 +117,7 @@ class RewardGradient:
         )
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = None
-        if self.kl_weight > 0:
-            with torch.no_grad(), policy.reference():
-                reference = policy.velocity(part.before, part.step, part.condition)
+        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
         velocity = policy.velocity(part.before, part.step, part.condition)
         clean = self._finish(policy, part.before, velocity, part.condition, int(part.step[0]))
         slope = part.extra["slope"]

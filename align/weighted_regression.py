@@ -72,10 +72,7 @@ class WeightedRegression:
         return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, numbers))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = None
-        if self.kl_weight > 0:
-            with torch.no_grad(), policy.reference():
-                reference = policy.velocity(part.before, part.step, part.condition)
+        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
         velocity = policy.velocity(part.before, part.step, part.condition)
         error = objectives.velocity_distance(velocity, target(policy, part))
         loss = (part.weight * error).mean()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_algorithms
+from toy_generator import Brightness, toy_policy
 
 from align import ALGORITHMS
 from base_model import lora
@@ -41,6 +42,19 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, name: st
     again = toy_algorithms.run(name, str(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(*map(_adapters, (whole, again)), strict=True))
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_is_kept_of_sampling_does_not_grow_with_its_steps(name: str) -> None:
+    kept = []
+    for num_steps in (8, 24):
+        policy = dataclasses.replace(toy_policy(), num_steps=num_steps)
+        algorithm = toy_algorithms.TOYS[name]
+        if name == "ppo":
+            policy.own.update(algorithm.modules(policy))
+        path = algorithm.collect(policy, Brightness(), list("abcd"), seed=0, step=0).trajectory
+        kept.append([tuple(value.shape) for value in (path.before, path.after, path.mean, path.log_prob)])
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ from toy_generator import Brightness, Scores, ToyGenerator, toy_policy
 
 from align import objectives
 from align.ddpo import DDPO
-from align.replay import window_at
-from align.train import TrainConfig, train
+from align.policy import Policy, Velocity
+from align.replay import USUAL_ETA, window_at
+from align.train import TrainConfig, launch, train
+from base_model import flow, lora, native
 from core.errors import UserError
 from core.run import read_metrics
 
@@ -84,6 +86,24 @@ def test_ratio_is_exactly_one_before_the_first_update_of_every_step(tmp_path: Pa
     rows = read_metrics(run.folder)
     assert [row["align/first_pass_ratio_error"] for row in rows] == [0.0, 0.0, 0.0]
     assert max(row["align/approx_kl"] for row in rows) > 0  # the second update sees a policy that has moved
+
+
+@pytest.mark.parametrize("kind", ["flow", "dance", "cps"])
+def test_a_half_precision_model_leaves_fp32_steps_whose_density_is_of_what_is_stored(kind: flow.Kind) -> None:
+    """A density of unrounded latents beside rounded ones moves the ratio by several clip ranges."""
+    generator = native.nano("bfloat16")
+    parameters = lora.attach(generator.policy_module(), rank=2, alpha=2)
+    accelerator = launch()
+    policy = Policy(generator, Velocity(generator), parameters, accelerator, num_steps=5, guidance=1.0, batch=2)
+    algorithm = DDPO(group_size=2, noise=kind, window=2)
+    path = algorithm.collect(policy, Brightness(), ["a red ball"], seed=0, step=0).trajectory
+    assert path.before.dtype == path.after.dtype == path.mean.dtype == torch.float32
+    for index, step in enumerate(path.steps):
+        levels = policy.schedule.at(step.expand(2))
+        std = flow.coefficients(kind, *levels, USUAL_ETA[kind], policy.schedule.sigma_max)[2].float()
+        normal = torch.distributions.Normal(path.mean[:, index], std.reshape(-1, 1, 1, 1, 1))
+        expected = normal.log_prob(path.after[:, index]).flatten(1).mean(1)
+        torch.testing.assert_close(path.log_prob[:, index], expected)
 
 
 def test_a_model_that_does_not_reproduce_itself_stops_the_run(tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsy
     assert "checkpoints/step-000001/lora" in capsys.readouterr().out
 
 
+def test_mixed_prompt_files_judges_and_a_diagnosis(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more, held_out = tmp_path / "more.jsonl", tmp_path / "held_out.txt"
+    more.write_text('{"prompt": "a green ring rests", "tag": "rest"}\n')
+    held_out.write_text("a yellow ball bounces\n")
+    words = ["align", "nft", *QUICK.split(), "--levels", "2", "--out", str(tmp_path / "run")]
+    words += ["--prompts", f"{prompts}=.5", f"{more}=.5", "--judge", "motion", "--judge-prompts", str(held_out)]
+    assert main([*words, "--judge-clips", "2", "--curriculum", ".5", "--ema-decay", ".9"]) == 0
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [0, 1] and all("judge/motion" in row for row in rows)
+    capsys.readouterr()
+    assert main(["align", "diagnose", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "NFT, 1 steps, 4 clips" in text and "The batch is too small" in text
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -52,6 +69,10 @@ def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsy
         (f"ddpo {QUICK} --prompts PROMPTS --out run --model nanno", "did you mean 'nano'"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --steps 0", "steps is 0"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --eta 0", "eta 0.0"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --ema-decay 1", "ema_decay is 1.0"),
+        (f"ddpo {QUICK} --prompts PROMPTS=few --out run", "the share 'few' is not a number"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --judge brightness --judge-prompts PROMPTS", "judges nothing"),
+        ("diagnose absent", "holds no run"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --lora-targets to_z", "endings:"),
     ],
 )

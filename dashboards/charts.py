@@ -148,7 +148,7 @@ def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequ
             records.append(place | {"name": name, "kind": kind, "share": (value - low) / ((high - low) or 1.0)})
     table = pd.DataFrame(records, columns=["x", "step", "value", "name", "kind", "share"]).sort_values(["name", "step"])
     base = alt.Chart(table).encode(
-        x=alt.X("x:Q", title=axis, axis=alt.Axis(grid=False, tickCount=6, format="~g")),
+        x=alt.X("x:Q", title=axis, axis=alt.Axis(grid=False, tickCount=6, format=".3~g")),
         y=alt.Y("share:Q", title="share of its own range", scale=alt.Scale(domain=[0, 1])),
         color=alt.Color(
             "name:N",
@@ -159,7 +159,7 @@ def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequ
         strokeDash=alt.StrokeDash(
             "kind:N",
             scale=alt.Scale(domain=["trained for", "held out"], range=[[1, 0], [6, 4]]),
-            legend=alt.Legend(orient="bottom", title=None),
+            legend=alt.Legend(orient="bottom", title=None, symbolType="stroke", symbolSize=300),
         ),
         order="step:Q",
         tooltip=[
@@ -169,7 +169,7 @@ def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequ
             alt.Tooltip("value:Q", format=".4g"),
         ],
     )
-    layers = (base.mark_line(strokeWidth=2.2), base.mark_point(size=30, filled=True))
+    layers = (base.mark_line(strokeWidth=2.2), base.mark_point(size=16, filled=True))
     return alt.layer(*layers).properties(height=340, description=f"{proxy} and {', '.join(golds)} over {axis}")
 
 
@@ -209,23 +209,22 @@ def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.
     table = pd.DataFrame(
         list(pairs), columns=["first", "second", "value", "low", "high", "wins", "ties", "losses", "n"]
     )
+    axis = alt.Axis(orient="top", labelAngle=-25, labelLimit=180, labelOverlap=False)
     base = alt.Chart(table[table["value"].notna()]).encode(
-        x=alt.X(
-            "second:N", sort=list(order), title="over", axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=160)
-        ),
-        y=alt.Y("first:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=260)),
+        x=alt.X("second:N", sort=list(order), title="over", axis=axis),
+        y=alt.Y("first:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False)),
         tooltip=["first:N", "second:N"]
         + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high")]
         + ["wins:Q", "ties:Q", "losses:Q"],
     )
-    colour = alt.Color(
-        "value:Q",
-        scale=alt.Scale(domain=[0, 0.5, 1], range=[PALETTE[1], "#e9e9ec", PALETTE[0]]),
-        legend=alt.Legend(title="win rate", format="%"),
-    )
+    scale = alt.Scale(domain=[0, 0.5, 1], range=[PALETTE[1], "#f4f4f5", PALETTE[0]], interpolate="rgb")
     text = base.mark_text(fontSize=12, color="#111").encode(text=alt.Text("value:Q", format=".0%"))
-    layers = (base.mark_rect(cornerRadius=3, stroke="white").encode(color=colour), text)
-    return alt.layer(*layers).properties(height=90 + 34 * len(order), description="Win rate of row over column")
+    rectangle = base.mark_rect(cornerRadius=3, stroke="white").encode(
+        color=alt.Color("value:Q", scale=scale, legend=None)
+    )
+    return alt.layer(rectangle, text).properties(
+        height=130 + 36 * len(order), description="Win rate of row over column"
+    )
 
 
 def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:

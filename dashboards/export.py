@@ -58,18 +58,5 @@ def markdown(compared: Mapping[str, Sequence[Row]]) -> str:
     for run, rows in compared.items():
         lines += [f"## {run}", "", f"**{verdict.headline(rows)}**", ""]
         lines += [f"- {tile.label}: {tile.value} ({tile.detail})" for tile in verdict.tiles(rows)]
-        lines += ["", *markdown_table(rows), ""]
+        lines += ["", *verdict.markdown_table(rows), ""]
     return "\n".join(lines)
-
-
-def markdown_table(rows: Sequence[Row]) -> list[str]:
-    """The metrics of one run, a line each."""
-    lines = [
-        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
-        cells = [row.name, row.shown(row.base), row.shown(row.aligned), row.change(row.difference), interval]
-        lines.append("| " + " | ".join([*cells, verdict.p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
-    return lines

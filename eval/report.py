@@ -58,21 +58,7 @@ def markdown(demo_dir: Path | str) -> str:
     demo = Demo.read(Path(demo_dir))
     lines = [f"**{verdict.headline(demo.rows)}**", ""]
     lines += [f"- {tile.label}: {tile.value} ({tile.detail})" for tile in verdict.tiles(demo.rows)]
-    lines += [
-        "",
-        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in demo.rows:
-        interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
-        cells = [
-            row.name,
-            row.shown(row.base),
-            row.shown(row.aligned),
-            row.change(row.difference),
-            interval,
-        ]
-        lines.append("| " + " | ".join([*cells, verdict.p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
+    lines += ["", *verdict.markdown_table(demo.rows)]
     lines += ["", *(f"{name}: {value}  " for name, value in demo.provenance)]
     return "\n".join(lines) + "\n"
 

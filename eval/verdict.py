@@ -37,6 +37,23 @@ MEANINGS = {
     "motion": "how much moves; a guard against frozen videos, no direction is better",
     "consistency": "likeness of neighbouring frames; a frozen video is perfect, so read it with motion",
     "weakest_link": "the least alike neighbouring frames: jumps, vanishing, colour changes",
+    "subject_consistency": "likeness to the first and to the previous frame; a frozen video is perfect",
+    "warping_error": "what moving pixels along the flow leaves unexplained; a frozen video is perfect",
+    "flow_agreement": "pixels whose motion there and back ends where it began",
+    "motion_smoothness": "how well every second frame follows from its neighbours; a frozen video is perfect",
+    "motion_strength": "how fast the fastest pixels are; a guard, no direction is better",
+    "dynamic_degree": "videos that move clearly; a guard, no direction is better",
+    "duplicate_frames": "frames shown twice; a guard, a static scene repeats itself rightly",
+    "cuts": "scene changes in the middle of a video",
+    "retrieval": "videos whose own prompt is the nearest of all prompts, by a CLIP model",
+    "clip_best_frame": "how well the best frame and the prompt agree, by a CLIP model",
+    "clip_score": "agreement of frames and prompt on Hessel's scale, 2.5 x cosine",
+    "precision": "videos that look like some real one",
+    "recall": "real videos that look like some made one",
+    "density": "how many real neighbourhoods a video is in; 1 is expected",
+    "coverage": "real videos with a made one beside them; low when a model repeats itself",
+    "fvd_infinity": "Fr\u00e9chet distance extrapolated to infinitely many videos",
+    "frame_frechet": "Fr\u00e9chet distance of single frames; blind to motion",
     "order_sensitivity": "consistency lost when frames are shuffled; a control, near 0 means that order is not seen",
 }
 
@@ -182,6 +199,19 @@ def tiles(found: Sequence[Row]) -> list[Tile]:
         _diversity_tile(find(found, "diversity")),
         _worse_tile(found),
     ]
+
+
+def markdown_table(found: Sequence[Row]) -> list[str]:
+    """The lines of a Markdown table, one a metric, for a model card."""
+    lines = [
+        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
+        cells = [row.name, row.shown(row.base), row.shown(row.aligned), row.change(row.difference), interval]
+        lines.append("| " + " | ".join([*cells, p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
+    return lines
 
 
 def win_interval(win: Row) -> tuple[float | None, float | None]:

@@ -37,14 +37,11 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     st.subheader("Answers by aspect")
     st.altair_chart(charts.choices(counts["choices"]), width="stretch")
-    left, right = st.columns(2)
-    with left:
-        st.subheader("Annotators")
-        st.dataframe(_annotators(store), hide_index=True, width="stretch")
-    with right:
-        st.subheader("Agreement")
-        st.dataframe(_agreement(store), hide_index=True, width="stretch")
-        st.caption("On pairs with several votes, 95 % intervals over pairs: 1 is perfect, 0 is chance.")
+    st.subheader("Annotators")
+    st.dataframe(_annotators(store), hide_index=True, width="stretch")
+    st.subheader("Agreement")
+    st.dataframe(_agreement(store), hide_index=True, width="stretch")
+    st.caption("On pairs with several votes, 95 % intervals over pairs: 1 is perfect, 0 is chance.")
     _latest(votes, store.aspects[-1])
 
 

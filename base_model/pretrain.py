@@ -402,8 +402,7 @@ class TransformerPart(FromTheWorld):
         clean = self.latents[pool][index].float()
         if kind < self.SHORTER:
             clean = clean[:, :, : 1 + int(which * (clean.shape[2] - 1))]
-        even = torch.sigmoid(torch.randn(config.batch, generator=rng))
-        sigma = config.shift * even / (1.0 + (config.shift - 1.0) * even)
+        sigma = flow.logit_normal(config.batch, rng, shift=config.shift)
         noise = torch.randn(clean.shape, generator=rng)
         silent = torch.rand(config.batch, generator=rng) < config.caption_dropout
         rows = self.rows[pool][index].masked_fill(silent, 0)

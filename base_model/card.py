@@ -53,7 +53,8 @@ def model_card(description: dict[str, Any], step: int, comparison: dict[str, dic
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
-    better = {True: " (higher is better)", False: " (lower is better)"}.get(row.get("higher_is_better"), "")  # type: ignore[call-overload]
+    direction = row.get("higher_is_better")
+    better = "" if direction is None else f" ({'higher' if direction else 'lower'} is better)"
     interval = f"{_number(row.get('difference'))} [{_number(row.get('low'))}, {_number(row.get('high'))}]"
     cells = [name + better, _number(row.get("a")), _number(row.get("b")), interval, _number(row.get("p")), row.get("n")]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

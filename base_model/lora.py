@@ -139,35 +139,42 @@ def extract(base: nn.Module, tuned: nn.Module, rank: int, targets: Sequence[str]
     Returns: the share of the squared difference that the rank leaves out, 0 to 1.
     Raises: UserError if the models differ in their layers or nowhere in their weights.
     """
-    total = left = 0.0
+    total = missed = 0.0
     for (name, network), other in zip(_experts(base).items(), _experts(tuned).values(), strict=True):
-        changed: dict[str, Tensor] = {}
-        for layer in _chosen(network, targets):
-            try:
-                ours, theirs = (one.get_submodule(layer).weight for one in (network, other))
-            except AttributeError:
-                raise UserError(f"the tuned model has no layer '{layer}': it is not of this base") from None
-            if ours.shape != theirs.shape:
-                raise UserError(f"layer '{layer}' of the tuned model has another shape: it is not of this base")
-            if not torch.equal(ours, theirs):
-                changed[layer] = (theirs - ours).float()
+        changed = {
+            layer: difference
+            for layer in _chosen(network, targets)
+            if (difference := _difference(network, other, layer)).any()
+        }
         if not changed:
             raise UserError(f"the two models do not differ in the linear layers of '{name}': nothing to extract")
         attach(network, rank, rank, list(changed))
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for layer, difference in changed.items():
-            left_vectors, values, right_vectors = torch.linalg.svd(difference, full_matrices=False)
-            root = torch.zeros(rank)
-            root[: len(values)] = values[:rank].sqrt()
-            kept = min(rank, len(values))
-            down, up = torch.zeros(rank, difference.shape[1]), torch.zeros(difference.shape[0], rank)
-            down[:kept] = root[:kept, None] * right_vectors[:kept]
-            up[:, :kept] = left_vectors[:, :kept] * root[:kept]
+            down, up = _factors(difference, rank)
             weights |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
-            total += float(values.square().sum())
-            left += float(values[rank:].square().sum())
+            total += float(difference.square().sum())
+            missed += float((difference - up @ down).square().sum())
         set_peft_model_state_dict(network, weights)
-    return left / total
+    return missed / total
+
+
+def _difference(base: nn.Module, tuned: nn.Module, layer: str) -> Tensor:
+    """What `tuned` has more in the weight of `layer`, fp32. Raises: UserError if it has no such layer."""
+    weights = [dict(network.named_parameters()).get(f"{layer}.weight") for network in (base, tuned)]
+    if weights[0] is None or weights[1] is None or weights[0].shape != weights[1].shape:
+        raise UserError(f"the tuned model has no layer '{layer}' of the base's shape: it is not of this base")
+    return (weights[1] - weights[0]).float()
+
+
+def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(down [rank, in], up [out, rank]) whose product comes nearest to `matrix`; rows beyond its own rank are zero."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    kept = min(rank, len(values))
+    root = values[:kept].sqrt()
+    down, up = matrix.new_zeros(rank, matrix.shape[1]), matrix.new_zeros(matrix.shape[0], rank)
+    down[:kept], up[:, :kept] = root[:, None] * right[:kept], left[:, :kept] * root
+    return down, up
 
 
 def update_norms(weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,24 @@ def test_bad_prompt_files_are_one_clear_line(tmp_path: Path, content: bytes | No
         path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "forwards"),
+    [
+        ({}, {}, 6 + 2),  # every batch: one per denoising step, one per trained step
+        ({"guidance": 2.0}, {}, 2 * (6 + 2)),
+        ({}, {"kl_weight": 0.1}, 6 + 2 * 2),
+        ({"passes": 3}, {}, 6 + 3 * 2),
+        ({}, {"window": 0}, 6 + 5),
+    ],
+    ids=["window", "guidance", "kl", "passes", "all-steps"],
+)
+def test_no_forward_is_spent_beyond_the_floor(
+    tmp_path: Path, changes: dict[str, Any], settings: dict[str, Any], forwards: int
+) -> None:
+    generator, calls = ToyGenerator(), []
+    generator.network.register_forward_hook(lambda *_: calls.append(1))
+    config = replace(CONFIG, steps=3, updates=1, **changes)
+    train(generator, Brightness(), replace(TOY, **settings), PROMPTS, config, tmp_path / "run")
+    assert len(calls) == 3 * 2 * forwards  # 3 steps of 2 batches

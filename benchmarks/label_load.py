@@ -32,20 +32,24 @@ from websockets.typing import Subprotocol
 
 from core.preferences import Store
 
+ARRIVAL = 30.0  # seconds; opening a page costs much more than answering a pair
+
 
 class Annotator:
-    """One tab. `waits` in seconds; `acknowledged` the leases whose answers the server says it has."""
+    """One tab. `waits` as (when, how long) in seconds; `acknowledged`: the leases whose answers the server has."""
 
     def __init__(self, address: str, name: str) -> None:
         self.address, self.name = address, name
-        self.waits: list[float] = []
+        self.waits: list[tuple[float, float]] = []
         self.acknowledged: list[int] = []
         self.session = requests.Session()
 
     async def label(self, think: float, until: float) -> None:
         """Answer pair after pair."""
         random = np.random.default_rng(sum(self.name.encode()))
-        async with connect(f"ws://{self.address}/_stcore/stream", subprotocols=[Subprotocol("streamlit")]) as socket:
+        async with connect(
+            f"ws://{self.address}/_stcore/stream", subprotocols=[Subprotocol("streamlit")], open_timeout=60
+        ) as socket:
             data = await self._open(socket)
             number = 0
             while time.monotonic() < until and data["queue"]:
@@ -61,7 +65,7 @@ class Annotator:
                 }
                 start = time.perf_counter()
                 data = await asyncio.to_thread(self._post, data | {"actions": [action]})
-                self.waits.append(time.perf_counter() - start)
+                self.waits.append((time.monotonic(), time.perf_counter() - start))
                 assert data["acknowledged"] == number and data["notice"] is None, data["notice"]
                 self.acknowledged.append(lease)
 
@@ -84,19 +88,22 @@ class Annotator:
 
     def _post(self, data: dict[str, Any]) -> dict[str, Any]:
         body = {"who": self.who, "actions": data["actions"]}
-        response = self.session.post(f"http://{self.address}{self.route}", json=body, timeout=60)
+        try:
+            response = self.session.post(f"http://{self.address}{self.route}", json=body, timeout=60)
+        except requests.ConnectionError:  # the server hung up on an idle connection; the screen sends again, too
+            response = self.session.post(f"http://{self.address}{self.route}", json=body, timeout=60)
         response.raise_for_status()
         return response.json()
 
 
 async def label_all(address: str, count: int, think: float, seconds: float) -> list[Annotator]:
-    """All annotators at once, arriving over the first `think` seconds."""
+    """All annotators at once, after they have come in one after the other over `ARRIVAL` seconds."""
     annotators = [Annotator(address, f"annotator-{number}") for number in range(count)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))
-    until = time.monotonic() + seconds
+    until = time.monotonic() + ARRIVAL + seconds
 
     async def arrive(number: int) -> None:
-        await asyncio.sleep(think * number / count)
+        await asyncio.sleep(ARRIVAL * number / count)
         await annotators[number].label(think, until)
 
     await asyncio.gather(*(arrive(number) for number in range(count)))
@@ -111,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "load.db")
-        fill(store, Path(folder), int(options.annotators * (options.seconds / options.think + 10)))
+        fill(store, Path(folder), int(options.annotators * ((options.seconds + ARRIVAL) / options.think + 10)))
         command = [sys.executable, "-m", "dashboards", "label", "--store", str(store.path), "--port", "0"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
@@ -123,10 +130,20 @@ def main() -> None:
             server.wait(30)
         acknowledged = sorted(lease for annotator in annotators for lease in annotator.acknowledged)
         assert len(acknowledged) == len(set(acknowledged)) == len(store.votes()), "an answer was lost or doubled"
-        waits = np.array([wait for annotator in annotators for wait in annotator.waits]) * 1000
-        p50, p95, p99 = (round(float(np.percentile(waits, q)), 1) for q in (50, 95, 99))
-        figures = {"annotators": options.annotators, "seconds": options.seconds, "answers": len(waits), "errors": 0}
-        print(json.dumps(figures | {"p50_milliseconds": p50, "p95_milliseconds": p95, "p99_milliseconds": p99}))
+        end = max(when for annotator in annotators for when, _ in annotator.waits)
+        waits = [(wait * 1000, end - when > options.seconds) for one in annotators for when, wait in one.waits]
+        figures: dict[str, float] = {
+            "annotators": options.annotators,
+            "seconds": options.seconds,
+            "answers": len(waits),
+            "errors": 0,
+        }
+        for phase, is_early in (("arriving", True), ("labeling", False)):
+            some = [wait for wait, early in waits if early == is_early]
+            if some:
+                p50, p95 = (round(float(np.percentile(some, q)), 1) for q in (50, 95))
+                figures |= {f"{phase}_p50_milliseconds": p50, f"{phase}_p95_milliseconds": p95}
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ class Sqlite:
     """One file in WAL mode. One connection writes, idle readers are kept; a forked child opens its own."""
 
     dialect = "sqlite"
+    synchronous = "FULL"  # a vote that was paid for survives a power cut
     conflicts: tuple[type[Exception], ...] = (sqlite3.IntegrityError,)
     faults: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
 
@@ -244,7 +245,7 @@ class Sqlite:
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # a vote that was paid for survives a power cut
+            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
         except sqlite3.DatabaseError as error:
             raise self.explain(error) from error

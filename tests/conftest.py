@@ -14,6 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from core import preferences_database
+
 torch.set_num_threads(1)
 
 
@@ -37,6 +39,14 @@ def clip() -> NDArray[np.float32]:
         for channel, value in enumerate((0.8, 0.2, 0.1)):
             frames[time, channel][disc] = value
     return frames
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unhurried_disk() -> Iterator[None]:
+    """Stores do not wait for the disk: no test cuts the power, and on a busy machine the waits are most of its time."""
+    preferences_database.Sqlite.synchronous = "OFF"
+    yield
+    preferences_database.Sqlite.synchronous = "FULL"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,5 @@
-"""`soralign reward train|score|audit|serve`: votes to a reward, videos to scores, what fools it, and it over HTTP."""
+"""`soralign reward VERB`: votes to a reward, videos to scores, what fools it, it over HTTP, and the expander of prompts
+that it teaches."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from core.errors import UserError
 from core.files import atomic_write
 from core.preferences import Store
 from core.progress import track
+from reward.prompt_expansion import ExpanderConfig
 from reward.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ BATCH = 16  # videos judged at once
 
 def reward(argv: list[str]) -> None:
     """`soralign reward VERB ...`."""
-    verb(argv, {"train": train, "score": score, "audit": audit, "serve": serve}, "soralign reward")
+    verb(
+        argv,
+        {"train": train, "score": score, "audit": audit, "serve": serve, "expander": expander, "expand": expand},
+        "soralign reward",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,35 @@ class Serve:
     device: str = field(default="cpu", metadata={"help": "where videos are judged, as cpu or cuda:1"})
     max_mb: int = field(default=1024, metadata={"help": "size of one request in MB, at most"})
     max_batch: int = field(default=32, metadata={"help": "videos judged in one call, at most"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainExpander(ExpanderConfig):
+    """Teach a language model to expand short prompts: it copies detailed captions, then learns from video scores."""
+
+    out: str = field(metadata={"help": "folder for the expander and its scores"})
+    prompts: str = field(metadata={"help": "file with one short prompt a line to learn on"})
+    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
+    model: str = field(default="sandbox", metadata={"help": "the generator whose videos are scored"})
+    weights: str | None = field(
+        default=None, metadata={"help": "hub id or folder of a language model; a tiny one for the sandbox if not given"}
+    )
+    captions: str | None = field(
+        default=None, metadata={"help": "JSON lines {short, detailed} to copy first; the sandbox's if not given"}
+    )
+    num_captions: int = field(default=2000, metadata={"help": "how many captions of the sandbox are copied"})
+    copy_epochs: int = field(default=10, metadata={"help": "passes over the captions"})
+    denoising_steps: int = field(default=10, metadata={"help": "of each video"})
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Expand a file of prompts, one a line, for `soralign generate --prompts`."""
+
+    prompts: str = field(metadata={"help": "file with one prompt a line"})
+    expander: str = field(metadata={"help": "folder of an expander, or hub id of a language model"})
+    out: str = field(metadata={"help": "file for the expanded prompts, in the same order"})
+    seed: int = field(default=0, metadata={"help": "of drawing"})
 
 
 def train(argv: list[str]) -> None:
@@ -194,6 +229,50 @@ def serve(argv: list[str]) -> None:
     limits = Limits(max_bytes=options.max_mb * 10**6, max_batch=options.max_batch, device=options.device)
     print(f"serving {judge.name} ({judge.version}) on http://{options.host}:{options.port}", flush=True)
     uvicorn.run(application(judge, token, limits), host=options.host, port=options.port, log_level="warning")
+
+
+def expander(argv: list[str]) -> None:
+    """teach a language model to expand prompts"""
+    import base_model
+    import reward as room
+    from core import prompts
+    from core.files import read_lines
+    from reward import prompt_expansion
+
+    options = parse(TrainExpander, argv, "soralign reward expander")
+    asked = list(dict.fromkeys(prompts.read(options.prompts)))
+    if options.captions is None:
+        pairs = prompt_expansion.sandbox_captions(options.num_captions, options.seed)
+    else:
+        pairs = [(str(row["short"]), str(row["detailed"])) for row in read_lines(Path(options.captions))]
+    config = ExpanderConfig(**{one.name: getattr(options, one.name) for one in fields(ExpanderConfig)})
+    judge, out = room.load(options.reward), Path(options.out)
+    if options.weights is None:
+        model = prompt_expansion.tiny_expander(
+            [text for pair in pairs for text in pair] + asked, out, seed=options.seed
+        )
+    else:
+        model = prompt_expansion.Expander(options.weights)
+    prompt_expansion.copy_captions(model, pairs, options.copy_epochs)
+    score = prompt_expansion.video_score(
+        base_model.load(options.model), judge, options.denoising_steps, out / "scores.jsonl"
+    )
+    found = prompt_expansion.teach(model, asked, score, config)
+    model.save(out)
+    atomic_write(out / "report.json", json.dumps(found, indent=2) + "\n")
+    print(f"expander: {out}  ({judge.name} of expansions {found['before']:.4f} before, {found['after']:.4f} after)")
+
+
+def expand(argv: list[str]) -> None:
+    """expand a file of prompts"""
+    from core import prompts
+    from reward.prompt_expansion import Expander
+
+    options = parse(Expand, argv, "soralign reward expand", positional=("prompts",))
+    asked, model = prompts.read(options.prompts), Expander(options.expander)
+    told = [model.expand(prompt, options.seed) for prompt in track(asked, "expanding")]
+    atomic_write(options.out, "".join(f"{text}\n" for text in told))
+    print(f"{len(told)} prompts expanded: {options.out}")
 
 
 def _told(finding: Finding) -> dict[str, Any]:

@@ -1,0 +1,289 @@
+"""Short prompts to detailed ones by a small language model that is taught which details make better videos.
+
+First it copies how detailed captions are written (SFT on pairs of a short and a detailed caption), then it prefers the
+expansions whose videos score higher: DPO on the best and worst of several, or GRPO with the score as reward. All
+training is TRL's. The idea is the recaptioning of DALL-E 3 (Betker et al. 2023) and Sora. Videos are the dear part, so
+a score is kept under its prompts and seed and never computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from core.errors import UserError
+from core.files import append_line, read_lines
+from core.randomness import numpy_generator, seed_for
+from reward.frame_reward import pretrained
+
+if TYPE_CHECKING:
+    from base_model.protocol import Generator
+    from reward.protocol import Reward
+
+ARROW = " =>"  # between a short prompt and its expansion
+MAX_TOKENS = 48
+
+
+class Expander:
+    """A causal language model with its tokenizer, by hub id or folder."""
+
+    def __init__(self, weights: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = pretrained(AutoTokenizer, weights, padding_side="left")
+        self.model = pretrained(AutoModelForCausalLM, weights).eval()
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @torch.no_grad()
+    def expand(self, prompt: str, seed: int, temperature: float = 1.0) -> str:
+        """An expansion drawn with this seed alone; the prompt itself where the model adds nothing."""
+        given = self.tokenizer(prompt + ARROW, return_tensors="pt", add_special_tokens=False)
+        ids = given.input_ids.to(self.model.device)
+        rng = torch.Generator().manual_seed(seed_for(seed, f"expand {prompt}"))
+        start, cache = ids.shape[1], None
+        for _ in range(MAX_TOKENS):
+            seen = ids if cache is None else ids[:, -1:]
+            out = self.model(input_ids=seen, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            chances = (out.logits[0, -1].float().cpu() / temperature).softmax(-1)
+            drawn = torch.multinomial(chances, 1, generator=rng)
+            if int(drawn) == self.tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, drawn.to(ids.device)[None]], 1)
+        text = self.tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
+        return text.replace(" ,", ",") or prompt
+
+    def save(self, folder: str | Path) -> None:
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class VideoScore:
+    """Score of the video that a prompt and a seed give; each is made once.
+
+    The reward is told the short prompt: a video is judged by what the user wanted, whatever words were added.
+    Args: generate: prompts and seeds -> frames. cache: file of JSON lines that keeps scores between runs.
+    """
+
+    def __init__(
+        self,
+        generate: Callable[[Sequence[str], Sequence[int]], torch.Tensor],
+        reward: Reward,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.generate, self.reward = generate, reward
+        self.cache = Path(cache) if cache is not None else None
+        self.known: dict[tuple[str, str, int], float | None] = {}
+        if self.cache is not None and self.cache.exists():
+            for row in read_lines(self.cache):
+                self.known[row["short"], row["expanded"], row["seed"]] = row["score"]
+
+    @torch.no_grad()
+    def __call__(self, short: Sequence[str], expanded: Sequence[str], seeds: Sequence[int]) -> list[float | None]:
+        """Scores of videos of `expanded`, judged by `short`; higher is better, None where it cannot be judged."""
+        wanted = list(zip(short, expanded, seeds, strict=True))
+        new = list(dict.fromkeys(key for key in wanted if key not in self.known))
+        if new:
+            frames = self.generate([text for _, text, _ in new], [seed for _, _, seed in new])
+            totals = self.reward(frames, [text for text, _, _ in new]).total.tolist()
+            sign = 1.0 if self.reward.higher_is_better else -1.0
+            for key, total in zip(new, totals, strict=True):
+                self.known[key] = None if total != total else sign * total
+                if self.cache is not None:
+                    row = {"short": key[0], "expanded": key[1], "seed": key[2], "score": self.known[key]}
+                    append_line(self.cache, row)
+        return [self.known[key] for key in wanted]
+
+
+def video_score(generator: Generator, reward: Reward, num_steps: int, cache: str | Path | None = None) -> VideoScore:
+    """Scores of a generator's videos."""
+    from base_model.sampler import generate_frames
+
+    def generate(prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        return generate_frames(generator, prompts, seeds=seeds, num_steps=num_steps)
+
+    return VideoScore(generate, reward, cache)
+
+
+@dataclass(frozen=True)
+class ExpanderConfig:
+    """How an expander is taught by the scores of its videos."""
+
+    method: Literal["dpo", "grpo"] = field(default="dpo", metadata={"help": "what follows the copying of captions"})
+    num_expansions: int = field(default=4, metadata={"help": "expansions tried per prompt; each costs a video"})
+    steps: int = field(default=50, metadata={"help": "optimizer steps of DPO or GRPO"})
+    batch: int = field(default=8, metadata={"help": "pairs (DPO) or expansions (GRPO) per step"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "of DPO or GRPO"})
+    beta: float = field(default=0.1, metadata={"help": "how much straying from the copied captions costs"})
+    seed: int = field(default=0, metadata={"help": "of drawing, order and videos"})
+
+
+def copy_captions(
+    expander: Expander, pairs: Sequence[tuple[str, str]], epochs: int, learning_rate: float = 1e-3
+) -> None:
+    """SFT, in place, on pairs (short, detailed); the loss is of the detailed part."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = Dataset.from_list([{"prompt": short + ARROW, "completion": f" {detailed}"} for short, detailed in pairs])
+    options = SFTConfig(
+        **_common(learning_rate), num_train_epochs=epochs, per_device_train_batch_size=32, max_length=None
+    )
+    _run(SFTTrainer(model=expander.model, args=options, train_dataset=rows, processing_class=expander.tokenizer))
+    expander.model.eval()
+
+
+def teach(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> dict[str, float]:
+    """DPO or GRPO, in place, toward expansions of these prompts whose videos score higher.
+
+    Returns: mean score of drawn expansions before and after ("before", "after"), with the same seeds.
+    Raises: UserError when every prompt's expansions score alike, since nothing can be learned then.
+    """
+    before = _mean_score(expander, prompts, score, config)
+    if config.method == "dpo":
+        _dpo(expander, prompts, score, config)
+    else:
+        _grpo(expander, prompts, score, config)
+    expander.model.eval()
+    return {"before": before, "after": _mean_score(expander, prompts, score, config)}
+
+
+def ranked(
+    expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig
+) -> list[dict[str, str]]:
+    """Per prompt the best and the worst of several expansions, in TRL's preference form; prompts without a difference
+    are left out. All expansions of a prompt start from the same noise, so the words alone make the difference."""
+    rows = []
+    for number, prompt in enumerate(prompts):
+        tried = sorted({expander.expand(prompt, seed_for(config.seed, "try", k)) for k in range(config.num_expansions)})
+        scores = score([prompt] * len(tried), tried, [seed_for(config.seed, "video", number)] * len(tried))
+        judged = sorted((one, text) for one, text in zip(scores, tried, strict=True) if one is not None)
+        if len(judged) > 1 and judged[0][0] < judged[-1][0]:
+            rows.append({"prompt": prompt + ARROW, "chosen": f" {judged[-1][1]}", "rejected": f" {judged[0][1]}"})
+    return rows
+
+
+def _dpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> None:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    rows = ranked(expander, prompts, score, config)
+    if not rows:
+        raise UserError(f"all expansions of {len(prompts)} prompts score alike; try more prompts or expansions")
+    options = DPOConfig(
+        **_common(config.learning_rate, config.seed),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch,
+        beta=config.beta,
+        max_length=None,
+    )
+    pairs = Dataset.from_list(rows)
+    _run(DPOTrainer(model=expander.model, args=options, train_dataset=pairs, processing_class=expander.tokenizer))
+
+
+def _grpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    def reward(prompts: list[str], completions: list[str], number: list[int], **rest: Any) -> list[float | None]:
+        short = [text.removesuffix(ARROW) for text in prompts]
+        expanded = [text.strip() or one for text, one in zip(completions, short, strict=True)]
+        return score(short, expanded, [seed_for(config.seed, "video", n) for n in number])
+
+    rows = Dataset.from_list([{"prompt": text + ARROW, "number": number} for number, text in enumerate(prompts)])
+    options = GRPOConfig(
+        **_common(config.learning_rate, config.seed),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch,
+        num_generations=config.num_expansions,
+        max_completion_length=MAX_TOKENS,
+        beta=config.beta,
+    )
+    trainer = GRPOTrainer(
+        model=expander.model,
+        reward_funcs=reward,
+        args=options,
+        train_dataset=rows,
+        processing_class=expander.tokenizer,
+    )
+    _run(trainer)
+
+
+def _mean_score(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> float:
+    drawn = [expander.expand(prompt, seed_for(config.seed, "judge")) for prompt in prompts]
+    scores = score(prompts, drawn, [seed_for(config.seed, "video", number) for number in range(len(prompts))])
+    judged = [one for one in scores if one is not None]
+    return sum(judged) / len(judged) if judged else float("nan")
+
+
+def _common(learning_rate: float, seed: int = 0) -> dict[str, Any]:
+    """Options that all of TRL's trainers share here: no files, no reports, no checkpointing of activations."""
+    return {
+        "output_dir": "unused",
+        "learning_rate": learning_rate,
+        "seed": seed % 2**31,
+        "activation_checkpointing": False,
+        "bf16": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _run(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def sandbox_captions(count: int, seed: int) -> list[tuple[str, str]]:
+    """(short, detailed) captions of random scenes of the sandbox; sizes are drawn, since short captions name none."""
+    from base_model.world import caption, dataset
+
+    rng = numpy_generator(seed, "expander captions")
+    scenes = [dataset.draw_spec(rng, "train", most_objects=1) for _ in range(count)]
+    return [(caption.caption(scene, "short"), caption.caption(scene, "descriptive")) for scene in scenes]
+
+
+def tiny_expander(
+    texts: Sequence[str], folder: str | Path, width: int = 64, layers: int = 2, seed: int = 0
+) -> Expander:
+    """A Llama with random weights that knows the words of `texts`, saved in `folder`: enough for the sandbox."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    split = pre_tokenizers.Whitespace()
+    words = sorted({word for text in [*texts, ARROW] for word, _ in split.pre_tokenize_str(text)})
+    index = {word: number for number, word in enumerate(["<pad>", "<eos>", "<unk>", *words])}
+    inner = Tokenizer(models.WordLevel(index, unk_token="<unk>"))
+    inner.pre_tokenizer = split
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    config = LlamaConfig(
+        vocab_size=len(index),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Expander(str(folder))

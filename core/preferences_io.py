@@ -68,7 +68,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
 
     Args:
         annotator: who the votes are from where the file does not say (aggregated forms).
-        inside: the folder that no named video may lie outside of, for files that come from strangers.
+        inside: for files that come from strangers: the folder where video paths start, and that none may leave.
     Returns: the number of votes in the file.
     Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
     """
@@ -90,7 +90,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     with store.transaction():
         for number, row in enumerate(rows, start=1):
             try:
-                count += matching[0](store, _located(row, path.parent, inside), annotator)
+                count += matching[0](store, _located(row, inside or path.parent, inside), annotator)
             except UserError as error:
                 raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
             except (KeyError, TypeError, ValueError) as error:

@@ -133,7 +133,7 @@ def import_bytes(store: Store, name: str, data: bytes, annotator: str) -> str:
     """
     if len(data) > MAX_UPLOAD:
         raise UserError(f"{name}: {len(data):,} bytes; at most {MAX_UPLOAD:,} are taken here, more on the command line")
-    with tempfile.NamedTemporaryFile(dir=store.folder, prefix=".upload-", suffix=Path(name).suffix.lower()) as file:
+    with tempfile.NamedTemporaryFile(suffix=Path(name).suffix.lower()) as file:
         file.write(data)
         file.flush()
         try:
@@ -150,7 +150,7 @@ def export(store: Store) -> None:
     name, kind = EXPORTS[form]
     if st.button("Make the file"):
         try:
-            with tempfile.TemporaryDirectory(dir=store.folder, prefix=".export-") as folder:
+            with tempfile.TemporaryDirectory() as folder:
                 target = Path(folder) / name
                 count = preferences_io.export_(store, target, kind, base=store.folder)
                 data = target.read_bytes()

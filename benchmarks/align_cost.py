@@ -13,17 +13,17 @@ denoising step, guidance 4.5 in sampling and training, KL to the reference, prom
 """
 
 import argparse
-import os
-import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import base_model
 from align import objectives
@@ -161,54 +161,60 @@ def phases(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None
 
 
 def memory(fresh: Callable[[], Generator], reward: Reward) -> None:
-    """Peak memory of a step above what was held before it, against the number of sampling steps."""
-    prompts = dataset.prompts(7, 1, "train", most_objects=1)
-    lengths = (5, 10, 20, 40)
-    print(
-        f"\npeak MiB of one step of {GROUP} clips at {', '.join(map(str, lengths))} sampling steps (kept: of the path)"
-    )
-    algorithms: dict[str, Algorithm] = {
+    """Peak memory of a training step against the number of sampling steps."""
+    lengths = (5, 10, 20)
+    print(f"\npeak MiB of tensors of one step of {GROUP} clips at {', '.join(map(str, lengths))} sampling steps")
+    for name, algorithm in {
         "GRPO, window 2": GRPO(group_size=GROUP, window=2, clip_range=1e-3),
         "NFT, 2 levels": NFT(group_size=GROUP, levels=2),
         "GRPO, all steps": GRPO(group_size=GROUP, window=0, clip_range=1e-3),
-    }
-    for name, algorithm in algorithms.items():
-        cells = []
-        for length in lengths:
-            config = TrainConfig(denoising_steps=length, batch=GROUP, lora_rank=16)
-            bench = Bench.of(fresh(), reward, algorithm, config)
-            with Peak() as peak:
-                experience = algorithm.collect(bench.policy, reward, prompts, 0, 0)
-                path = experience.trajectory
-                kept = sum(one.nbytes for one in (path.before, path.after, path.mean)) / 2**20
-                if name != "GRPO, all steps" or length <= 10:
-                    learn(bench.policy, algorithm, experience, bench.optimizer, config, 1)
-            cells.append(f"{peak.mib:7.0f} ({kept:5.1f})")
-        print(f"{name:<24}{'   '.join(cells)}")
+    }.items():
+        peaks = [peak_bytes(fresh(), reward, algorithm, length) / 2**20 for length in lengths]
+        print(f"{name:<24}" + "".join(f"{peak:10.2f}" for peak in peaks), flush=True)
 
 
-class Peak:
-    """Largest resident memory inside the block, above that at its beginning, in MiB."""
-
-    mib = 0.0
-
-    def __enter__(self) -> "Peak":
-        self._start, self._stop = _resident(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            self.mib = max(self.mib, (_resident() - self._start) / 2**20)
+def peak_bytes(generator: Generator, reward: Reward, algorithm: Algorithm, num_steps: int) -> int:
+    """Most bytes of tensors that one training step has alive at a time, beyond what was there before it."""
+    config = TrainConfig(denoising_steps=num_steps, batch=GROUP, lora_rank=16)
+    bench = Bench.of(generator, reward, algorithm, config)
+    prompts = dataset.prompts(7, 1, "train", most_objects=1)
+    bench.step(prompts, 0)  # the optimizer's averages and the encoded prompt are there from now on
+    with Alive() as alive:
+        bench.step(prompts, 0)
+    return alive.peak
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside; `peak` is the most that were alive at once.
+
+    Resident memory would not do: an allocator keeps what it was given, so only the first peak of a process shows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._users: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor)
+        return result
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if not self._users.get(place):
+            self._now += size
+            self.peak = max(self.peak, self._now)
+        self._users[place] = self._users.get(place, 0) + 1
+        weakref.finalize(tensor, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._users[place] -= 1
+        if not self._users[place]:
+            self._now -= size
 
 
 def plain(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:

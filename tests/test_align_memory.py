@@ -1,0 +1,51 @@
+"""Memory of a training step does not grow with the number of sampling steps: only what is trained on is kept."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from toy_generator import Brightness
+
+from align.grpo import GRPO
+from align.nft import NFT
+from align.protocol import Algorithm
+from base_model import native
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "align_cost.py"
+    spec = importlib.util.spec_from_file_location("align_cost", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "grows"),
+    [
+        (GRPO(group_size=8, window=2, window_stop=3), False),
+        (NFT(group_size=8, levels=2), False),
+        (GRPO(group_size=8, window=0), True),
+    ],
+    ids=["grpo-window", "nft", "grpo-all-steps"],
+)
+def test_peak_memory_against_sampling_steps(benchmark: ModuleType, algorithm: Algorithm, grows: bool) -> None:
+    short, long = (benchmark.peak_bytes(native.nano(), Brightness(), algorithm, steps) for steps in (5, 20))
+    assert long > 1.05 * short if grows else long < 1.01 * short
+
+
+def test_what_is_alive_is_counted_once_and_let_go(benchmark: ModuleType) -> None:
+    with benchmark.Alive() as alive:
+        first = torch.zeros(100, dtype=torch.float32)
+        view = first[:50]
+        assert alive.peak == 400
+        del first
+        second = torch.ones(100, dtype=torch.float32)
+        assert alive.peak == 800
+        del view, second
+        torch.zeros(150, dtype=torch.float32)
+        assert alive.peak == 800

@@ -16,9 +16,11 @@ from base_model.data import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_p
 from base_model.dit.pack import fill
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, pretrain
+from base_model.tasks import random_mask
 from core import snapshot, video, videoset
 from core.cli import main
 from core.errors import UserError
+from core.randomness import torch_generator
 
 SIZES = [(5, 32, 32), (9, 16, 48), (1, 32, 16), (7, 30, 34), (12, 16, 16)]
 
@@ -206,16 +208,30 @@ def test_a_stopped_run_on_own_clips_ends_as_an_unbroken_one(
         assert any(not torch.equal(first[name], start[name].half()) for name in start)
 
 
-def test_a_step_on_packed_clips_is_the_step_on_each_alone(own: Path, parts: Path) -> None:
-    """The loss of a pack is the cell-weighted mean of its clips' losses: nothing leaks and nothing is padded."""
-    config = _config(parts, own, token_budget=1000, caption_dropout=0.0, given=0.0)
+@pytest.mark.parametrize("budget", [1000, 0])
+def test_the_loss_is_the_error_of_each_clip_alone_where_nothing_is_given(own: Path, parts: Path, budget: int) -> None:
+    config = _config(parts, own, token_budget=budget, caption_dropout=0.0, given=1.0, shift=1.0)
     part = clips.ClipsPart(config)
+    part.network.patch_out.weight.data.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
     latents, (text, mask, pooled) = part._load(0)
-    assert sorted(tuple(x.shape) for x in latents) == sorted(
-        [(4, 2, 4, 4), (4, 3, 2, 6), (4, 1, 4, 2), (4, 3, 4, 6), (4, 4, 2, 2)]
-    )
-    assert len(text) == 6 and part.rejects.reasons == {}
-    assert torch.isfinite(part.loss(0))
+    if budget:
+        shapes = [(4, 1, 4, 2), (4, 2, 4, 4), (4, 3, 2, 6), (4, 3, 4, 6), (4, 4, 2, 2)]
+        assert sorted(tuple(x.shape) for x in latents) == shapes and len(text) == 6
+    rng = torch_generator(config.seed, "clips step", 0)
+    sigma = torch.sigmoid(torch.randn(len(latents), generator=rng))
+    torch.rand(2, len(latents), generator=rng)  # who is silent, who is told
+    total, num = 0.0, 0
+    for index, clean in enumerate(latents):
+        noise = torch.randn(clean.shape, generator=rng)
+        known = torch.zeros(clean.shape[1:], dtype=torch.bool)
+        if clean.shape[1] > 1:
+            known = random_mask(clean.shape[1:], 2, rng)  # type: ignore[arg-type]
+        noisy = torch.where(known, clean, (1 - sigma[index]) * clean + sigma[index] * noise)
+        row = (noisy[None], sigma[index, None], text[index, None], mask[index, None], pooled[index, None])
+        with torch.no_grad():
+            error = (part.network(*row, known[None])[0] - (noise - clean)).square()
+        total, num = total + float((error * ~known).sum()), num + 4 * int((~known).sum())
+    assert float(part.loss(0).detach()) == pytest.approx(total / num, rel=1e-4)
     part.batches.close()
 
 

@@ -191,22 +191,20 @@ def standings(
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     cluster = np.array([numbers[name] for name in clusters], dtype=int)
 
-    def ratings(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        return bradley_terry(win_matrix(len(players), rows, weight[cluster]), ridge)
-
-    point = ratings(np.ones(len(numbers)))
+    tables = np.zeros((len(numbers), len(players), len(players)))
+    for number, row in zip(cluster, rows, strict=True):
+        i, j, share = int(row[0]), int(row[1]), row[2]
+        tables[number, i, j] += share
+        tables[number, j, i] += 1 - share
+    table = tables.sum(axis=0)
+    point = bradley_terry(table, ridge)
     rng = numpy_generator(seed, "standings")
-    draws = np.array(
-        [
-            ratings(np.bincount(rng.integers(len(numbers), size=len(numbers)), minlength=len(numbers)).astype(float))
-            for _ in range(NUM_REFITS)
-        ]
-    ).reshape(NUM_REFITS, len(players))
+    weights = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=NUM_REFITS)
+    draws = np.array([_refit(np.tensordot(weight, tables, 1), ridge, point) for weight in weights])
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
     ranks = 1 + (draws[:, None, :] > draws[:, :, None]).sum(axis=2)
     best, worst = np.percentile(ranks, [tail, 100 - tail], axis=0, method="nearest")
-    table = win_matrix(len(players), rows, np.ones(len(rows)))
     met = table.sum(axis=0) + table.sum(axis=1)
     found = [
         Standing(
@@ -225,19 +223,19 @@ def standings(
     return sorted(found, key=lambda standing: -standing.rating)
 
 
-def win_matrix(num_players: int, comparisons: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
-    """[k, k] how often row beat column, ties half on both sides.
-
-    Args:
-        comparisons: [n, 3] rows of (i, j, share of i).
-        weight: [n] how often each row counts.
-    """
-    rows = np.asarray(comparisons, dtype=float).reshape(-1, 3)
-    i, j, share = rows[:, 0].astype(int), rows[:, 1].astype(int), rows[:, 2]
-    table = np.zeros((num_players, num_players))
-    np.add.at(table, (i, j), share * weight)
-    np.add.at(table, (j, i), (1 - share) * weight)
-    return table
+def _refit(wins: NDArray[np.float64], ridge: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`bradley_terry` by Newton's method from ratings that are near; a hundred times as fast."""
+    ratings = start.copy()
+    for _ in range(25):
+        chance = special.expit(ratings[:, None] - ratings)
+        games = (wins + wins.T) * chance * chance.T
+        pull = wins * chance.T
+        gradient = pull.sum(axis=1) - pull.sum(axis=0) - ridge * ratings
+        step = np.linalg.solve(np.diag(games.sum(axis=1) + ridge) - games, gradient)
+        ratings += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-8:
+            break
+    return ratings - ratings.mean()
 
 
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:

@@ -130,7 +130,9 @@ def accuracies(rows: Sequence[dict[str, Any]]) -> alt.LayerChart | alt.FacetChar
     return alt.layer(*layers).properties(height=height, description="Held-out accuracy by aspect beside baselines")
 
 
-def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequence[str], axis: str) -> alt.LayerChart:
+def over_optimisation(
+    rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequence[str], axis: str
+) -> alt.LayerChart | alt.FacetChart:
     """What was trained for, and what was held out, over the distance from the reference: who turns back first?
 
     Every curve is shown in its own range, 0 its lowest and 1 its highest value, because rewards have different units.
@@ -173,7 +175,7 @@ def over_optimisation(rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequ
     return alt.layer(*layers).properties(height=340, description=f"{proxy} and {', '.join(golds)} over {axis}")
 
 
-def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt.LayerChart:
+def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt.LayerChart | alt.FacetChart:
     """Gold of the proxy's favourite among N samples with its interval, over the KL that picking costs."""
     records = [{"n": point["n"], "kl": point["kl"], **point["gold"]} for point in points]
     table = pd.DataFrame(records, columns=["n", "kl", "value", "low", "high"])
@@ -189,7 +191,7 @@ def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt
     return alt.layer(*layers).properties(height=300, description=f"{gold} of the best of N by {proxy}, over KL")
 
 
-def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
     """Ratings of a leaderboard with their intervals, best first."""
     table = pd.DataFrame(list(rows), columns=["player", "rating", "low", "high", "rank", "rank_low", "rank_high"])
     names = alt.Y("player:N", sort=[row["player"] for row in rows], title=None, axis=alt.Axis(labelLimit=260))
@@ -204,7 +206,7 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     return alt.layer(*layers).properties(height=60 + 34 * len(rows), description="Ratings with 95 % intervals")
 
 
-def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.LayerChart:
+def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
     """Win rate of row over column; blue above a half, orange below, the number always written."""
     table = pd.DataFrame(
         list(pairs), columns=["first", "second", "value", "low", "high", "wins", "ties", "losses", "n"]
@@ -227,7 +229,7 @@ def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.
     )
 
 
-def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
     """Shares from 0 (centre) to 1 (rim) of several sets on one axis per metric.
 
     Args: rows with set, metric, share (of the way from worst to best), value.
@@ -252,10 +254,11 @@ def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     ]
     labels = [{"metric": name} | at(name, 1.16) for name in metrics]
     scale = alt.Scale(domain=[-1.35, 1.35])
-    place = {"x": alt.X("x:Q", axis=None, scale=scale), "y": alt.Y("y:Q", axis=None, scale=scale)}
+    across, up = alt.X("x:Q", axis=None, scale=scale), alt.Y("y:Q", axis=None, scale=scale)
     grid = alt.Chart(pd.DataFrame(rings)).mark_line(color=PALETTE[4], opacity=0.35, strokeWidth=1)
     lines = alt.Chart(pd.DataFrame(records)).encode(
-        **place,
+        x=across,
+        y=up,
         color=alt.Color(
             "set:N",
             scale=alt.Scale(domain=sets, range=[PALETTE[index % len(PALETTE)] for index in range(len(sets))]),
@@ -267,15 +270,15 @@ def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
     )
     words = alt.Chart(pd.DataFrame(labels)).mark_text(fontSize=11, color=PALETTE[4])
     layers = (
-        grid.encode(**place, detail="ring:N", order="order:Q"),
+        grid.encode(x=across, y=up, detail="ring:N", order="order:Q"),
         lines.mark_line(strokeWidth=2.2),
         lines.mark_point(size=55, filled=True, opacity=1),
-        words.encode(**place, text="metric:N"),
+        words.encode(x=across, y=up, text="metric:N"),
     )
     return alt.layer(*layers).properties(height=420, description=f"{', '.join(sets)} on {', '.join(metrics)}")
 
 
-def reliability(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+def reliability(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
     """How often the model was right where it said how sure it was; the diagonal is honesty.
 
     Args: rows with aspect, confidence, accuracy, n.

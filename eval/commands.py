@@ -56,6 +56,9 @@ class CompareOptions:
     a: str = field(metadata={"help": "folder with results.json of the first or base set"})
     b: str = field(metadata={"help": "folder with results.json of the second or aligned set"})
     out: str | None = field(default=None, metadata={"help": "file to write (default: compare.json beside B)"})
+    win_by: str | None = field(
+        default=None, metadata={"help": "comma-separated metrics, or reward[NAME], whose win rates are added"}
+    )
     seed: int = field(default=0, metadata={"help": "of the resampling"})
 
 
@@ -177,7 +180,8 @@ def compare(argv: list[str]) -> None:
     options = parse(CompareOptions, argv, "soralign compare", ("a", "b"))
     from eval import compare as comparison
 
-    compared = comparison.compare(options.a, options.b, options.out, options.seed)
+    names = [name.strip() for name in _split(options.win_by or "") if name.strip()]
+    compared = comparison.compare(options.a, options.b, options.out, options.seed, names)
     comparison.show(compared, _labels(Path(options.a), Path(options.b)))
 
 

@@ -34,12 +34,15 @@ FEW_PERMUTATIONS = 199  # of features of many dimensions, whose distance takes a
 SIGNIFICANT = 0.05
 
 
-def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None, seed: int = 0) -> dict[str, Any]:
+def compare(
+    dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None, seed: int = 0, win_by: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare two evaluated sets and write compare.json.
 
     Args:
         out: file to write; None for compare.json in the folder that holds dir_b.
         seed: of the resampling.
+        win_by: per-video metrics whose win rates are added as win_rate[NAME]; gold_win_rate always is.
     Returns: what was written. low and high bound the difference b - a; for gold_win_rate they bound b, the win rate
         itself, whose a is .5 by definition (a set against itself).
     Raises: UserError when a folder was not evaluated or when no prompt and seed is in both.
@@ -51,6 +54,11 @@ def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None,
         raise UserError(f"{dir_a} and {dir_b} share no (prompt, seed); generate both with the same prompts and seeds")
     features = [result.read_features(folder) for folder in (dir_a, dir_b)]
     rows: dict[str, Row] = {}
+    for name in win_by:
+        if any(name not in content["metrics"] for content in results):
+            raise UserError(
+                f"--win-by {name}: not in both results; run `soralign eval` with --metrics '{name}' on both"
+            )
     shared = results[0]["metrics"].keys() & results[1]["metrics"].keys()
     for name in [*METRICS, *sorted(name for name in shared if name.startswith(select.REWARD))]:
         entries = [content["metrics"].get(name) for content in results]
@@ -70,6 +78,9 @@ def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None,
             rows[name] = row | _compare_videos(name, pairs, seed)
         if name == "gold":
             rows["gold_win_rate"] = win_rate(pairs, seed)
+        if name in win_by:
+            higher = entries[1].get("higher_is_better") is not False
+            rows[f"win_rate[{name}]"] = win_rate(pairs, seed, name, 0.0, higher)
     for row, p in zip(rows.values(), holm([_nan(row["p"]) for row in rows.values()]), strict=True):
         row["p_holm"] = finite(p)
         row["verdict"] = verdict(row)
@@ -89,21 +100,23 @@ def compare(dir_a: Path | str, dir_b: Path | str, out: Path | str | None = None,
     return compared
 
 
-def win_rate(pairs: Sequence[Pair], seed: int = 0) -> Row:
-    """Share of pairs in which b has more gold utility than a; a difference within TIE_BAND is a tie, counted half.
+def win_rate(
+    pairs: Sequence[Pair], seed: int = 0, by: str = "gold", tie_band: float = TIE_BAND, higher_is_better: bool = True
+) -> Row:
+    """Share of pairs in which b is better than a by one metric; a difference within the tie band is a tie, half a win.
 
     The Wilson interval is given the number of pairs that the clustering by prompt leaves (design effect, Kish 1965);
     p flips the outcomes of whole prompts.
     """
-    scores = np.array([[_nan(a.get("gold")), _nan(b.get("gold"))] for a, b in pairs])
+    scores = np.array([[_nan(a.get(by)), _nan(b.get(by))] for a, b in pairs])
     known = np.isfinite(scores).all(axis=1)
-    gaps = scores[known, 1] - scores[known, 0]
-    outcome = np.where(np.abs(gaps) <= TIE_BAND, 0.0, np.sign(gaps))
+    gaps = (scores[known, 1] - scores[known, 0]) * (1 if higher_is_better else -1)
+    outcome = np.where(np.abs(gaps) <= tie_band, 0.0, np.sign(gaps))
     prompts = [pair[0]["prompt"] for pair, ok in zip(pairs, known, strict=True) if ok]
     wins, ties, losses = (int((outcome == kind).sum()) for kind in (1, 0, -1))
     row: Row = {"a": 0.5, "b": None, "unit": "share of pairs", "higher_is_better": True}
     if not len(outcome):
-        return row | _untested("no pair has a gold utility on both sides")
+        return row | _untested(f"no pair has {by} on both sides")
     shrink = 1 / _design_effect(outcome, prompts)
     interval = wilson(wins * shrink, ties * shrink, max(1, round(len(outcome) * shrink)))
     rate = (wins + ties / 2) / len(outcome)
@@ -119,7 +132,7 @@ def win_rate(pairs: Sequence[Pair], seed: int = 0) -> Row:
         "losses": losses,
         "effect": None,
         "reason": None,
-        "method": f"b over a, ties (within {TIE_BAND}) half; low and high are the Wilson interval of b itself,"
+        "method": f"b over a, ties (within {tie_band:g}) half; low and high are the Wilson interval of b itself,"
         " design effect of prompts; sign-flip permutation p over prompts",
     }
 

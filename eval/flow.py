@@ -106,7 +106,7 @@ def pull(image: Frames, flow: Array) -> Frames:
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     x, y = (columns + flow[..., 0]).astype(np.float32), (rows + flow[..., 1]).astype(np.float32)
     layers = np.ascontiguousarray(np.moveaxis(image, 0, -1), dtype=np.float32)
-    warped = cv2.remap(layers, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = np.asarray(cv2.remap(layers, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
     return np.moveaxis(warped.reshape(height, width, -1), -1, 0)
 
 

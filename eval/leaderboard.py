@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,12 +88,18 @@ def table(matches: Sequence[Match], about: str, seed: int = 0) -> dict[str, Any]
     number = {name: index for index, name in enumerate(players)}
     rows = [(number[match.first], number[match.second], match.share) for match in matches]
     ranked = stats.standings(players, rows, [match.prompt for match in matches], seed=seed)
-    groups = stats.islands(stats.win_matrix(len(players), rows, [1.0] * len(rows)))
+    meetings: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for match in matches:
+        meetings[match.first, match.second].append(match.share)
+        meetings[match.second, match.first].append(1 - match.share)
+    met = [[(first, second) in meetings for second in players] for first in players]
+    groups = stats.islands(met)
     return {
         "by": about,
         "standings": [_told(standing) for standing in ranked],
         "pairs": [
-            win_rate(matches, first, second) for first, second in itertools.permutations([s.player for s in ranked], 2)
+            win_rate(first, second, meetings.get((first, second), []))
+            for first, second in itertools.permutations([standing.player for standing in ranked], 2)
         ],
         "comparable": len(groups) == 1,
         "groups": [[players[index] for index in group] for group in groups],
@@ -101,10 +108,12 @@ def table(matches: Sequence[Match], about: str, seed: int = 0) -> dict[str, Any]
     }
 
 
-def win_rate(matches: Sequence[Match], first: str, second: str) -> dict[str, Any]:
-    """Of `first` over `second`: ties explicit and counted half, Wilson's interval; None where they never met."""
-    shares = [match.share for match in matches if (match.first, match.second) == (first, second)]
-    shares += [1 - match.share for match in matches if (match.first, match.second) == (second, first)]
+def win_rate(first: str, second: str, shares: Sequence[float]) -> dict[str, Any]:
+    """Of `first` over `second`: ties explicit and counted half, Wilson's interval; None where they never met.
+
+    Args:
+        shares: of each meeting, 1 where `first` won, 0.5 for a tie.
+    """
     wins, ties = sum(share == 1 for share in shares), sum(share == 0.5 for share in shares)
     interval = stats.wilson(wins, ties, len(shares))
     numbers = {"value": finite(interval.value), "low": finite(interval.low), "high": finite(interval.high)}

@@ -44,7 +44,7 @@ def moving(frames: Frames) -> Masks:
 
 def spatial(one: Masks, other: Masks) -> float:
     """Overlap / union of where something ever moves."""
-    return _overlap(one.any(axis=0), other.any(axis=0))
+    return _overlap(np.asarray(one.any(axis=0)), np.asarray(other.any(axis=0)))
 
 
 def spatiotemporal(one: Masks, other: Masks) -> float:

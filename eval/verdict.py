@@ -19,11 +19,13 @@ SIGNIFICANT = 0.05
 SPREADS_PER_INTERVAL = 2 * 1.96  # a 95 % interval is this many standard errors wide
 HEADLINES = ("gold_win_rate", "gold", "physics_pass_rate", "attributes", "clip_sim", "diversity", "fvd", "mmd")
 DRAW = 0.5
+WIN_RATES = ("gold_win_rate", "win_rate")  # whose low and high bound the rate itself in compare.json
 KEPT_DIVERSITY = 0.8  # below this share of base, a model has begun to repeat itself
 
 # The metric's name without its protocol -> one sentence for somebody who has not read the code.
 MEANINGS = {
     "gold_win_rate": "share of same-seed pairs in which the judge prefers aligned; a tie is half a win",
+    "win_rate": "share of same-seed pairs in which this metric prefers aligned; a tie is half a win",
     "gold": "the judge's score of one video: prompt fulfilled, physics obeyed, picture clean",
     "physics_pass_rate": "videos whose every physics probe lies where real simulations lie",
     "physics_quality": "graded physical plausibility of a video",
@@ -296,7 +298,7 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
     if difference is None and a is not None and b is not None:
         difference = b - a
     low, high = finite(compared.get("low")), finite(compared.get("high"))
-    if name == "gold_win_rate" and low is not None and high is not None:  # written as bounds of the rate itself
+    if name.split("[")[0] in WIN_RATES and low is not None and high is not None:  # written as bounds of the rate itself
         low, high = low - DRAW, high - DRAW
     fooled = about.get("flagged")
     return Row(

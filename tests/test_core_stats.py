@@ -124,3 +124,11 @@ def test_krippendorff_alpha_on_the_published_example():
     ]
     assert stats.krippendorff_alpha(list(zip(*observers, strict=True))) == pytest.approx(0.743, abs=5e-4)
     assert math.isnan(stats.krippendorff_alpha([["a"], ["b"]]))
+
+
+def test_a_refit_from_a_near_start_is_the_same_maximum() -> None:
+    rng = np.random.default_rng(0)
+    wins = rng.integers(0, 9, size=(6, 6)).astype(float)
+    wins[0, 1:], wins[1:, 0] = 9, 0  # one who never lost
+    start = stats.bradley_terry(wins + 1, 1e-2)
+    assert stats._refit(wins, 1e-2, start) == pytest.approx(stats.bradley_terry(wins, 1e-2), abs=1e-4)

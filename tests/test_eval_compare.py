@@ -196,3 +196,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "results.json is missing" in capsys.readouterr().err
     (b / "results.json").write_text("{")
     assert cli.main(["compare", str(a), str(b)]) == 2
+
+
+def test_win_rates_by_any_metric_have_explicit_ties_and_directions(tmp_path: Path) -> None:
+    base = rng().random(40)
+    a = write_side(tmp_path / "a", {"flicker": base, "physics/inertia": base})
+    b = write_side(tmp_path / "b", {"flicker": np.r_[base[:10], base[10:] + 0.1], "physics/inertia": base + 0.1})
+    rows = compare.compare(a, b, win_by=("flicker", "physics/inertia"))["metrics"]
+    row = rows["win_rate[flicker]"]
+    assert (row["wins"], row["ties"], row["losses"], row["b"]) == (30, 10, 0, 0.875)
+    assert rows["win_rate[physics/inertia]"]["b"] == 0  # lower is better there
+    with pytest.raises(UserError, match="--win-by gold"):
+        compare.compare(a, b, win_by=("gold",))

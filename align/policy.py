@@ -132,13 +132,13 @@ class Policy:
             value.data.copy_(place(other, value.data))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        """One row per prompt; every distinct prompt is encoded once for the whole run."""
+        """One row per prompt; every distinct prompt is encoded once for the whole run, and kept off the GPU."""
         if fresh := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]:
             with torch.no_grad():
-                encoded = self._here(self.generator.encode_prompts(fresh))
+                encoded = {name: value.cpu() for name, value in self.generator.encode_prompts(fresh).items()}
             for index, prompt in enumerate(fresh):
                 self._rows[prompt] = take(encoded, slice(index, index + 1))
-        return cat([self._rows[prompt] for prompt in prompts])
+        return self._here(cat([self._rows[prompt] for prompt in prompts]))
 
     def sample_batches(
         self,

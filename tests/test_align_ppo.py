@@ -104,6 +104,21 @@ def test_features_come_from_the_frozen_trunk_and_from_each_row_alone() -> None:
     torch.testing.assert_close(swapped.flip(0), features)
 
 
+def test_of_two_experts_the_one_that_speaks_is_read() -> None:
+    def expert() -> torch.nn.ModuleList:
+        return torch.nn.ModuleList([torch.nn.Identity() for _ in range(3)])
+
+    network = torch.nn.ModuleDict(
+        {"early": expert(), "late": expert(), "short": torch.nn.ModuleList(list(expert())[:2])}
+    )
+    for index, name in enumerate(("early", "late")):
+        with critic._input_of(critic._middle_blocks(network)) as seen:
+            for block in network[name]:
+                block(torch.tensor([float(index)]))
+        assert [value.tolist() for value in seen] == [[float(index)]]
+    assert not any(block._forward_pre_hooks for stack in network.values() for block in stack)
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [TOY, replace(TOY, gae_lambda=0.0), replace(TOY, kl_weight=1e-3), replace(TOY, noise="dance", eta=0.9)],

@@ -219,7 +219,7 @@ function createScreen(root) {
       ["← →", "better"], ["↓", "tie"], ["B", "both bad"], ["S", "skip"], ["Z", "undo"], ["N", "note"],
       ["space", "play"], [", .", "frame"], ["< >", "speed"], ["+ −", "zoom"], ["0", "restart"], ["L", "loop"],
     ];
-    if (data.aspects.length > 1) keys.push([`1–${data.aspects.length - 1}`, "aspect"], ["D", "every aspect"]);
+    if (data.aspects.length > 1) keys.push([`1–${data.aspects.length - 1}`, "aspect"], ["D", "all"]);
     hints.replaceChildren(...keys.map(([key, what]) => {
       const hint = make("span", "hint");
       hint.append(make("kbd", "", key), make("span", "", what));

@@ -19,7 +19,6 @@ from core import preferences_people
 from core.errors import UserError
 from core.preferences import Store
 from core.preferences_people import Person
-from dashboards.pages.common import plain
 
 ADMIN = "admin"
 
@@ -95,6 +94,8 @@ def _person(store: Store, name: str, token: str) -> Person:
 
 def ask() -> None:
     """The page before all others."""
+    from dashboards.pages.common import plain  # its caches may be made only while Streamlit runs; `api` is read before
+
     _, middle, _ = st.columns([1, 1.4, 1])
     with middle, st.form("door"):
         st.title("Which video is better?")

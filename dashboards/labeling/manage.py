@@ -17,6 +17,7 @@ import streamlit as st
 from core import preferences_io, preferences_pairing, preferences_people, videoset
 from core.errors import UserError
 from core.preferences import ASPECTS, Settings, Store
+from dashboards import service
 from dashboards.pages.common import plain
 
 EXPORTS = {
@@ -174,7 +175,8 @@ def rules(store: Store) -> None:
         if st.form_submit_button("Save", type="primary"):
             _told(lambda: _saved(store, gold, repeat, watched, fast))
     st.caption(
-        f"Asks about {', '.join(store.aspects)}. Aspects stay as a project was made with; make another for others."
+        f"Asks about {', '.join(map(service.readable, store.aspects))}. "
+        "A project keeps the aspects it was made with; make another for others."
     )
     with st.form("overlap", border=False):
         target = int(

@@ -46,6 +46,8 @@ class Sampling:
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
             raise UserError(f"guidance interval {low} to {high} is not one inside 0 (clean) to 1 (noise)")
+        if self.negative_prompt and self.guidance == 1.0:
+            raise UserError("a negative prompt does nothing at guidance 1; give a guidance above 1")
         if self.solver not in solvers.NAMES:
             raise UserError(f"solver '{self.solver}' is unknown; known: {', '.join(solvers.NAMES)}")
         if not 0.0 <= self.eta <= 1.0:

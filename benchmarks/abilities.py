@@ -11,6 +11,7 @@ loop       is the step from the last frame to the first like any other step?
 edit       a clip of one colour, asked for another: colour reached and path kept, by strength
 drift      60 seconds by rolling extension: colour, shape, size and ground, by ten seconds; memory
 unseen     text alone: colour and shape of pairs that training never showed, against pairs it did
+bits       upper bound on the bits per latent number of true clips, with their prompt, another, and none
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ import torch
 from torch import Tensor
 
 import base_model
-from base_model import tasks
+from base_model import tasks, vp
+from base_model.flow import Schedule
 from base_model.given import Request
-from base_model.protocol import Generator
+from base_model.protocol import Condition, Generator
 from base_model.sampler import Sampling, generate_frames
 from base_model.world import dataset, reader
 from base_model.world.caption import caption, parse
 from base_model.world.spec import COLOURS
+from core.randomness import torch_generator
 from core.stats import Interval, mean_interval, wilson
 
 SEED = 2024  # of clips that no training and no other benchmark draws
@@ -222,6 +225,28 @@ def unseen(generator: Generator, count: int, sampling: Sampling) -> Results:
     return found
 
 
+@torch.no_grad()
+def bits(generator: Generator, count: int, sampling: Sampling, num_levels: int = 48) -> Results:
+    """Levels are even in the log of the signal-to-noise ratio, down to a noise of .03 of a latent's deviation."""
+    clips = clips_of("heldout", count, ("uniform", "projectile", "slide", "bounce", "static"))
+    clean = torch.cat([generator.encode(part) for part in frames_of(clips).split(sampling.batch)])
+    schedule = Schedule(torch.linspace(4.0, -3.5, num_levels, dtype=torch.float64).sigmoid())
+    noise = schedule.sigma.tolist()
+    own = [clip.prompt for clip in clips]
+    found: Results = {}
+    for name, prompts in (("own prompt", own), ("another's prompt", own[1:] + own[:1]), ("no prompt", [""] * count)):
+        condition = generator.encode_prompts(prompts)
+
+        def predict_clean(noisy: Tensor, index: int, condition: Condition = condition) -> Tensor:
+            step = torch.full((len(noisy),), index)
+            return noisy - noise[index] * generator.predict(noisy, step, schedule, condition)
+
+        rng = torch_generator(SEED, "bits")
+        bound = vp.bits_per_dimension(clean, predict_clean, [1.0 - level for level in noise], noise, rng)
+        found[f"{name}: bits per latent number, at most"] = mean_interval(bound.tolist())
+    return found
+
+
 PARTS: dict[str, Callable[[Generator, int, Sampling], Results]] = {
     "image": image,
     "extension": extension,
@@ -231,6 +256,7 @@ PARTS: dict[str, Callable[[Generator, int, Sampling], Results]] = {
     "edit": edit,
     "drift": drift,
     "unseen": unseen,
+    "bits": bits,
 }
 
 

@@ -166,6 +166,7 @@ def test_guidance_leads_away_from_the_negative_prompt() -> None:
         ({"num_steps": 0}, "num_steps is 0"),
         ({"batch": -1}, "batch is -1"),
         ({"guidance_interval": (0.6, 0.4)}, "guidance interval 0.6 to 0.4"),
+        ({"negative_prompt": "blurred"}, "a negative prompt does nothing at guidance 1"),
         ({"solver": "rk4"}, "solver 'rk4' is unknown"),
         ({"eta": 2.0}, "eta 2.0 is out of range"),
     ],

@@ -1,5 +1,6 @@
 """Every ability on the nano model: what is given comes back to the bit, sits on whole groups, and is really seen."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_extension_goes_on_from_the_end_and_not_from_the_beginning(generator: Na
     made = tasks.extend(request, clip, 4)[:, 18:]
     assert torch.equal(tasks.extend(request, begun, 4)[:, 18:], made)
     assert not torch.allclose(tasks.extend(request, ended, 4)[:, 18:], made, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [5, 6, 8, 9, 12])
+def test_the_last_frame_of_a_clip_of_any_length_lies_on_a_whole_group_of_the_window(
+    generator: NativeGenerator, length: int
+) -> None:
+    """A group that is given in part is not seen, and a continuation that does not see the last frame jumps."""
+    wide = replace(generator, size=VideoSize(13, 32, 32))
+    request = Request(wide, PROMPTS[:1], [1], Sampling(num_steps=1))
+    clip, ended = _clip(length), _clip(length)
+    ended[:, -1] = 0.0
+    made = [tasks.extend(request, one, 4)[:, length:] for one in (clip, ended)]
+    assert not torch.equal(*made)
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 9])

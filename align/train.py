@@ -337,8 +337,10 @@ def _description(
     held_out: HeldOut,
 ) -> dict[str, Any]:
     """What makes a run this run: a folder is continued only if all of it is equal."""
+    size = generator.size
     return {
         "model": generator.name,
+        "clip": f"{size.num_frames}x{size.height}x{size.width}",
         "reward": f"{reward.name} {reward.version}",
         "judges": [f"{judge.name} {judge.version}" for judge in held_out.judges],
         "algorithm": type(algorithm).__name__,

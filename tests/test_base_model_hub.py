@@ -25,8 +25,8 @@ from base_model.sampler import generate_frames, initial_noise, sample
 from core.errors import UserError
 
 CORE = ("wan", "ltx", "cogvideox")
-"""Families of the fast set (Wan alone where a test takes seconds); of the others only equality with diffusers and replay are
-(HunyuanVideo 1.5 reads two thousand text tokens, which takes too long for that)."""
+"""Families of the fast set (Wan alone where a test takes seconds); of the others only equality with diffusers and
+replay are in it (HunyuanVideo 1.5 reads two thousand text tokens, which takes too long for that)."""
 
 STEPS = 4
 GUIDANCE = 4.0

@@ -29,7 +29,7 @@ from align import objectives
 from align.experience import Experience, Part, rows_of
 from align.policy import Policy
 from align.protocol import option
-from align.scoring import judge
+from align.scoring import Verdict, judge
 from base_model import flow, sampler
 from base_model.protocol import Condition, take
 from core.errors import UserError
@@ -88,15 +88,6 @@ class RewardGradient:
         elapsed = time.perf_counter() - begin
 
         verdicts = [judge(policy, reward, clean, prompts, rows, step, with_slope=True) for clean in results]
-        slopes = []
-        for verdict in verdicts:
-            assert verdict.slope is not None
-            slope = verdict.slope
-            if self.ceiling is not None:
-                limit = self.ceiling if reward.higher_is_better else -self.ceiling
-                below = (verdict.reward[rows.start : rows.stop] < limit).to(slope.device)
-                slope = slope * below.reshape(-1, *[1] * (slope.dim() - 1))
-            slopes.append(slope)
         path = sampler.Trajectory(
             latents=results[0],
             steps=torch.full((len(starts),), first, device=noise.device),
@@ -113,7 +104,7 @@ class RewardGradient:
             weight=even,
             metrics=verdicts[0].metrics | {"time/sample_seconds": elapsed},
             num_sampled=len(rows),
-            extra={"slope": torch.stack(slopes, 1)},
+            extra={"slope": torch.stack([self._slope(verdict, reward, rows) for verdict in verdicts], 1)},
         )
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,6 +120,15 @@ class RewardGradient:
             per_sample = per_sample + self.kl_weight * kl
             metrics["kl_reference"] = kl.detach().mean()
         return per_sample.mean(), metrics
+
+    def _slope(self, verdict: Verdict, reward: "Reward", rows: range) -> Tensor:
+        """d reward / d clean latents of this process's clips, 0 above the ceiling."""
+        assert verdict.slope is not None
+        if self.ceiling is None:
+            return verdict.slope
+        limit = self.ceiling if reward.higher_is_better else -self.ceiling
+        below = (verdict.reward[rows.start : rows.stop] < limit).to(verdict.slope.device)
+        return verdict.slope * below.reshape(-1, *[1] * (verdict.slope.dim() - 1))
 
     def _first_step(self, num_steps: int, seed: int, step: int) -> int:
         """The denoising step at which the gradient begins."""

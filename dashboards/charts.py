@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+MANY = 8  # players of a leaderboard from which charts need the whole width
 MAX_POINTS = 1500  # per line; more would be drawn on top of each other
 AXES = {"step": "training step", "samples": "videos generated", "minutes": "minutes"}
 # Paul Tol's and Okabe-Ito's advice: told apart by every kind of colour vision, and by lightness.
@@ -207,11 +208,12 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetCh
 
 
 def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
-    """Win rate of row over column; blue above a half, orange below, the number always written."""
+    """Win rate of row over column; blue above a half, orange below, the number written in it."""
     table = pd.DataFrame(
         list(pairs), columns=["first", "second", "value", "low", "high", "wins", "ties", "losses", "n"]
     )
-    axis = alt.Axis(orient="top", labelAngle=-25, labelLimit=180, labelOverlap=False)
+    many = len(order) > MANY
+    axis = alt.Axis(orient="top", labelAngle=-90 if many else -25, labelLimit=180, labelOverlap=False)
     base = alt.Chart(table[table["value"].notna()]).encode(
         x=alt.X("second:N", sort=list(order), title="over", axis=axis),
         y=alt.Y("first:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False)),
@@ -220,7 +222,7 @@ def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.
         + ["wins:Q", "ties:Q", "losses:Q"],
     )
     scale = alt.Scale(domain=[0, 0.5, 1], range=[PALETTE[1], "#f4f4f5", PALETTE[0]], interpolate="rgb")
-    text = base.mark_text(fontSize=12, color="#111").encode(text=alt.Text("value:Q", format=".0%"))
+    text = base.mark_text(fontSize=10 if many else 12, color="#111").encode(text=alt.Text("value:Q", format=".0%"))
     rectangle = base.mark_rect(cornerRadius=3, stroke="white").encode(
         color=alt.Color("value:Q", scale=scale, legend=None)
     )

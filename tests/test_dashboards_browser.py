@@ -311,6 +311,18 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     playwright.expect(page.locator(".gallery .card")).to_have_count(len(PROMPTS), timeout=PATIENCE)
     playwright.expect(page.locator(".card h3").nth(2)).to_have_text(PROMPTS[2])
     page.wait_for_function(_walk("videos => videos.length >= 8 && videos.slice(0, 2).every(v => v.currentTime > 0.2)"))
+
+    page.get_by_role("link", name="Physics").click()
+    playwright.expect(page.locator(".tracks path.path")).to_have_count(len(PROMPTS), timeout=PATIENCE)
+    playwright.expect(page.locator(".tracks").first).to_be_visible()
+    page.keyboard.press("t")
+    playwright.expect(page.locator(".tracks").first).to_be_hidden()
+
+    page.get_by_role("link", name="Leaderboard").click()
+    playwright.expect(page.get_by_text("Bradley-Terry")).to_be_visible(timeout=PATIENCE)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="CSV").first.click()
+    assert "aligned" in Path(saved.value.path()).read_text()
     assert page.request.get(report_url + "/clip/../../etc/passwd").text().find("root:") == -1
     assert page.request.get(report_url + "/clip/" + "0" * 32).status == 404
     assert tab.faults == []

@@ -80,7 +80,7 @@ def _board(content: dict[str, Any]) -> None:
     if not content["comparable"]:
         groups = " | ".join(", ".join(group) for group in content["groups"])
         st.warning(f"Groups that never met have no common scale: {common.plain(groups)}", icon=":material/link_off:")
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns(2, gap="large") if len(rows) <= charts.MANY else (st.container(), st.container())
     with left:
         st.subheader("Ratings")
         st.altair_chart(charts.standings(rows), width="stretch")

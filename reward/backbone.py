@@ -138,7 +138,8 @@ class LatentBackbone:
         self.transformer: Any = self.generator.policy_module()
         if not hasattr(self.transformer, "blocks") or self.generator.family != "flow":
             raise UserError(f"latent features are read from native flow transformers; {weights!r} is none")
-        self.block = self.transformer.blocks[2 * len(self.transformer.blocks) // 3]
+        blocks: Any = self.transformer.blocks
+        self.block: nn.Module = blocks[2 * len(blocks) // 3]
         self.sha256 = weights_sha256(self.transformer)
 
     def at(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

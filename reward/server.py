@@ -12,6 +12,7 @@ import contextlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from starlette.applications import Starlette
@@ -69,7 +70,12 @@ class _Service:
 
     async def health(self, request: Request) -> JSONResponse:
         one = self.reward
-        about = {"name": one.name, "version": one.version, "unit": one.unit, "aspects": list(one.aspects)}
+        about: dict[str, Any] = {
+            "name": one.name,
+            "version": one.version,
+            "unit": one.unit,
+            "aspects": list(one.aspects),
+        }
         about |= {"range": [str(end) for end in one.range], "higher_is_better": one.higher_is_better}
         return JSONResponse({"status": "ok", "waiting": self.line.qsize(), "reward": about})
 

@@ -85,9 +85,9 @@ class TrainConfig:
             raise UserError("backend trl knows only `--loss bradley_terry` and no guards")
         if not (self.guard_weight >= 0 and self.margin >= 0):
             raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}; so must margin: {self.margin}")
-        for name, value, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
-            if value not in known:
-                raise UserError(f"{name} {value!r} is unknown; known: {', '.join(known)}")
+        for name, chosen, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
+            if chosen not in known:
+                raise UserError(f"{name} {chosen!r} is unknown; known: {', '.join(known)}")
         shares = (self.calibration_share, self.held_out_share)
         if not (min(shares) > 0 and sum(shares) < 0.9):
             raise UserError(

@@ -255,7 +255,7 @@ def save(reward: VlmReward, folder: str | Path, config: VlmConfig) -> None:
     state["shares"] = reward.shares
     with replacing(folder / "adapter.safetensors") as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
-    told = {"kind": KIND, "weights": reward.scorer.weights, "aspects": reward.aspects}
+    told: dict[str, Any] = {"kind": KIND, "weights": reward.scorer.weights, "aspects": reward.aspects}
     told |= {"reading": asdict(reward.scorer.reading), "lora": asdict(config)}
     atomic_write(folder / "config.json", json.dumps(told, indent=2) + "\n")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from align.ema import averaging
 from align.policy import Policy
+from align.scoring import ask
 from core.errors import UserError
 from core.randomness import seed_for
 
@@ -72,7 +73,7 @@ class HeldOut:
                 for one in (self.reward, *self.judges) if policy.accelerator.is_main_process else ():
                     sign = 1.0 if one.higher_is_better else -1.0
                     with torch.no_grad():
-                        total = one(frames, part).total.detach().double().cpu()
+                        total = ask(one, frames, part).total.detach().double().cpu()
                     scores.setdefault("" if one is self.reward else one.name, []).append(sign * total)
         if not scores:
             return {}

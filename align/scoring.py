@@ -22,7 +22,7 @@ from align.policy import Policy
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    from reward.protocol import Reward
+    from reward.protocol import Reward, Scores
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,19 @@ def verdict(
     return Verdict(mixed, sign * total, valid, slope, metrics)
 
 
+def ask(reward: "Reward", frames: Tensor, prompts: Sequence[str]) -> "Scores":
+    """What `reward` says of a batch. Raises: UserError that names the reward, if it fails."""
+    try:
+        return reward(frames, list(prompts))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first prompt "
+            f"'{prompts[0]}': {type(error).__name__}: {error} (--debug shows where)"
+        ) from error
+
+
 def _name_broken(
     policy: Policy, reward: "Reward", total: Tensor, valid: Tensor, prompts: Sequence[str], step: int
 ) -> None:
@@ -191,15 +204,7 @@ def _score(
         clean = latents.detach().requires_grad_(with_slope)
         frames = policy.generator.decode(clean)
         decoded = time.perf_counter()
-        try:
-            score = reward(frames, list(prompts))
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"reward '{reward.name}' failed on {len(frames)} clips of shape {tuple(frames.shape)}, first prompt "
-                f"'{prompts[0]}': {type(error).__name__}: {error} (--debug shows where)"
-            ) from error
+        score = ask(reward, frames, prompts)
     slope = None
     if with_slope:
         if not score.total.requires_grad:

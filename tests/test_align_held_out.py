@@ -71,6 +71,18 @@ def test_a_judge_must_be_held_out_and_have_something_to_judge(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_a_judge_that_fails_is_named(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Blind(Brightness):
+        name: str = "blind"
+
+        def __call__(self, frames: torch.Tensor, prompts: list[str]) -> Scores:  # type: ignore[override]
+            raise ZeroDivisionError("no eyes")
+
+    with pytest.raises(UserError, match="reward 'blind' failed on 16 clips.*ZeroDivisionError: no eyes"):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "run", judges=[Blind()])
+
+
 def test_a_paired_change_is_in_standard_errors() -> None:
     before = torch.tensor([0.0, 1.0, 2.0, float("nan")])
     assert change(before, before + torch.tensor([1.0, 2.0, 3.0, 0.0])) == pytest.approx(2 / (1 / 3**0.5))

@@ -11,7 +11,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from align.policy import Velocity, repeated_blocks
 from align.sharding import place, place_state, whole
+from base_model import native
 
 
 @pytest.fixture
@@ -63,3 +65,11 @@ def test_a_cut_run_is_saved_whole_and_goes_on_bit_for_bit(mesh: DeviceMesh) -> N
 def test_ordinary_tensors_stay_as_they_are() -> None:
     value = torch.ones(2)
     assert whole(value) is value and place(value, torch.zeros(2)) is value
+
+
+def test_what_is_cut_one_by_one_are_the_blocks_of_the_transformer() -> None:
+    generator = native.nano()
+    assert Velocity(generator)._no_split_modules == ["Block"]
+    assert repeated_blocks(generator.transformer) == list(generator.transformer.blocks)
+    nested = nn.Sequential(nn.ModuleList([nn.Linear(1, 1)]), nn.ModuleList([nn.Sequential(nn.ModuleList([nn.ReLU()]))]))
+    assert repeated_blocks(nested) == list(nested[1])  # single layers do not count, nor what lies inside a block

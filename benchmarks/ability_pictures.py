@@ -100,6 +100,7 @@ def pictures(generator: Generator, seed: int, sampling: Sampling) -> dict[str, P
         clip
         for index in range(200)
         if len((clip := dataset.make_clip(78, index, style="descriptive", families=("static",))).spec.objects) == 2
+        and all(item.colour != "purple" for item in clip.spec.objects)  # the colour asked for: never twice in a clip
     )
     hole = torch.zeros(64, 64, dtype=torch.bool)
     x, y = two.state["position"][0, 0]

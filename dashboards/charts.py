@@ -162,7 +162,7 @@ def over_optimisation(
         strokeDash=alt.StrokeDash(
             "kind:N",
             scale=alt.Scale(domain=["trained for", "held out"], range=[[1, 0], [6, 4]]),
-            legend=alt.Legend(orient="bottom", title=None, symbolType="stroke", symbolSize=300),
+            legend=None,
         ),
         order="step:Q",
         tooltip=[
@@ -197,8 +197,8 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetCh
     table = pd.DataFrame(list(rows), columns=["player", "rating", "low", "high", "rank", "rank_low", "rank_high"])
     names = alt.Y("player:N", sort=[row["player"] for row in rows], title=None, axis=alt.Axis(labelLimit=260))
     base = alt.Chart(table).encode(y=names)
-    tooltip = ["player:N", "rank:Q", "rank_low:Q", "rank_high:Q"]
-    tooltip += [alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("rating", "low", "high")]
+    ranks = ["player:N", "rank:Q", "rank_low:Q", "rank_high:Q"]
+    tooltip = ranks + [alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("rating", "low", "high")]
     title = "rating, log-odds against the average"
     layers = (
         base.mark_rule(strokeWidth=3, opacity=0.5, color=PALETTE[0]).encode(x=alt.X("low:Q", title=title), x2="high:Q"),

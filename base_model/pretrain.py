@@ -2,7 +2,7 @@
 
 One loop for all: draw a batch that depends on (seed, step) alone, one loss, one optimizer step, a moving average. Over
 the last share of the steps the rate falls to zero. The same command run again goes on from its newest checkpoint and
-gives the same weights as an unbroken run. Data are drawn from the sandbox world; nothing is read from outside.
+gives the same weights as an unbroken run. Data are drawn from the sandbox world; own clips are `clips.py`.
 """
 
 from __future__ import annotations

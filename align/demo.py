@@ -37,7 +37,15 @@ if TYPE_CHECKING:
 # Of torch. A second one gained nothing on two hyperthreads, and another order of sums would give another table.
 THREADS = 1
 # All that needs no weights and no optical flow, which alone would take a minute.
-MEASURED = ("gold", "physics_pass_rate", "physics_quality", "physics_coverage", "physics", "clip_sim", "retrieval")
+MEASURED: tuple[str, ...] = (
+    "gold",
+    "physics_pass_rate",
+    "physics_quality",
+    "physics_coverage",
+    "physics",
+    "clip_sim",
+    "retrieval",
+)
 MEASURED += ("attributes", "flicker", "motion", "consistency", "weakest_link", "order_sensitivity", "diversity", "fvd")
 MEASURED += ("mmd", "precision", "coverage")
 # Without the cross-attention the gradients of two batches agree better (cosine .107 against .019), at less cost.

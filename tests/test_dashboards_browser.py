@@ -321,7 +321,7 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     page.get_by_role("link", name="Leaderboard").click()
     playwright.expect(page.get_by_text("Bradley-Terry")).to_be_visible(timeout=PATIENCE)
     with page.expect_download() as saved:
-        page.get_by_role("button", name="CSV").first.click()
+        page.get_by_role("button", name="CSV", exact=True).first.click()
     assert "aligned" in Path(saved.value.path()).read_text()
     assert page.request.get(report_url + "/clip/../../etc/passwd").text().find("root:") == -1
     assert page.request.get(report_url + "/clip/" + "0" * 32).status == 404

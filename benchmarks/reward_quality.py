@@ -67,11 +67,10 @@ def main() -> None:
         f"{'frozen':>8}"
     )
     for name, config, features in (
-        ("five heads", TrainConfig(), clips.features),
-        ("five heads, guard .3", TrainConfig(guard_weight=0.3), clips.features),
-        ("five heads, guard 1", TrainConfig(guard_weight=1.0), clips.features),
-        ("one head", TrainConfig(num_heads=1), clips.features),
-        ("latent, five heads", TrainConfig(), clips.latent),
+        ("five heads", TrainConfig(guard_weight=0.0), clips.features),
+        ("five heads, guard .01", TrainConfig(), clips.features),
+        ("one head", TrainConfig(num_heads=1, guard_weight=0.0), clips.features),
+        ("latent, five heads", TrainConfig(guard_weight=0.0), clips.latent),
     ):
         for count in counts if name == "five heads" else counts[:1]:
             _judge(name, config, features, clips, count, options.noise, options.seeds)

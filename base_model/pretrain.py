@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -48,24 +48,6 @@ from core.video import to_signed
 
 def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
-
-
-YOUNGER = (
-    "videos",
-    "token_budget",
-    "max_frames",
-    "drop_tokens",
-    "max_bad",
-    "workers",
-    "lora_rank",
-    "per_frame",
-    "bottleneck",
-    "pixel_loss",
-    "perceptual",
-    "variant",
-    "adversarial",
-)
-"""Options younger than runs that may want to go on: they are recorded in a run only where they are set."""
 
 
 @dataclass(frozen=True)
@@ -563,12 +545,6 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
     return chosen
 
 
-def recorded(config: PretrainConfig) -> dict[str, Any]:
-    """The options as the run folder keeps them."""
-    young = {part.name: part.default for part in fields(config) if part.name in YOUNGER}
-    return {name: value for name, value in asdict(config).items() if name not in young or value != young[name]}
-
-
 def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
@@ -576,7 +552,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     Raises: UserError for a recipe that cannot run, and for a folder that holds another run.
     """
     check(config)
-    run = Run.open(Path(out), recorded(config))
+    run = Run.open(Path(out), asdict(config))
     if not config.latents:
         config = replace(config, latents=str(run.folder / "latents"))
     part = PARTS[config.part](config)
@@ -600,7 +576,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             average[name].copy_(state["average"][name])
             live[name].data.copy_(master[name])
         buffers = dict(network.named_buffers())
-        for name, value in state.get("buffers", {}).items():  # a learned codebook is one
+        for name, value in state["buffers"].items():  # a learned codebook is one
             buffers[name].copy_(value)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

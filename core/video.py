@@ -263,7 +263,7 @@ def _encode(target: str | io.BytesIO, pixels: Iterable[NDArray[np.uint8]], fps: 
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = images.shape[2], images.shape[1], "yuv420p"
         # Without mb-tree: at small sizes x264 lets it read stale memory, and equal frames gave unequal files.
-        # Chroma sits between the pixels, as `reformat` puts it; untold, readers take it for left-sited, half a pixel off.
+        # Chroma sits between the pixels, as `reformat` puts it; untold, readers take it for left-sited, .5 px off.
         stream.options = {"crf": str(CRF), "preset": "medium", "x264-params": "mbtree=0:chromaloc=1"}
         context = stream.codec_context
         context.thread_count = 1  # also makes the bytes independent of the machine's number of cores

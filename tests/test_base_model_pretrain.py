@@ -230,11 +230,6 @@ def test_a_quantised_codec_resumes_with_its_codebook_and_its_judge(
     assert any("bottleneck" in name for name in first) == (change["bottleneck"] == "vq")
 
 
-def test_an_option_younger_than_a_run_is_recorded_only_where_it_is_set() -> None:
-    assert "bottleneck" not in pretraining.recorded(SMALL) and pretraining.recorded(SMALL)["steps"] == 5
-    assert pretraining.recorded(replace(SMALL, bottleneck="fsq"))["bottleneck"] == "fsq"
-
-
 @pytest.mark.usefixtures("small_networks")
 def test_another_recipe_does_not_continue_the_run(parts: Path, tmp_path: Path) -> None:
     config = _config("transformer", parts, steps=1)

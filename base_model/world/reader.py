@@ -374,7 +374,8 @@ def _collided(first: Track, second: Track) -> bool:
     a, b = first.position[both], second.position[both]
     distance = np.hypot(*(a - b).T)
     touch = int(np.argmin(distance))
-    reach = float(np.median(first.radius[both]) + np.median(second.radius[both]))
+    radii = float(np.median(first.radius[both])), float(np.median(second.radius[both]))
+    reach = sum(radii)
     if distance[touch] > 1.45 * reach + 1.0 or not 2 <= touch <= len(both) - 3:
         return False
 
@@ -383,7 +384,9 @@ def _collided(first: Track, second: Track) -> bool:
         after = (p[-1] - p[touch + 1]) / max(both[-1] - both[touch + 1], 1)
         return float(np.hypot(*(after - before)))
 
-    return min(change(a), change(b)) > 0.35
+    # The lighter one shows the blow; the heavier one moves less by the ratio of the masses.
+    ratio = (radii[1] / radii[0]) ** 2
+    return change(a) > 0.35 * min(1.0, ratio) and change(b) > 0.35 * min(1.0, 1.0 / ratio)
 
 
 def match(observation: Observation, spec: SceneSpec) -> dict[str, bool]:

@@ -33,7 +33,7 @@ from align.protocol import option
 from align.renoise import check_levels, renoised, target
 from core import video
 from core.errors import UserError
-from core.preferences import Store
+from core.preferences import existing
 from core.randomness import walk
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def choices(store: str, aspect: str) -> tuple[Choice, ...]:
 
     Raises: UserError if there is no such store, aspect or pair.
     """
-    if not Path(store).is_file():
-        raise UserError(f"no preference store at '{store}'; label pairs with `soralign label --store {store}`")
-    opened = Store(store)
+    opened = existing(store)
     if aspect not in opened.aspects:
         raise UserError(f"aspect '{aspect}' is not asked in '{store}'; known: {', '.join(opened.aspects)}")
     shares: dict[tuple[str, Path, Path], list[float]] = defaultdict(list)

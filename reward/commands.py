@@ -14,7 +14,7 @@ from core import video, videoset
 from core.cli import parse, verb
 from core.errors import UserError
 from core.files import atomic_write
-from core.preferences import Store
+from core.preferences import existing
 from core.progress import track
 from reward.prompt_expansion import ExpanderConfig
 from reward.train import TrainConfig
@@ -127,17 +127,16 @@ def train(argv: list[str]) -> None:
     from reward.report import summary
 
     options = parse(Train, argv, "soralign reward train")
-    if not Path(options.store).is_file():
-        raise UserError(f"store {options.store!r} does not exist; make one with `soralign preferences add`")
     if Path(options.out).is_file():
         raise UserError(f"--out {options.out!r} is a file; give the name of a folder")
     if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
         raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
+    store = existing(options.store)
     config = TrainConfig(**{one.name: getattr(options, one.name) for one in fields(TrainConfig)})
     kind, _, weights = options.backbone.partition(":")
     clip = load_clip(options.clip) if kind == "sandbox" else None
     seen = backbone.load(kind, weights or "sandbox", clip)
-    _, report = trainer.train(Store(options.store), seen, config, options.out)
+    _, report = trainer.train(store, seen, config, options.out)
     print(summary(report))
     print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
 
@@ -173,8 +172,7 @@ def audit(argv: list[str]) -> None:
     options = parse(Audit, argv, "soralign reward audit", positional=("videoset",))
     if options.num_videos < 2:
         raise UserError(f"--num-videos must be at least 2, seen {options.num_videos}")
-    if options.store is not None and not Path(options.store).is_file():
-        raise UserError(f"store {options.store!r} does not exist")
+    store = None if options.store is None else existing(options.store)
     judge, items = room.load(options.reward), videoset.read(options.videoset)
     step = max(1, len(items) // options.num_videos)
     batches = [
@@ -199,8 +197,8 @@ def audit(argv: list[str]) -> None:
     correlation = "-" if found.motion_correlation is None else f"{found.motion_correlation:+.2f}"
     quarters = " ".join(f"{value:+.2f}" for value in found.motion_quarters)
     print(f"correlation of the score with motion: {correlation}; by quarters of motion: {quarters or '-'}")
-    if options.store is not None:
-        bias = auditor.position_bias(Store(options.store).votes())
+    if store is not None:
+        bias = auditor.position_bias(store.votes())
         told["left_wins"] = {"value": bias.value, "low": bias.low, "high": bias.high, "n": bias.n}
         print(f"votes for the left side: {bias.value:.3f} [{bias.low:.3f}, {bias.high:.3f}] of {bias.n}")
     if options.out is not None:

@@ -120,7 +120,7 @@ def test_divided_votes_become_shares(store: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"store": "absent.db"}, "no preference store at 'absent.db'"),
+        ({"store": "absent.db"}, "store 'absent.db' does not exist"),
         ({"store": "STORE", "aspect": "taste"}, "aspect 'taste' is not asked"),
         ({"store": "STORE", "aspect": "motion_quality"}, "no pair on which"),
         ({"store": "STORE", "pairs_per_step": 0}, "pairs_per_step 0"),

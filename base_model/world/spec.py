@@ -8,7 +8,7 @@ times are frames.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 HEIGHT = WIDTH = 64
 NUM_FRAMES = 17  # 4k + 1: a causal codec keeps the first frame alone
@@ -57,6 +57,13 @@ class SceneSpec:
     family: str
     objects: tuple[ObjectSpec, ...]
     direction: Direction | None = None
+
+
+def directions(family: str) -> tuple[Direction, ...]:
+    """The ways a family's scenes can go; none where nothing travels."""
+    if family in ("static", "bounce"):
+        return ()
+    return get_args(Direction) if family == "uniform" else ("left", "right")
 
 
 def below(shape: str, radius: float) -> float:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -122,6 +122,23 @@ def checked(path: str) -> tuple[Path, str]:
     if wanted and (len(wanted) < FEWEST_DIGITS or not found.startswith(wanted.lower())):
         raise UserError(f"weights {where!r} have sha256 {found[:16]}..., not {wanted}")
     return Path(where), found
+
+
+def network_of(path: str, what: str, make: Callable[[dict[str, Any]], Any]) -> tuple[Any, str]:
+    """The network that `make` builds for the state dict in PATH or PATH#SHA256, with its weights, and their sha256.
+
+    Raises: UserError when the file is missing, another one, or does not hold the weights of `what`.
+    """
+    import torch
+
+    file, digest = checked(path)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        model = make(state)
+        model.load_state_dict(state)
+    except Exception as error:  # torch has no one error for a file that is no state dict
+        raise UserError(f"weights {str(file)!r} are not those of {what} ({type(error).__name__})") from None
+    return model.eval().to(device()), digest
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import UserError
 from core.registry import resolve
 from core.video import to_uint8
-from eval.backbones import checked, device
+from eval.backbones import device, network_of
 from eval.protocol import Array, FlowEstimator, Frames
 
 ESTIMATORS: dict[str, str] = {"dis": "eval.flow:Dis", "raft": "eval.flow:Raft"}
@@ -49,17 +49,9 @@ class Raft:
     name = "raft"
 
     def __init__(self, path: str) -> None:
-        import torch
         from torchvision.models.optical_flow import raft_large
 
-        file, self.sha256 = checked(path)
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            self.model = raft_large(weights=None)
-            self.model.load_state_dict(state)
-        except Exception as error:  # torch has no one error for a file that is no state dict
-            raise UserError(f"weights {str(file)!r} are not those of raft_large ({type(error).__name__})") from None
-        self.model = self.model.eval().to(device())
+        self.model, self.sha256 = network_of(path, "raft_large", lambda _: raft_large(weights=None))
 
     def flow(self, first: Frames, second: Frames) -> Array:
         import torch

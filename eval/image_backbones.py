@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from core.errors import UserError
 from core.video import to_uint8
-from eval.backbones import checked, device, resized, standardised_pixels
+from eval.backbones import checked, device, network_of, resized, standardised_pixels
 from eval.protocol import Array, Frames
+
+if TYPE_CHECKING:
+    import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 PATCH = 64  # channels per attention head of every DINO
@@ -67,20 +72,15 @@ class Dino:
 
     def __init__(self, path: str) -> None:
         import timm
-        import torch
 
-        file, self.sha256 = checked(path)
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        def network(state: dict[str, Any]) -> torch.nn.Module:
             patch, dim = state["patch_embed.proj.weight"].shape[-1], state["cls_token"].shape[-1]
             depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-            self.model = timm.models.vision_transformer.VisionTransformer(
+            return timm.models.vision_transformer.VisionTransformer(
                 patch_size=patch, embed_dim=dim, depth=depth, num_heads=max(1, dim // PATCH), num_classes=0
             )
-            self.model.load_state_dict(state)
-        except Exception as error:  # torch has no one error for a file that is no state dict
-            raise UserError(f"weights {str(file)!r} are not those of DINO ({type(error).__name__})") from None
-        self.model = self.model.eval().to(device())
+
+        self.model, self.sha256 = network_of(path, "DINO", network)
 
     def encode_frames(self, frames: Frames) -> Array:
         import torch
@@ -105,17 +105,9 @@ class MobileNetV2:
     preprocessing = "stretched to 224x224, bilinear, antialiased, ImageNet mean and deviation; 1280 pooled features"
 
     def __init__(self, path: str) -> None:
-        import torch
         from torchvision.models import mobilenet_v2
 
-        file, self.sha256 = checked(path)
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            self.model = mobilenet_v2(weights=None)
-            self.model.load_state_dict(state)
-        except Exception as error:  # torch has no one error for a file that is no state dict
-            raise UserError(f"weights {str(file)!r} are not those of MobileNetV2 ({type(error).__name__})") from None
-        self.model = self.model.eval().to(device())
+        self.model, self.sha256 = network_of(path, "MobileNetV2", lambda _: mobilenet_v2(weights=None))
 
     def encode_frames(self, frames: Frames) -> Array:
         import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 from core.errors import UserError
 
@@ -97,10 +97,10 @@ class CogVideoX:
         return answer.transpose(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return decode_with(self.pipeline.vae, latents[:, :, self.grid.padding :], Scaling.of(self.pipeline.vae))
+        return decode_with(self.pipeline.vae, latents[:, :, self.grid.padding :])
 
     def encode(self, video: Tensor) -> Tensor:
-        latents = encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))
+        latents = encode_with(self.pipeline.vae, video)
         return torch.cat([latents[:, :, : self.grid.padding], latents], 2)
 
     @property

@@ -176,13 +176,15 @@ class Scaling:
         return (latents - mean) * self.factor / std
 
 
-def decode_with(vae: Any, latents: Tensor, scaling: Scaling) -> Tensor:
-    """The plain way through a 3D codec."""
+def decode_with(vae: Any, latents: Tensor, scaling: Scaling | None = None) -> Tensor:
+    """The plain way through a codec; `scaling` as its configuration has it where none is given."""
+    scaling = scaling or Scaling.of(vae)
     return vae.decode(scaling.to_codec(latents).to(vae.dtype), return_dict=False)[0]
 
 
-def encode_with(vae: Any, video: Tensor, scaling: Scaling) -> Tensor:
+def encode_with(vae: Any, video: Tensor, scaling: Scaling | None = None) -> Tensor:
     """The plain way back."""
+    scaling = scaling or Scaling.of(vae)
     return scaling.to_denoiser(vae.encode(video.to(vae.dtype)).latent_dist.mode().float())
 
 

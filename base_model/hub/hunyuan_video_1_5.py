@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class HunyuanVideo15:
         )[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        return decode_with(self.pipeline.vae, latents, Scaling.of(self.pipeline.vae))
+        return decode_with(self.pipeline.vae, latents)
 
     def encode(self, video: Tensor) -> Tensor:
-        return encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))
+        return encode_with(self.pipeline.vae, video)

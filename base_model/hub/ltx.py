@@ -86,4 +86,4 @@ class LTX:
         return vae.decode(Scaling.of(vae).to_codec(latents).to(vae.dtype), asked, return_dict=False)[0]
 
     def encode(self, video: Tensor) -> Tensor:
-        return encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))
+        return encode_with(self.pipeline.vae, video)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, Scaling, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 from core.errors import UserError
 
@@ -99,10 +99,10 @@ class Wan:
         return answer
 
     def decode(self, latents: Tensor) -> Tensor:
-        return decode_with(self.pipeline.vae, latents, Scaling.of(self.pipeline.vae))
+        return decode_with(self.pipeline.vae, latents)
 
     def encode(self, video: Tensor) -> Tensor:
-        return encode_with(self.pipeline.vae, video, Scaling.of(self.pipeline.vae))
+        return encode_with(self.pipeline.vae, video)
 
     @property
     def _config(self) -> Any:

@@ -20,7 +20,7 @@ def score(sample: Sample) -> Score:
 
 GOLD = Metric(
     name="gold",
-    version="1",
+    version="2",
     unit="utility",
     range=(0.0, 1.0),
     higher_is_better=True,

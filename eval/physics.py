@@ -104,10 +104,10 @@ def velocity_error(sample: Sample) -> Score:
     return Score(found.value, found.reason)
 
 
-def _probe_metric(name: str, blind_spots: str) -> Metric:
+def _probe_metric(name: str, blind_spots: str, version: str = "1") -> Metric:
     return Metric(
         name=f"physics/{name}",
-        version="1",
+        version=version,
         unit=physics.PROBES[name],
         range=(0.0, float("inf")),
         higher_is_better=None if name in TWO_SIDED else False,
@@ -123,7 +123,7 @@ MOMENTUM = _probe_metric("momentum", "objects that pass through each other keep 
 ENERGY = _probe_metric("energy", "kept by objects that pass through each other or never move")
 PERMANENCE = _probe_metric("permanence", "an object that was never there is not missed: see attributes/count")
 SIZE = _probe_metric("size", "leaks colour drift: read with physics/identity")
-INTERPENETRATION = _probe_metric("interpenetration", "objects that stop at a distance do not overlap")
+INTERPENETRATION = _probe_metric("interpenetration", "objects that stop at a distance do not overlap", version="2")
 CONTINUITY = _probe_metric("continuity", "small jumps hide below a scene's own changes of speed")
 IDENTITY = _probe_metric("identity", "slow drift shows at half its size")
 MOTION = _probe_metric("motion", "any motion counts, lawful or not")
@@ -139,7 +139,7 @@ VELOCITY = Metric(
 )
 PASS_RATE = Metric(
     name="physics_pass_rate",
-    version=f"1, band {video.sha256(BAND_FILE)[:8]}",  # another band is another metric: nothing cached or compared
+    version=f"2, band {video.sha256(BAND_FILE)[:8]}",  # another band is another metric: nothing cached or compared
     unit="share of videos",
     range=(0.0, 1.0),
     higher_is_better=True,
@@ -162,7 +162,7 @@ COVERAGE = Metric(
 )
 QUALITY = Metric(
     name="physics_quality",
-    version="1",
+    version="2",
     unit="graded score",
     range=(0.0, 1.0),
     higher_is_better=True,

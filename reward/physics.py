@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -405,18 +406,41 @@ def size(observation: reader.Observation) -> Probe:
 
 
 def interpenetration(paths: list[Path]) -> Probe:
-    """Deepest overlap of two objects' inscribed discs / smaller diameter."""
+    """Deepest overlap of two objects' inscribed discs / smaller diameter, also while one covers the other."""
     if len(paths) < 2:
         return missing("fewer than two objects were seen")
     deepest = 0.0
-    for i, first in enumerate(paths):
-        for second in paths[:i]:
-            _, mine, theirs = np.intersect1d(first.frame, second.frame, return_indices=True)
-            if len(mine):
-                distance = np.linalg.norm(first.position[mine] - second.position[theirs], axis=1).min()
-                inner = below(first.shape, first.radius) + below(second.shape, second.radius)
-                deepest = max(deepest, (inner - distance) / (2 * min(first.radius, second.radius)))
-    return Probe(float(deepest))
+    for first, second in combinations(paths, 2):
+        inner = below(first.shape, first.radius) + below(second.shape, second.radius)
+        overlap = inner - _closest(first, second)
+        deepest = max(deepest, overlap / (2 * min(first.radius, second.radius)))
+    return Probe(deepest)
+
+
+def _closest(first: Path, second: Path) -> float:
+    """Smallest distance of two centres, px, with the straight way they take while one of them is not seen.
+
+    What is inside another object is covered and not seen: the seen frames alone show no more than the rim of an
+    overlap. The way goes on from the last common frame too, for objects that are lost where they touch.
+    """
+    common, mine, theirs = np.intersect1d(first.frame, second.frame, return_indices=True)
+    apart = first.position[mine] - second.position[theirs]
+    distance = np.linalg.norm(apart, axis=1)
+    ways = [(apart[i], apart[i + 1]) for i in np.flatnonzero(np.diff(common) > 1)]
+    if len(common) >= 2:
+        step = (apart[-1] - apart[-2]) / (common[-1] - common[-2])
+        touching = reach(first.shape, first.radius) + reach(second.shape, second.radius) + 0.5
+        if distance[-1] - np.linalg.norm(step) < touching:
+            unseen = max(first.frame[-1], second.frame[-1]) - common[-1]
+            ways.append((apart[-1], apart[-1] + unseen * step))
+    return min([*distance.tolist(), *(_nearest_to_origin(*way) for way in ways)], default=math.inf)
+
+
+def _nearest_to_origin(start: Array, end: Array) -> float:
+    """Distance of the origin from the line segment between two points [2]."""
+    way = end - start
+    share = float(np.clip(-(start @ way) / max(float(way @ way), 1e-12), 0.0, 1.0))
+    return float(np.linalg.norm(start + share * way))
 
 
 def continuity(paths: list[Path]) -> Probe:

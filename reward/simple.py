@@ -114,7 +114,7 @@ class Physics:
     """
 
     name: str = "physics"
-    version: str = "1"
+    version: str = "2"
     unit: str = "mean grade of the probes"
     range: tuple[float, float] = (0.0, 1.0)
     higher_is_better: bool = True

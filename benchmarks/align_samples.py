@@ -1,145 +1,303 @@
 """How many clips must an algorithm draw until held-out clips reach a given reward?
 
-python benchmarks/align_samples.py --level .9 --out runs/align_samples
-    [--model sandbox] [--reward clip] [--samples 2048] [--seeds 3] [--algorithms nft grpo]
+    python benchmarks/align_samples.py --out runs/align_samples [--algorithms nft "grpo, guard"] [--steps 128]
+        [--level .8]
 
-Every algorithm runs with its sandbox recipe, every run is an ordinary run folder, and the script started again goes on
-where it was. The reward is trained on; what is read is its mean on clips of held-out prompts and fixed noise. Prints a
-table and writes curves.svg: one thin line per seed.
+The model is small enough for every algorithm, seed and learning rate to be run in minutes, and its task has a known
+best: a clip of 2x4x4 pixels whose halves are to be as bright as the prompt says in hundredths ("left 20 right 70").
+Before training every clip is grey noise, whatever the prompt. The reward is 1 - twice the mean distance of the two
+halves from what was asked, and what is read is its mean over prompts that are not trained on, from fixed noise. All
+algorithms draw 32 clips and take one optimizer step per training step; the learning rate of each is the best of RATES
+by a seed that is not among the three. Every run is an ordinary run folder, and the script started again goes on where
+it was. Prints the table of docs/algorithms.md and writes its picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import math
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
 
 import torch
-import yaml
+from torch import Tensor, nn
 
-import base_model
-from align import ALGORITHMS
-from align.commands import load_reward
+from align.advantage_matching import AdvantageMatching
+from align.ddpo import DDPO
+from align.dpo import DPO
+from align.grpo import GRPO
+from align.nft import NFT
+from align.ppo import PPO
+from align.protocol import Algorithm
+from align.reward_gradient import RewardGradient
 from align.train import TrainConfig, train
-from base_model.world import dataset
+from align.weighted_regression import WeightedRegression
+from base_model.flow import Schedule, linear_schedule
+from base_model.protocol import Condition, VideoSize
+from core.errors import UserError
 from core.files import atomic_write
-from core.randomness import seed_for
-from core.registry import resolve
+from core.randomness import numpy_generator
 from core.run import read_metrics
+from reward.protocol import Reward, Scores
+from reward.simple import Brightness
 
-RECIPES = Path(__file__).parents[1] / "align" / "recipes"
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
+CLIPS, GROUP = 32, 8
+WIDTH = 64  # of the network
+SEEDS = (0, 1, 2)
+SEARCH_SEED = 1000
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+CLIP_RANGE = 1e-2
+"""Log-ratios are means over elements: 64 here, thousands in a video, so what is 1e-4 there is wider here."""
+FAMILIES: dict[str, dict[str, Algorithm]] = {
+    "noisy steps": {
+        "ddpo": DDPO(clip_range=CLIP_RANGE),
+        "ddpo, sf": DDPO(estimator="sf"),
+        "ddpo, history of the prompt": DDPO(advantage="prompt", clip_range=CLIP_RANGE),
+        "ppo": PPO(clip_range=CLIP_RANGE),
+        "grpo, all steps": GRPO(window=0, clip_range=CLIP_RANGE),
+        "grpo, cps": GRPO(noise="cps", clip_range=CLIP_RANGE),
+        "grpo, guard": GRPO(trust="guard", clip_range=CLIP_RANGE),
+        "grpo, mask": GRPO(trust="mask", kl_limit=1e-3),
+    },
+    "whole clips": {
+        "nft": NFT(),
+        "awm": AdvantageMatching(clip_range=0.1),
+        "dpo": DPO(levels=4, beta=10.0),
+        "weighted_regression": WeightedRegression(),
+        "weighted_regression, best": WeightedRegression(weighting="best"),
+    },
+    "slope of the reward": {
+        "reward_gradient, draft": RewardGradient(),
+        "reward_gradient, draft-lv": RewardGradient(variant="draft-lv"),
+        "reward_gradient, refl": RewardGradient(variant="refl"),
+    },
+}
+ALGORITHMS = {name: algorithm for family in FAMILIES.values() for name, algorithm in family.items()}
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#000000")
 Curve = list[tuple[float, float]]  # (clips drawn, reward on held-out clips)
+
+
+class Network(nn.Module):
+    """What a policy adds to the velocity of grey noise, pixel by pixel: nothing before training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            [
+                nn.Sequential(nn.Linear(2 + 3 + 1 + 2, WIDTH), nn.SiLU()),
+                nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU()),
+                nn.Sequential(nn.Linear(WIDTH, 2)),
+            ]
+        )
+        nn.init.zeros_(self.blocks[2][0].weight)
+        nn.init.zeros_(self.blocks[2][0].bias)
+
+    def forward(self, latents: Tensor, sigma: Tensor, brightness: Tensor) -> Tensor:
+        """Args: latents [batch, 2, time, height, width], sigma [batch, 1], brightness [batch, 2]."""
+        axes = [torch.linspace(-1.0, 1.0, size) for size in latents.shape[2:]]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(latents), -1, -1, -1, -1)
+        pixels = torch.cat([latents, place], 1).flatten(2).transpose(1, 2)
+        same = torch.cat([sigma, brightness], 1)[:, None].expand(-1, pixels.shape[1], -1)
+        hidden = torch.cat([pixels, same], 2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden.transpose(1, 2).reshape(latents.shape)
+
+
+@dataclass
+class HalvesModel:
+    """See `base_model.protocol.Generator`: draws N(0, 1) latents, and grey noise of them, until it is trained."""
+
+    name: str = "halves"
+    fps: float = 8.0
+    family: str = "flow"
+    size: VideoSize = VideoSize(2, 4, 4)
+    network: Network = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = Network()
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        return {"asked": 4.0 * asked(prompts) - 2.0}
+
+    def unconditional(self, batch: int) -> Condition:
+        return {"asked": torch.zeros(batch, 2)}
+
+    def latent_shape(self, size: VideoSize) -> tuple[int, ...]:
+        return (2, size.num_frames, size.height, size.width)
+
+    def schedule(self, num_steps: int) -> Schedule:
+        return linear_schedule(num_steps)
+
+    def predict(
+        self,
+        latents: Tensor,
+        step: Tensor,
+        schedule: Schedule,
+        condition: Condition,
+        unconditional: Condition | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        sigma = schedule.at(step)[0].float().reshape(-1, 1)
+        wide = sigma.reshape(-1, 1, 1, 1, 1)
+        grey = (2 * wide - 1) * latents / ((1 - wide) ** 2 + wide**2)  # exact for N(0, 1)
+        return grey + self.network(latents, sigma, condition["asked"])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        colours = latents.transpose(1, 2).sigmoid()
+        return torch.cat([colours, colours.mean(2, keepdim=True)], 2)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames[:, :, :2].logit().transpose(1, 2)
+
+    def policy_module(self) -> nn.Module:
+        return self.network
+
+
+@dataclass(frozen=True)
+class AskedHalves:
+    """1 - 2 x the mean distance of the brightness of a clip's halves from what the prompt asks for."""
+
+    name: str = "asked-halves"
+    version: str = "1"
+    unit: str = "share"
+    range: tuple[float, float] = (-1.0, 1.0)
+    higher_is_better: bool = True
+    differentiable: bool = True
+    aspects: tuple[str, ...] = ()
+
+    def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
+        seen = torch.stack([half.mean((1, 2, 3, 4)) for half in frames.chunk(2, dim=-1)], 1)
+        return Scores(1.0 - 2.0 * (seen - asked(prompts)).abs().mean(1), {})
+
+
+def asked(prompts: Sequence[str]) -> Tensor:
+    """The brightness [batch, 2] in [0, 1] that prompts such as "left 20 right 70" ask for."""
+    words = [prompt.split() for prompt in prompts]
+    return torch.tensor([[int(word[1]), int(word[3])] for word in words]) / 100.0
+
+
+def all_prompts() -> tuple[list[str], list[str]]:
+    """(training, held-out) prompts: every third of the 81 is held out, in a mixed order."""
+    levels = range(10, 100, 10)
+    every = [f"left {left} right {right}" for left in levels for right in levels]
+    mixed = [every[index] for index in numpy_generator(0, "halves").permutation(len(every))]
+    return [prompt for index, prompt in enumerate(mixed) if index % 3], mixed[::3]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--level", type=float, required=True, help="held-out reward to reach")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="sandbox")
-    parser.add_argument("--reward", default="clip", help="differentiable, or leave out reward_gradient")
-    parser.add_argument(
-        "--judge", default="motion", help="another reward; watched, for the loop looks at held-out clips"
-    )
-    parser.add_argument("--samples", type=int, default=2048, help="clips drawn per run")
-    parser.add_argument("--judge-clips", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
+    parser.add_argument("--level", type=float, default=0.8, help="held-out reward to reach")
+    parser.add_argument("--steps", type=int, default=128, help=f"training steps of {CLIPS} clips")
+    parser.add_argument("--algorithms", nargs="+", choices=tuple(ALGORITHMS), default=list(ALGORITHMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     curves: dict[str, list[Curve]] = {}
-    print(f"| algorithm | clips to {options.level:g} by seed | median | held-out reward at {options.samples} clips |")
-    print("| --- | --- | --- | --- |")
+    print(
+        f"| algorithm | learning rate | clips to {options.level:g}, by seed | median | reward after "
+        f"{options.steps * CLIPS} clips, by seed |\n| --- | --- | --- | --- | --- |"
+    )
     for name in options.algorithms:
-        curves[name] = [run(name, seed, options) for seed in range(options.seeds)]
+        rate = best_rate(name, options.steps, options.level, options.out)
+        curves[name] = [run(name, rate, seed, options.steps, options.out) for seed in SEEDS]
         reached = [clips_to(curve, options.level) for curve in curves[name]]
-        shown = ", ".join("-" if count is None else f"{count:.0f}" for count in reached)
-        middle = median(float("inf") if count is None else count for count in reached)
         ends = ", ".join(f"{curve[-1][1]:.3f}" for curve in curves[name])
-        print(f"| {name} | {shown} | {'-' if middle == float('inf') else f'{middle:.0f}'} | {ends} |", flush=True)
-    atomic_write(options.out / "curves.svg", plot(curves, options.level))
+        print(
+            f"| {name} | {rate:g} | {', '.join(map(shown, reached))} | {shown(median(reached))} | {ends} |", flush=True
+        )
+    atomic_write(options.out / "align_samples.svg", plot(curves, options.level))
 
 
-def run(name: str, seed: int, options: argparse.Namespace) -> Curve:
-    """One run of a recipe; its curve, beginning with the model as it was."""
-    recipe: dict[str, Any] = yaml.safe_load((RECIPES / f"sandbox_{name}.yaml").read_text())
-    recipe.pop("model")
-    kind = cast(type[Any], resolve(ALGORITHMS, name, "algorithm"))
-    own = {field.name for field in dataclasses.fields(kind)}
-    algorithm = kind(**{key: value for key, value in recipe.items() if key in own})
-    config = TrainConfig(**{key: value for key, value in recipe.items() if key not in own})
-    per_step = config.prompts_per_step * getattr(algorithm, "group_size", 1)
-    steps = max(1, options.samples // per_step)
-    config = dataclasses.replace(
-        config,
+def best_rate(name: str, steps: int, level: float, out: Path) -> float:
+    """The learning rate that reaches `level` with the fewest clips, or else the one that ends highest."""
+    curves = {rate: run(name, rate, SEARCH_SEED, steps, out) for rate in RATES}
+    return min(RATES, key=lambda rate: (clips_to(curves[rate], level), -curves[rate][-1][1]))
+
+
+def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
+    """One run; its curve, beginning with the model as it was. A policy that breaks down ends its curve there."""
+    algorithm = ALGORITHMS[name]
+    config = TrainConfig(
         steps=steps,
-        seed=seed,
+        prompts_per_step=CLIPS // getattr(algorithm, "group_size", 1),
+        batch=CLIPS,
+        denoising_steps=8,
+        learning_rate=rate,
+        lora_rank=8,
+        lora_alpha=16,
         sample_every=0,
-        save_every=max(1, steps // 4),
-        judge_every=max(1, steps // 16),
-        judge_clips=options.judge_clips,
+        save_every=steps,
+        judge_every=2,
+        judge_clips=64,
+        seed=seed,
     )
-    training = dataset.prompts(seed_for(seed, "align samples"), 256, "train", most_objects=1)
-    held_out = dataset.prompts(seed_for(0, "align samples held out"), options.judge_clips, "heldout", most_objects=1)
-    reward, judge = load_reward([options.reward]), load_reward([options.judge])
-    folder = options.out / f"{name}-{seed}"
-    train(
-        base_model.load(options.model),
-        reward,
-        algorithm,
-        training,
-        config,
-        folder,
-        judges=[judge],
-        judge_prompts=held_out,
-    )
+    training, held_out = all_prompts()
+    folder = out / f"{name.replace(', ', '-').replace(' ', '_')}-{rate:g}-{seed}"
+    watched: Reward = Brightness()  # the loop looks at held-out clips for its judges
+    with suppress(UserError):  # of a gradient that is no number any more: what was logged until then counts
+        train(
+            HalvesModel(), AskedHalves(), algorithm, training, config, folder, judges=[watched], judge_prompts=held_out
+        )
     rows = [row for row in read_metrics(folder) if "judge/trained_reward" in row]
     return [(row["samples"], row["judge/trained_reward"]) for row in rows]
 
 
-def clips_to(curve: Curve, level: float) -> float | None:
-    """Clips drawn when the curve first reaches `level`, between two looks on a straight line; None if never."""
+def clips_to(curve: Curve, level: float) -> float:
+    """Clips drawn when the curve first reaches `level`, between two looks on a straight line; infinite if never."""
     for (before, low), (after, high) in zip(curve, curve[1:], strict=False):
-        if low >= level:
-            return before
         if high >= level:
-            return before + (level - low) / (high - low) * (after - before)
-    return None
+            return before + max(0.0, level - low) / (high - low) * (after - before) if high > low else before
+    return math.inf
 
 
-def plot(curves: dict[str, Sequence[Curve]], level: float) -> str:
-    """All curves as one SVG, a colour per algorithm."""
-    points = [point for several in curves.values() for curve in several for point in curve]
-    most = max(count for count, _ in points)
-    low, high = min(level, *(value for _, value in points)), max(level, *(value for _, value in points))
+def shown(count: float) -> str:
+    return "-" if count == math.inf else f"{count:.0f}"
+
+
+def plot(curves: dict[str, list[Curve]], level: float) -> str:
+    """A panel per family, a colour per algorithm, a line per seed, as SVG."""
+    most = max(count for several in curves.values() for curve in several for count, _ in curve)
+    panels = []
+    for index, (family, members) in enumerate(FAMILIES.items()):
+        drawn = {name: curves[name] for name in members if name in curves}
+        panels.append(f'<g transform="translate(0 {250 * index})">{panel(family, drawn, most, level)}</g>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {250 * len(panels)}" fill="none" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        + "".join(panels)
+        + "</svg>\n"
+    )
+
+
+def panel(title: str, curves: dict[str, list[Curve]], most: float, level: float) -> str:
+    """One family's curves over clips drawn (0 to `most`) and held-out reward (.5 to 1)."""
 
     def place(count: float, value: float) -> str:
-        return f"{50 + 560 * count / most:.1f},{300 - 280 * (value - low) / ((high - low) or 1):.1f}"
+        return f"{40 + 440 * count / most:.0f},{220 - 380 * (max(value, 0.5) - 0.5):.0f}"
 
-    lines = [f'<polyline points="{place(0, level)} {place(most, level)}" stroke="#888" stroke-dasharray="4"/>']
-    for (name, several), colour in zip(curves.items(), COLOURS, strict=False):
-        row = 20 + 18 * len(lines)
-        lines.append(
-            "".join(
-                f'<polyline points="{" ".join(place(*point) for point in curve)}" stroke="{colour}"/>'
-                for curve in several
-            )
-            + f'<text x="620" y="{row}" fill="{colour}">{name}</text>'
-        )
-    labels = ((50, 320, "start", "0 clips"), (610, 320, "end", f"{most:g}"), (45, 300, "end", f"{low:.3g}"))
-    axis = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="#555">{text}</text>'
-        for x, y, anchor, text in (*labels, (45, 25, "end", f"{high:.3g}"))
-    )
-    body = "\n".join([*lines, axis])
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 330" fill="none" font-family="sans-serif" '
-        f'font-size="12">\n{body}\n</svg>\n'
-    )
+    def text(x: int, y: int, words: str, colour: str = "#444", anchor: str = "start") -> str:
+        return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{words}</text>'
+
+    parts = [text(40, 16, title, "#000")]
+    for value in (0.5, 0.6, 0.7, 0.8, 0.9):
+        dash = ' stroke-dasharray="4"' if value == level else ""
+        colour = "#444" if value == level else "#ddd"
+        parts.append(f'<path d="M{place(0, value)} L{place(most, value)}" stroke="{colour}"{dash}/>')
+        parts.append(text(34, 224 - round(380 * (value - 0.5)), f"{value:g}", anchor="end"))
+    parts += [text(40, 238, "0"), text(480, 238, f"{most:g} clips", anchor="end")]
+    for row, ((name, several), colour) in enumerate(zip(curves.items(), COLOURS, strict=False)):
+        for curve in several:
+            points = " ".join(place(*point) for point in curve)
+            parts.append(f'<polyline points="{points}" stroke="{colour}" stroke-width="1.2"/>')
+        parts.append(text(500, 40 + 18 * row, name, colour))
+    return "".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a run must keep to go on as if nothing had happened, and what its user takes away.
 
-A checkpoint folder holds `lora/` (the aligned adapters in diffusers' format; `model/`, the whole network, when all of
-it is trained) and `state.pt`: trained weights, optimizer, the algorithm's networks and memory, the count of samples.
+A checkpoint folder holds `lora/` (the aligned adapters in diffusers' format; `model/`, all weights, when all of them
+are trained) and `state.pt`: trained weights, optimizer, the algorithm's networks and memory, the count of samples.
 With an average of the weights the first holds the average and the second the weights themselves. All randomness derives
 from (seed, purpose, step), so there is no random state to keep, and all tensors are stored whole, so another number of
 processes may go on.
@@ -18,14 +18,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from diffusers import ConfigMixin
-from safetensors.torch import save_file
 from torch import Tensor
 
 from align.ema import averaging
 from align.policy import Policy
 from align.sharding import place, place_state, whole
-from base_model import lora
+from base_model import finetuned, lora
 from core.errors import UserError
 from core.run import Run, step_of
 
@@ -58,10 +56,7 @@ def save(run: Run, policy: Policy, optimizer: Any, step: int, samples: int, keep
             if policy.start is None:
                 lora.save(network, folder / "lora", aligned)
             else:
-                (folder / "model").mkdir()
-                if isinstance(network, ConfigMixin):
-                    network.save_config(folder / "model")
-                save_file(aligned, folder / "model" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+                finetuned.save(network, folder / "model", aligned)
         except Exception as error:
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error

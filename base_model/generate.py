@@ -20,6 +20,7 @@ from core.cli import parse
 from core.errors import UserError
 from core.files import atomic_write
 from core.progress import track
+from core.prompts import Prompt
 from core.randomness import seed_for
 from core.videoset import VideoItem, Writer
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from base_model.given import Request
     from base_model.protocol import Generator
+    from base_model.starts import Starts
 
 SETTINGS = "generate.json"
 
@@ -43,7 +45,11 @@ class GenerateConfig(ModelOptions):
     out: str = field(metadata={"help": "folder of the video set"})
     model: str = _option("sandbox", "generator name, folder or hub id")
     lora: str | None = _option(None, "folder of LoRA adapters to put on the model")
-    prompts: str | None = _option(None, "text file, one prompt a line")
+    weights: str | None = _option(None, "`model` folder of a checkpoint that was trained with adapter: full")
+    prompts: str | None = _option(
+        None,
+        "text file, one prompt a line, or .jsonl with prompt and image or video, which the prompt's clips begin with",
+    )
     prompt: str | None = _option(None, "a single prompt, instead of a file; may be left out where something is given")
     num_per_prompt: int = _option(1, "clips per prompt, each from its own seed")
     seed: int = _option(0, "everything random derives from it; equal seeds pair up across models")
@@ -74,25 +80,31 @@ class GenerateConfig(ModelOptions):
 @dataclass(frozen=True)
 class Given:
     """What the options name. `clips`, by option: frames [1, time, 3, height, width], for inpaint a hole, bool [time,
-    height, width] or [height, width]. `origins`: of each seed, the first seed of its prompt."""
+    height, width] or [height, width]. `origins`: of each seed, the first seed of its prompt. `starts`: what the prompt
+    file gives."""
 
     config: GenerateConfig
     clips: dict[str, Tensor]
     fps: float
     origins: dict[int, int]
+    starts: Starts | None
 
 
 def generate(argv: list[str]) -> None:
     """Videos from prompts, pictures and other videos."""
     config = parse(GenerateConfig, argv, "soralign generate")
     asked = _asked(config)
-    texts = _prompts(config, bool(asked & {"image", "video"}))
+    listed = _prompts(config, bool(asked & {"image", "video"}))
+    texts = [one.text for one in listed]
     _check_numbers(config)
-    if config.offload == "sequential" and config.lora is not None:
-        raise UserError("offload 'sequential' cannot carry a LoRA; merge it first (soralign lora merge) or use 'model'")
+    if config.offload == "sequential" and (config.lora is not None or config.weights is not None):
+        raise UserError(
+            "offload 'sequential' can carry neither a LoRA nor other weights; merge first (soralign lora merge) or use "
+            "'model'"
+        )
 
     import base_model
-    from base_model import lora
+    from base_model import finetuned, lora
     from base_model.sampler import Sampling
 
     sampling = Sampling(
@@ -108,9 +120,12 @@ def generate(argv: list[str]) -> None:
     repeated = [text for text in texts for _ in range(count)]
     seeds = _seeds(config, len(repeated))
     generator = base_model.load(config.model, ModelOptions.of(config), prompts=[*texts, config.negative_prompt])
+    if config.weights is not None:
+        finetuned.load(generator.policy_module(), Path(config.weights))
+        generator.name = config.weights
     if config.lora is not None:
         lora.load(generator.policy_module(), Path(config.lora))
-    given = _given(config, generator, {seed: seeds[i // count * count] for i, seed in enumerate(seeds)})
+    given = _given(config, generator, listed, {seed: seeds[i // count * count] for i, seed in enumerate(seeds)})
     _check_fit(given, generator, asked)
     for line in unread(generator, texts):
         print(f"soralign: {line}", file=sys.stderr)
@@ -131,7 +146,18 @@ def generate(argv: list[str]) -> None:
 def _text(request: Request, given: Given) -> Tensor:
     from base_model.sampler import generate_frames
 
+    if given.starts is not None:
+        return _starts(request, given.starts)
     return generate_frames(request.generator, request.prompts, seeds=request.seeds, sampling=request.sampling)
+
+
+def _starts(request: Request, starts: Starts) -> Tensor:
+    import torch
+
+    from base_model import tasks
+
+    first = torch.cat([starts.frames(prompt) for prompt in request.prompts])
+    return tasks.image_to_video(request, first, request.generator.size.num_frames)
 
 
 def _variations(request: Request, given: Given) -> Tensor:
@@ -240,16 +266,16 @@ def _asked(config: GenerateConfig) -> frozenset[str]:
     return asked
 
 
-def _prompts(config: GenerateConfig, may_be_silent: bool) -> list[str]:
+def _prompts(config: GenerateConfig, may_be_silent: bool) -> list[Prompt]:
     if config.prompts is not None and config.prompt is not None:
         raise UserError("generate needs either --prompts FILE or --prompt TEXT")
     if config.prompts is not None:
-        return prompt_file.read(config.prompts)
+        return prompt_file.read_all(config.prompts)
     if config.prompt is None and not may_be_silent:
         raise UserError("generate needs either --prompts FILE or --prompt TEXT")
     if not (config.prompt or "").strip() and not may_be_silent:
         raise UserError("--prompt is empty; write what the video should show")
-    return [(config.prompt or "").strip()]
+    return [Prompt((config.prompt or "").strip())]
 
 
 def _check_numbers(config: GenerateConfig) -> None:
@@ -275,7 +301,7 @@ def _seeds(config: GenerateConfig, count: int) -> list[int]:
     return config.seeds
 
 
-def _given(config: GenerateConfig, generator: Generator, origins: dict[int, int]) -> Given:
+def _given(config: GenerateConfig, generator: Generator, prompts: list[Prompt], origins: dict[int, int]) -> Given:
     """The files that the options name, read and brought to one size. Raises: UserError."""
     clips, fps = {}, generator.fps
     for name in ("image", "end_image", "video", "transition", "inpaint"):
@@ -288,7 +314,9 @@ def _given(config: GenerateConfig, generator: Generator, origins: dict[int, int]
             frames = frames[0].mean(1) > 0.5
             frames = frames[0] if len(frames) == 1 else frames
         clips[name] = frames
-    return Given(config, clips, fps, origins)
+    from base_model.starts import Starts
+
+    return Given(config, clips, fps, origins, Starts.of(generator, prompts))
 
 
 def _read(path: str, name: str, config: GenerateConfig) -> Tensor:
@@ -307,26 +335,20 @@ def _read(path: str, name: str, config: GenerateConfig) -> Tensor:
     if name in ("video", "transition") and len(frames) == 1:
         raise UserError(f"{option} takes a clip, {path} has a single frame; give it as --image")
     if config.height is not None or config.width is not None:
-        frames = _cover(frames, config.height or frames.shape[2], config.width or frames.shape[3])
+        from base_model.starts import cover
+
+        frames = cover(frames, config.height or frames.shape[2], config.width or frames.shape[3])
     if min(frames.shape[2:]) < 2:
         raise UserError(f"{path} is {frames.shape[2]}x{frames.shape[3]} pixels; at least 2x2 are needed")
     return frames[None, ..., : frames.shape[2] // 2 * 2, : frames.shape[3] // 2 * 2]
 
 
-def _cover(frames: Tensor, height: int, width: int) -> Tensor:
-    """Frames [time, 3, height, width] scaled to cover the size, what reaches over cut on both sides alike."""
-    from torch.nn import functional as F
-
-    scale = max(height / frames.shape[2], width / frames.shape[3])
-    size = [max(side, round(own * scale)) for side, own in ((height, frames.shape[2]), (width, frames.shape[3]))]
-    if size != list(frames.shape[2:]):
-        frames = F.interpolate(frames, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return frames[..., top : top + height, left : left + width]
-
-
 def _check_fit(given: Given, generator: Generator, asked: frozenset[str]) -> None:
     """What the abilities would refuse after minutes of drawing. Raises: UserError."""
+    if given.starts is not None and asked:
+        raise UserError(
+            f"the prompts name pictures or clips of their own; leave out {_flags(asked)}, or name none there"
+        )
     sizes = {_flags(frozenset({name})): clip.shape[-2:] for name, clip in given.clips.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
@@ -362,7 +384,7 @@ def unread(generator: Generator, prompts: Sequence[str]) -> list[str]:
 
 # --- the video set ----------------------------------------------------------------------------------------------------
 
-_PER_VIDEO = ("out", "model", "lora", "prompts", "prompt", "num_per_prompt", "seed", "seeds", "batch")
+_PER_VIDEO = ("out", "model", "weights", "lora", "prompts", "prompt", "num_per_prompt", "seed", "seeds", "batch")
 
 
 def _settle(config: GenerateConfig, asked: frozenset[str]) -> None:

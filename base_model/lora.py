@@ -53,7 +53,7 @@ def attach(
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(seed)
-        for network in _experts(module).values():
+        for network in experts(module).values():
             chosen = _chosen(network, targets)
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, use_dora=dora, use_rslora=rslora)
             inject_adapter_in_model(config, network)
@@ -83,8 +83,8 @@ def reference(module: nn.Module) -> Iterator[None]:
 
 def state(module: nn.Module) -> dict[str, Tensor]:
     """The adapters' weights by name; with two experts the name of each stands in front."""
-    experts = _experts(module)
-    own = {name: get_peft_model_state_dict(network) for name, network in experts.items()}
+    networks = experts(module)
+    own = {name: get_peft_model_state_dict(network) for name, network in networks.items()}
     if len(own) == 1:
         return next(iter(own.values()))
     return {f"{name}.{key}": value for name, weights in own.items() for key, value in weights.items()}
@@ -99,9 +99,9 @@ def save(module: nn.Module, folder: Path, weights: Mapping[str, Tensor] | None =
     from diffusers.loaders import CogVideoXLoraLoaderMixin  # the plainest of diffusers' writers: transformer only
 
     weights = state(module) if weights is None else weights
-    experts = _experts(module)
-    for name, network in experts.items():
-        own = weights if len(experts) == 1 else _without_prefix(weights, name)
+    networks = experts(module)
+    for name, network in networks.items():
+        own = weights if len(networks) == 1 else _without_prefix(weights, name)
         CogVideoXLoraLoaderMixin.save_lora_weights(
             folder,
             transformer_lora_layers=dict(own),
@@ -115,13 +115,13 @@ def load(module: nn.Module, folder: Path) -> None:
 
     Raises: UserError if the file is missing, broken, or belongs to another model.
     """
-    for name, network in _experts(module).items():
+    for name, network in experts(module).items():
         _load(network, Path(folder) / EXPERT_FILE_NAMES[name])
 
 
 def merge(module: nn.Module) -> None:
     """Add the updates to the weights of `module` and take the adapters off: the same model, without LoRA."""
-    for network in _experts(module).values():
+    for network in experts(module).values():
         for name, layer in list(network.named_modules()):
             if isinstance(layer, BaseTunerLayer):
                 layer.merge()  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ def extract(base: nn.Module, tuned: nn.Module, rank: int, targets: Sequence[str]
     Raises: UserError if the models differ in their layers or nowhere in their weights.
     """
     total = missed = 0.0
-    for (name, network), other in zip(_experts(base).items(), _experts(tuned).values(), strict=True):
+    for (name, network), other in zip(experts(base).items(), experts(tuned).values(), strict=True):
         changed = {
             layer: difference
             for layer in _chosen(network, targets)
@@ -228,7 +228,7 @@ def _chosen(network: nn.Module, targets: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _experts(module: nn.Module) -> dict[str, nn.Module]:
+def experts(module: nn.Module) -> dict[str, nn.Module]:
     """The networks of a policy by their names in the pipeline."""
     return dict(module.items()) if isinstance(module, nn.ModuleDict) else {PREFIX: module}
 

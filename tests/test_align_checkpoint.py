@@ -116,7 +116,7 @@ def test_a_wholly_trained_network_is_saved_whole_and_keeps_its_start_for_referen
     start = {name: value.clone() for name, value in generator.transformer.state_dict().items()}
     prompts = ["a red ball moves right", "a blue square falls"]
     run = train(generator, Brightness(), DDPO(group_size=2, window=1), prompts, config, tmp_path / "run")
-    loaded = type(generator.transformer).from_pretrained(run.folder / "checkpoints/step-000001/model")
+    loaded = type(generator.transformer).from_pretrained(run.folder / "checkpoints/step-000001/model/transformer")
     state = generator.transformer.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
     assert not all(torch.equal(value, start[name]) for name, value in state.items())

@@ -524,14 +524,20 @@ class Store:
         with self._database.snapshot() as connection:
             found = connection.execute("SELECT id FROM annotator WHERE name = ?", (annotator,)).fetchone()
             who = found[0] if found else -1
-            held = len(self._held(connection, who))
-            return held + int(
-                connection.execute(
-                    "SELECT count(*) FROM pair p WHERE p.project = ? AND p.taken < p.target_votes AND p.gold IS NULL"
-                    f" AND p.repeats IS NULL AND {_UNTOUCHED}",
-                    (self._project, who, who, self.aspects[-1]),
-                ).fetchone()[0]
+            open_pairs = f"SELECT count(*) FROM pair p WHERE p.project = ? AND p.taken < p.target_votes AND {_IS_LABEL}"
+            # Counting by hand what _UNTOUCHED would ask of every pair: a screen wants this with every answer.
+            touched = (
+                f"{open_pairs} AND p.id IN (SELECT l.pair FROM lease l WHERE l.annotator = ? AND l.state = 'active'"
+                f" UNION SELECT v.pair FROM vote v WHERE v.annotator = ? AND v.aspect = ? AND {CURRENT})"
             )
+            num_open, num_touched = (
+                int(connection.execute(sql, arguments).fetchone()[0])
+                for sql, arguments in (
+                    (open_pairs, (self._project,)),
+                    (touched, (self._project, who, who, self.aspects[-1])),
+                )
+            )
+            return len(self._held(connection, who)) + num_open - num_touched
 
     def num_unlike(self) -> int:
         """How many pairs have videos of different length, rate or size, which annotators can see."""

@@ -1,7 +1,8 @@
 """What does a step of alignment cost, beside the forwards it cannot do without and beside the loop peers write?
 
     python benchmarks/align_cost.py [--model sandbox] [--repeats 3] [--parts phases plain memory]
-    python benchmarks/align_cost.py --curves SECONDS [--model nano]   held-out reward against processor seconds
+    python benchmarks/align_cost.py --curves SECONDS --out DIR [--loops "plain DDPO"]   held-out reward against
+        processor seconds; loops that DIR holds are not run again
 
 Everything runs in one process and one thread and is measured in processor seconds, alternating with the forward that
 it is compared with, so that a busy machine moves both alike. The unit f is one forward of one batch without gradient.
@@ -13,14 +14,17 @@ denoising step, guidance 4.5 in sampling and training, KL to the reference, prom
 """
 
 import argparse
+import json
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from lines import Panel, picture, reaches
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,6 +41,7 @@ from align.train import TrainConfig, launch, learn, policy_for, prepare
 from base_model import flow, lora, native, sampler
 from base_model.protocol import Generator, cat, take
 from base_model.world import dataset
+from core.files import atomic_write
 from core.randomness import seed_for, torch_generator
 from reward import load as load_reward
 from reward.protocol import Reward
@@ -56,7 +61,8 @@ def main() -> None:
         "--parts", nargs="+", choices=("phases", "plain", "memory"), default=["phases", "plain", "memory"]
     )
     parser.add_argument("--curves", type=float, default=0.0, help="processor seconds of learning for each loop")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--loops", nargs="+", choices=tuple(LOOPS), default=list(LOOPS), help="with --curves")
+    parser.add_argument("--out", type=Path, default=Path("runs/align_cost"), help="with --curves")
     options = parser.parse_args()
     torch.set_num_threads(1)
     reward = load_reward(options.reward)
@@ -65,7 +71,8 @@ def main() -> None:
         return native.nano() if options.model == "nano" else base_model.load(options.model)
 
     if options.curves:
-        curves(fresh, reward, options.curves, options.learning_rate)
+        setting = f"{options.model}, {options.reward}"
+        curves(fresh, reward, options.curves, options.loops, options.out, setting)
         return
     print(
         f"model {options.model}, reward {options.reward}, batch {BATCH}, {options.repeats} repeats, processor seconds"
@@ -313,32 +320,60 @@ class PlainLoop:
         return flow.transition("flow", latents, velocity, *levels, 0.7, sigma_max=schedule.sigma_max)
 
 
-def curves(fresh: Callable[[], Generator], reward: Reward, seconds: float, learning_rate: float) -> None:
-    """Mean reward on held-out prompts against processor seconds of learning; looking is not counted."""
+LOOPS = {"NFT, 4 levels": 1e-3, "GRPO, window 2": 1e-4, "plain DDPO": 3e-4}
+"""Learning rates: of the sandbox recipes, and Flow-GRPO's."""
+
+
+def curves(
+    fresh: Callable[[], Generator], reward: Reward, seconds: float, loops: Sequence[str], out: Path, setting: str
+) -> None:
+    """Mean reward on held-out prompts against processor seconds of learning; looking is not counted.
+
+    Every loop leaves NAME.json in `out`, after every look; one that is there is not run again.
+    """
+    for name in loops:
+        if not (out / f"{name}.json").is_file():
+            _learn(name, fresh(), reward, seconds, out / f"{name}.json")
+    found = {name: json.loads((out / f"{name}.json").read_text()) for name in LOOPS if (out / f"{name}.json").is_file()}
+    gains = {name: [(used, value - points[0][2]) for used, _, value in points] for name, points in found.items()}
+    best = max(gain for _, gain in gains["plain DDPO"]) if "plain DDPO" in gains else 0.0
+    print(f"| loop | clips | s a clip | held-out reward | gain | s to the plain loop's best gain ({best:.4f}) |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, points in found.items():
+        used, clips, value = points[-1]
+        print(
+            f"| {name} | {clips:.0f} | {used / clips:.3f} | {points[0][2]:.4f} -> {value:.4f} "
+            f"| {gains[name][-1][1]:+.4f} | {reaches(gains[name], best):.1f} |"
+        )
+    low, high = (round(end(value for line in gains.values() for _, value in line), 3) for end in (min, max))
+    panel = Panel(f"gain in held-out reward, {setting}", {n: [g] for n, g in gains.items()}, seconds, "s", low, high)
+    atomic_write(out / "align_cost.svg", picture([panel]))
+
+
+def _learn(name: str, generator: Generator, reward: Reward, seconds: float, path: Path) -> None:
+    """Train one loop for `seconds`; writes (seconds, clips, held-out reward) of every look."""
     train_prompts = dataset.prompts(7, 64, "train", most_objects=1)
     held_out = dataset.prompts(8, 32, "heldout", most_objects=1)
-    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=learning_rate)
-    runs: dict[str, tuple[Generator, Callable[[Sequence[str], int], object], float]] = {}
-    for name, algorithm in {
-        "GRPO, window 2": GRPO(group_size=GROUP, window=2, clip_range=1e-3),
-        "NFT, 4 levels": NFT(group_size=GROUP, levels=4),
-    }.items():
-        generator = fresh()
-        bench = Bench.of(generator, reward, algorithm, replace(config, updates=2 if name[0] == "N" else 1))
-        runs[name] = (generator, bench.step, 1.0)
-    generator = fresh()
-    runs["plain DDPO"] = (generator, PlainLoop(generator, reward, learning_rate).step, GUIDANCE)
-    for name, (generator, step, guidance) in runs.items():
-        used, count = 0.0, 0
-        points = [(0.0, _held_out(generator, reward, held_out, guidance))]
-        while used < seconds:
-            prompts = [train_prompts[(4 * count + index) % len(train_prompts)] for index in range(4)]
-            begin = time.process_time()
-            step(prompts, count)
-            used, count = used + time.process_time() - begin, count + 1
-            if used > len(points) * seconds / 8:
-                points.append((used, _held_out(generator, reward, held_out, guidance)))
-        print(f"{name:<16}{count:4d} steps: " + "  ".join(f"{t:.0f} s {value:.4f}" for t, value in points), flush=True)
+    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=LOOPS[name])
+    step: Callable[[Sequence[str], int], object]
+    guidance = 1.0
+    if name == "plain DDPO":
+        step, guidance = PlainLoop(generator, reward, LOOPS[name]).step, GUIDANCE
+    elif name == "NFT, 4 levels":
+        step = Bench.of(generator, reward, NFT(group_size=GROUP, levels=4), replace(config, updates=2)).step
+    else:
+        step = Bench.of(generator, reward, GRPO(group_size=GROUP, window=2, clip_range=1e-3), config).step
+    used, count = 0.0, 0
+    points = [(0.0, 0, _held_out(generator, reward, held_out, guidance))]
+    while used < seconds:
+        prompts = [train_prompts[(4 * count + index) % len(train_prompts)] for index in range(4)]
+        begin = time.process_time()
+        step(prompts, count)
+        used, count = used + time.process_time() - begin, count + 1
+        if used > len(points) * seconds / 8:
+            points.append((used, 4 * GROUP * count, _held_out(generator, reward, held_out, guidance)))
+            atomic_write(path, json.dumps(points))
+            print(f"{name}: {used:.0f} s, {4 * GROUP * count} clips, {points[-1][2]:.4f}", flush=True)
 
 
 def _held_out(generator: Generator, reward: Reward, prompts: Sequence[str], guidance: float) -> float:

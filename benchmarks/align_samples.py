@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from lines import Panel, picture, reaches
 from torch import Tensor, nn
 
 from align.advantage_matching import AdvantageMatching
@@ -42,7 +43,7 @@ from core.files import atomic_write
 from core.randomness import numpy_generator
 from core.run import read_metrics
 from reward.protocol import Reward, Scores
-from reward.simple import Brightness
+from reward.simple import brightness
 
 CLIPS, GROUP = 32, 8
 WIDTH = 64  # of the network
@@ -76,7 +77,6 @@ FAMILIES: dict[str, dict[str, Algorithm]] = {
     },
 }
 ALGORITHMS = {name: algorithm for family in FAMILIES.values() for name, algorithm in family.items()}
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#000000")
 Curve = list[tuple[float, float]]  # (clips drawn, reward on held-out clips)
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     for name in options.algorithms:
         rate = best_rate(name, options.steps, options.level, options.out)
         curves[name] = [run(name, rate, seed, options.steps, options.out) for seed in SEEDS]
-        reached = [clips_to(curve, options.level) for curve in curves[name]]
+        reached = [reaches(curve, options.level) for curve in curves[name]]
         ends = ", ".join(f"{curve[-1][1]:.3f}" for curve in curves[name])
         print(
             f"| {name} | {rate:g} | {', '.join(map(shown, reached))} | {shown(median(reached))} | {ends} |", flush=True
@@ -218,7 +218,7 @@ def main() -> None:
 def best_rate(name: str, steps: int, level: float, out: Path) -> float:
     """The learning rate that reaches `level` with the fewest clips, or else the one that ends highest."""
     curves = {rate: run(name, rate, SEARCH_SEED, steps, out) for rate in RATES}
-    return min(RATES, key=lambda rate: (clips_to(curves[rate], level), -curves[rate][-1][1]))
+    return min(RATES, key=lambda rate: (reaches(curves[rate], level), -curves[rate][-1][1]))
 
 
 def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
@@ -240,21 +240,13 @@ def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
     )
     training, held_out = all_prompts()
     folder = out / f"{name.replace(', ', '-').replace(' ', '_')}-{rate:g}-{seed}"
-    watched: Reward = Brightness()  # the loop looks at held-out clips for its judges
+    watched: Reward = brightness()  # the loop looks at held-out clips for its judges
     with suppress(UserError):  # of a gradient that is no number any more: what was logged until then counts
         train(
             HalvesModel(), AskedHalves(), algorithm, training, config, folder, judges=[watched], judge_prompts=held_out
         )
     rows = [row for row in read_metrics(folder) if "judge/trained_reward" in row]
     return [(row["samples"], row["judge/trained_reward"]) for row in rows]
-
-
-def clips_to(curve: Curve, level: float) -> float:
-    """Clips drawn when the curve first reaches `level`, between two looks on a straight line; infinite if never."""
-    for (before, low), (after, high) in zip(curve, curve[1:], strict=False):
-        if high >= level:
-            return before + max(0.0, level - low) / (high - low) * (after - before) if high > low else before
-    return math.inf
 
 
 def shown(count: float) -> str:
@@ -264,40 +256,12 @@ def shown(count: float) -> str:
 def plot(curves: dict[str, list[Curve]], level: float) -> str:
     """A panel per family, a colour per algorithm, a line per seed, as SVG."""
     most = max(count for several in curves.values() for curve in several for count, _ in curve)
-    panels = []
-    for index, (family, members) in enumerate(FAMILIES.items()):
-        drawn = {name: curves[name] for name in members if name in curves}
-        panels.append(f'<g transform="translate(0 {250 * index})">{panel(family, drawn, most, level)}</g>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {250 * len(panels)}" fill="none" '
-        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-        + "".join(panels)
-        + "</svg>\n"
+    return picture(
+        [
+            Panel(family, {name: curves[name] for name in members if name in curves}, most, "clips", 0.5, 1.0, level)
+            for family, members in FAMILIES.items()
+        ]
     )
-
-
-def panel(title: str, curves: dict[str, list[Curve]], most: float, level: float) -> str:
-    """One family's curves over clips drawn (0 to `most`) and held-out reward (.5 to 1)."""
-
-    def place(count: float, value: float) -> str:
-        return f"{40 + 440 * count / most:.0f},{220 - 380 * (max(value, 0.5) - 0.5):.0f}"
-
-    def text(x: int, y: int, words: str, colour: str = "#444", anchor: str = "start") -> str:
-        return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{words}</text>'
-
-    parts = [text(40, 16, title, "#000")]
-    for value in (0.5, 0.6, 0.7, 0.8, 0.9):
-        dash = ' stroke-dasharray="4"' if value == level else ""
-        colour = "#444" if value == level else "#ddd"
-        parts.append(f'<path d="M{place(0, value)} L{place(most, value)}" stroke="{colour}"{dash}/>')
-        parts.append(text(34, 224 - round(380 * (value - 0.5)), f"{value:g}", anchor="end"))
-    parts += [text(40, 238, "0"), text(480, 238, f"{most:g} clips", anchor="end")]
-    for row, ((name, several), colour) in enumerate(zip(curves.items(), COLOURS, strict=False)):
-        for curve in several:
-            points = " ".join(place(*point) for point in curve)
-            parts.append(f'<polyline points="{points}" stroke="{colour}" stroke-width="1.2"/>')
-        parts.append(text(500, 40 + 18 * row, name, colour))
-    return "".join(parts)
 
 
 if __name__ == "__main__":

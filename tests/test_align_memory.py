@@ -1,6 +1,6 @@
 """Memory of a training step does not grow with the number of sampling steps: only what is trained on is kept."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -16,12 +16,9 @@ from base_model import native
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "align_cost.py"
-    spec = importlib.util.spec_from_file_location("align_cost", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+        return importlib.import_module("align_cost")
 
 
 @pytest.mark.parametrize(

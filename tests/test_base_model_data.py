@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from base_model import clips
-from base_model.data import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
 from base_model.dit.pack import fill
 from base_model.native import nano
-from base_model.pretrain import PretrainConfig, pretrain
+from base_model.pretrain import PretrainConfig, clips, pretrain
+from base_model.pretrain.reading import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
 from base_model.tasks import random_mask
 from core import snapshot, video, videoset
 from core.cli import main

@@ -9,15 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from base_model import pretrain as pretraining
+import base_model
+from base_model.codec.load import load_codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import Blocks, CausalVideoVAE
 from base_model.native import nano
-from base_model.pretrain import PretrainConfig, check, pretrain, rate
+from base_model.pretrain import PretrainConfig, check, loop, pretrain, rate
+from base_model.pretrain import clip as clip_part
+from base_model.pretrain import codec as codec_part
+from base_model.pretrain import transformer as transformer_part
+from base_model.pretrain.part import pool
 from base_model.protocol import VideoSize
 from base_model.sampler import generate_frames
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
+from base_model.variants import VARIANTS, load_transformer
 from base_model.world.spec import ObjectSpec, SceneSpec
 from core.errors import UserError
 from core.randomness import numpy_generator
@@ -39,18 +45,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The three networks a few channels wide: what is tested is the loop around them."""
-    monkeypatch.setattr(pretraining, "CausalVideoVAE", _SmallCodec)
+    monkeypatch.setattr(codec_part, "CausalVideoVAE", _SmallCodec)
     monkeypatch.setattr(
-        pretraining,
+        codec_part,
         "QuantizedVideoCodec",
         lambda kind: QuantizedVideoCodec(kind, 16, 2, trunk_options=_SmallCodec.sizes),
     )
-    monkeypatch.setattr(pretraining.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
+    monkeypatch.setattr(codec_part.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
     monkeypatch.setattr(
-        pretraining, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
+        clip_part, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
     )
     monkeypatch.setattr(
-        pretraining, "VideoTransformer", lambda **sizes: VideoTransformer(width=48, num_layers=2, num_heads=2, **sizes)
+        transformer_part,
+        "VideoTransformer",
+        lambda **sizes: VideoTransformer(width=48, num_layers=2, num_heads=2, **sizes),
     )
 
 
@@ -118,7 +126,7 @@ def test_a_recipe_that_cannot_run_is_refused_before_it_starts(
 def test_the_shipped_recipes_can_run() -> None:
     import yaml
 
-    folder = Path(pretraining.__file__).parent / "recipes"
+    folder = Path(base_model.__file__).parent / "recipes"
     seen = set()
     for path in folder.glob("*.yaml"):
         values = {k: float(v) if k == "learning_rate" else v for k, v in yaml.safe_load(path.read_text()).items()}
@@ -139,7 +147,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
 ) -> None:
     config = _config(part, parts, ema=0.5)
     whole = pretrain(config, tmp_path / "whole")
-    kind = {"codec": pretraining.CodecPart, "clip": pretraining.ClipPart, "transformer": pretraining.TransformerPart}[
+    kind = {"codec": codec_part.CodecPart, "clip": clip_part.ClipPart, "transformer": transformer_part.TransformerPart}[
         part
     ]
     loss = kind.loss
@@ -171,8 +179,8 @@ def test_a_transformer_is_trained_on_any_codec_and_sampled_through_it(kind: str,
     config = _config("transformer", parts, steps=2)
     run = pretrain(replace(config, codec=folder, per_frame=kind == "per frame"), tmp_path / "run")
     model = nano()
-    model.vae = pretraining.load_codec(folder, per_frame=kind == "per frame")  # type: ignore[assignment]
-    model.transformer = pretraining.load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    model.vae = load_codec(folder, per_frame=kind == "per frame")  # type: ignore[assignment]
+    model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
     frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
     assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (2 if kind == "fsq" else 5)
     facts = json.loads((run.latest() / "provenance.json").read_text())  # type: ignore[operator]
@@ -185,11 +193,11 @@ def test_a_variant_is_trained_saved_and_sampled_from_in_the_same_loop(
     name: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"widths": (16, 32)} if name == "unet" else {"width": 32, "num_layers": 2, "num_heads": 2}
-    make = pretraining.VARIANTS[name]
-    monkeypatch.setitem(pretraining.VARIANTS, name, lambda **sizes: make(**small, **sizes))
+    make = VARIANTS[name]
+    monkeypatch.setitem(VARIANTS, name, lambda **sizes: make(**small, **sizes))
     run = pretrain(_config("transformer", parts, steps=2, variant=name), tmp_path / "run")
     model = nano()
-    model.transformer = pretraining.load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
     frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
     assert frames.shape == (1, 5, 3, 32, 32) and frames.isfinite().all()
     pretrain(_config("transformer", parts, steps=1, start=str(run.folder / "transformer")), tmp_path / "on")
@@ -199,16 +207,16 @@ def test_an_unknown_variant_and_what_is_no_transformer_are_named(parts: Path, tm
     with pytest.raises(UserError, match="variant 'windou' is unknown; did you mean 'window'"):
         check(_config("transformer", parts, variant="windou"))
     with pytest.raises(UserError, match="no transformer at"):
-        pretraining.load_transformer(tmp_path)
+        load_transformer(tmp_path)
     with pytest.raises(UserError, match="holds a SandboxClip; a denoiser is one of VideoTransformer"):
-        pretraining.load_transformer(parts / "clip")
+        load_transformer(parts / "clip")
 
 
 def test_what_is_no_codec_is_named(parts: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a SandboxClip, which is no codec"):
-        pretraining.load_codec(parts / "clip")
+        load_codec(parts / "clip")
     with pytest.raises(UserError, match="no codec at"):
-        pretraining.load_codec(tmp_path)
+        load_codec(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +251,7 @@ def test_a_saved_codec_carries_the_statistics_that_normalise_its_latents(parts: 
     config = _config("codec", parts, num_clips=6)
     run = pretrain(config, tmp_path / "run")
     codec = CausalVideoVAE.from_pretrained(run.folder / "codec", low_cpu_mem_usage=False).float().eval()
-    clips = torch.stack([torch.from_numpy(pixels) for pixels, _ in pretraining.pool(config, 6)]).float() / 255
+    clips = torch.stack([torch.from_numpy(pixels) for pixels, _ in pool(config, 6)]).float() / 255
     with torch.no_grad():
         latents = codec.encode(clips)
     for part in (latents[:, :, :1], latents[:, :, 1:]):
@@ -265,7 +273,7 @@ def test_the_moving_average_lags_behind(parts: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_codec_starts_as_the_principal_components_of_its_patches() -> None:
-    part = pretraining.CodecPart(replace(SMALL, num_clips=24))
+    part = codec_part.CodecPart(replace(SMALL, num_clips=24))
     crops = part.crops(200, numpy_generator(1, "crops"))
     with torch.no_grad():
         part.network.encoder = Blocks()  # none: what the patch layers say
@@ -282,7 +290,7 @@ def test_the_codec_starts_as_the_principal_components_of_its_patches() -> None:
 @pytest.mark.parametrize("part", ["codec", "clip", "transformer"])
 @pytest.mark.usefixtures("small_networks")
 def test_the_loss_falls_on_a_few_clips(part: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining, "LOG_EVERY", 10)
+    monkeypatch.setattr(loop, "LOG_EVERY", 10)
     config = _config(part, parts, steps=120, batch=8, warmup=5, num_clips=8, save_every=120, learning_rate=3e-3)
     run = pretrain(config, tmp_path / "run")
     losses = [row["pretrain/loss"] for row in read_metrics(run.folder)]
@@ -319,7 +327,7 @@ def test_a_near_miss_differs_in_one_thing() -> None:
     spec = SceneSpec("uniform", (ObjectSpec("red", "ball", "small"), ObjectSpec("blue", "square", "large")), "left")
     kinds = set()
     for _ in range(60):
-        other = pretraining.other_word(spec, rng)
+        other = clip_part.other_word(spec, rng)
         pairs = list(zip(spec.objects, other.objects, strict=True))
         differing = [
             *(name for a, b in pairs for name in ("colour", "shape", "size") if getattr(a, name) != getattr(b, name)),

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from base_model import flow, lora
 from base_model.codec.load import load_codec
-from base_model.data import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
 from base_model.dit.pack import draw_kept, drop_rate, kept_cells, num_tokens, packed_velocity
 from base_model.dit.patches import grid_of
+from base_model.pretrain.config import PretrainConfig
+from base_model.pretrain.reading import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
+from base_model.pretrain.transformer import begin_network
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
-from base_model.variants import VARIANTS, Denoiser, load_transformer
+from base_model.variants import Denoiser
 from core import snapshot, videoset
 from core.errors import UserError
 from core.files import atomic_write
-from core.randomness import seed_for, torch_generator
-
-if TYPE_CHECKING:
-    from base_model.pretrain import PretrainConfig
+from core.randomness import torch_generator
 
 SNAPSHOT = "data.json"  # in the run folder: what the set held, for `soralign data diff`
 
@@ -38,7 +36,7 @@ Batch = tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class ClipsPart:
-    """See the module's first lines; `base_model.pretrain.Part` says what the loop asks."""
+    """See the module's first lines; `base_model.pretrain.part.Part` says what the loop asks."""
 
     network: Denoiser
 
@@ -49,13 +47,7 @@ class ClipsPart:
         self.codec = load_codec(config.codec, config.per_frame)
         clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
         self.clip = clip.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.seed, "transformer weights"))
-            sizes = {"in_channels": self.codec.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
-            if config.start:
-                self.network = load_transformer(config.start)
-            else:
-                self.network = VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
+        self.network = begin_network(config, self.codec, clip)
         if config.token_budget and not isinstance(self.network, VideoTransformer):
             raise UserError("only the shipped architecture packs clips; set token_budget to 0 for steps of one shape")
         if config.lora_rank:
@@ -133,8 +125,7 @@ class ClipsPart:
         if not clips:  # all of this step's videos were broken
             return torch.stack([value.sum() for value in self.network.parameters() if value.requires_grad]).sum() * 0.0
         count = len(clips)
-        even = torch.sigmoid(torch.randn(count, generator=rng))
-        sigma = config.shift * even / (1.0 + (config.shift - 1.0) * even)
+        sigma = flow.logit_normal(count, rng, shift=config.shift)
         silent = torch.rand(count, generator=rng) < config.caption_dropout
         rows = torch.arange(count).masked_fill(silent, count)
         told = torch.rand(count, generator=rng) < config.given

@@ -1,0 +1,130 @@
+"""What one training run is: the recipe, and what is refused before any time is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from base_model.variants import VARIANTS
+from base_model.world.spec import FAMILIES, HEIGHT, NUM_FRAMES, WIDTH
+from core.errors import UserError
+from core.registry import unknown
+
+
+def _option(default: object, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One recipe; `part` says which network is trained."""
+
+    part: Literal["codec", "clip", "transformer"] = _option("codec", "codec, clip or transformer")
+    steps: int = _option(4600, "optimizer steps")
+    batch: int = _option(8, "clips per step")
+    learning_rate: float = _option(2e-3, "peak rate")
+    warmup: int = _option(50, "steps of linear warm-up")
+    decay: float = _option(0.5, "last share of the steps over which the rate falls to zero")
+    ema: float = _option(0.0, "decay of the moving average of the weights; 0 = none")
+    num_clips: int = _option(3000, "different clips in the training pool")
+    noise: float = _option(0.25, "share of clips spoilt with web noise")
+    start: str = _option("", "folder of trained weights to go on from; empty = from nothing")
+    latent_noise: float = _option(
+        0.0,
+        "codec: above 0 the decoder alone goes on from `start`, on latents with up to this much noise, in standard "
+        "deviations, as a transformer draws them",
+    )
+    hard_negatives: int = _option(
+        0,
+        "clip: above 0 the image tower alone goes on from `start`, against this many captions per clip that differ "
+        "in one word",
+    )
+    kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
+    shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
+    caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
+    given: float = _option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
+    families: list[str] = field(
+        default_factory=lambda: list(FAMILIES),
+        metadata={"help": "transformer: families of motion drawn from; a name given twice is drawn twice as often"},
+    )
+    sizes: list[str] = field(
+        default_factory=lambda: [f"{NUM_FRAMES}x{HEIGHT}x{WIDTH}"],
+        metadata={"help": "transformer: frames x height x width of the clips; the first is the usual one"},
+    )
+    latents: str = _option(
+        "", "transformer: folder for the encoded clips, filled where they are missing; empty = in the run"
+    )
+    compile: bool = _option(False, "transformer: compile the blocks, half again as fast after the first minutes")
+    codec: str = _option("", "transformer: folder of the trained codec")
+    clip: str = _option("", "transformer: folder of the trained CLIP")
+    save_every: int = _option(500, "steps between checkpoints")
+    seed: int = _option(0, "everything random derives from it")
+    videos: str = _option("", "transformer: folder of own clips with captions to train on, instead of the sandbox")
+    token_budget: int = _option(2048, "videos: tokens packed into a step; 0 = steps of `batch` clips of one shape")
+    max_frames: int = _option(65, "videos: a longer one is cut into pieces of this many frames")
+    drop_tokens: float = _option(
+        0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
+    )
+    max_bad: float = _option(0.1, "videos: share that may be unreadable; they are named and skipped")
+    workers: int = _option(2, "videos: threads that read ahead")
+    lora_rank: int = _option(
+        0, "videos: above 0 only low-rank updates of this rank are trained, on the model in `start`"
+    )
+    per_frame: bool = _option(False, "transformer: encode each frame alone, by the codec's path for images")
+    bottleneck: Literal["kl", "vq", "fsq"] = _option("kl", "codec: continuous, a learned codebook, or rounding")
+    pixel_loss: Literal["mse", "l1"] = _option("mse", "codec: squared or absolute difference of pixels")
+    perceptual: str = _option("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    variant: str = _option(
+        "", "transformer: another architecture, by name; see docs/base_model.md. Empty = the shipped one"
+    )
+    adversarial: float = _option(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
+
+
+def parse_size(size: str) -> tuple[int, int, int]:
+    """(frames, height, width) of a text like "17x64x64". Raises: UserError."""
+    parts = size.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"size '{size}' is not FRAMESxHEIGHTxWIDTH, as in {NUM_FRAMES}x{HEIGHT}x{WIDTH}")
+    frames, height, width = map(int, parts)
+    if frames < NUM_FRAMES or height < HEIGHT or width < WIDTH:
+        raise UserError(f"size '{size}' is smaller than the sandbox's own {NUM_FRAMES}x{HEIGHT}x{WIDTH}")
+    return frames, height, width
+
+
+def check(config: PretrainConfig) -> None:
+    """Refuse a recipe that cannot run, before any time is spent. Raises: UserError."""
+    for name in ("steps", "batch", "warmup", "num_clips", "save_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
+    for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
+    for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
+        if getattr(config, name) < 0 or (getattr(config, name) and not (config.part == part and config.start)):
+            raise UserError(
+                f"{name} is {getattr(config, name)}; above 0 it goes on from trained weights of the {part}: give "
+                f"part {part} and start, or 0"
+            )
+    for size in config.sizes:
+        parse_size(size)
+    for name in config.families:
+        if name not in FAMILIES:
+            raise unknown(name, FAMILIES, "family")
+    if config.start and not (Path(config.start) / "config.json").is_file():
+        raise UserError(f"start is '{config.start}', which holds no config.json; give the folder of a trained part")
+    for name in ("codec", "clip") if config.part == "transformer" else ():
+        if not (Path(getattr(config, name)) / "config.json").is_file():
+            raise UserError(
+                f"the transformer needs a trained {name}: {name} is '{getattr(config, name)}', which holds no "
+                f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder"
+            )
+    for name in ("max_frames", "workers"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
+    if config.lora_rank and not (config.videos and config.start):
+        raise UserError("lora_rank needs videos (the clips to learn) and start (the model to adapt)")
+    if config.drop_tokens and not config.token_budget:
+        raise UserError("drop_tokens needs packing; token_budget is 0")
+    if config.variant and config.variant not in VARIANTS:
+        raise unknown(config.variant, VARIANTS, "variant")

@@ -1,0 +1,149 @@
+"""Trains the transformer on the sandbox world's clips, encoded once and kept on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from base_model import flow
+from base_model.codec.load import load_codec
+from base_model.codec.protocol import Codec
+from base_model.dit.patches import grid_of
+from base_model.pretrain.config import PretrainConfig, parse_size
+from base_model.pretrain.part import FromTheWorld
+from base_model.tasks import random_mask
+from base_model.text import SandboxClip
+from base_model.transformer import VideoTransformer
+from base_model.variants import VARIANTS, Denoiser, load_transformer
+from base_model.world.dataset import make_clip
+from core.errors import UserError
+from core.files import replacing
+from core.progress import track
+from core.randomness import seed_for, torch_generator
+from core.video import sha256
+
+
+def begin_network(config: PretrainConfig, codec: Codec, clip: SandboxClip) -> Denoiser:
+    """The network to train: that of `config.start`, or a new one that fits the codec and the CLIP."""
+    if config.start:
+        return load_transformer(config.start)
+    sizes = {"in_channels": codec.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "transformer weights"))
+        return VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
+
+
+class TransformerPart(FromTheWorld):
+    """Rectified flow on the codec's latents: squared error of the velocity where nothing is given.
+
+    Noise levels are logit-normal and shifted (SD3, Esser et al. 2024). Most steps show whole clips of the first size;
+    the others a clip cut short (the codec is causal: the first latents of a clip are those of a shorter one) or one
+    of another size, so that one set of weights knows all of them.
+    """
+
+    SHORTER, OTHER_SIZE = 0.12, 0.12  # shares of steps
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        vae = load_codec(config.codec, config.per_frame)
+        clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
+        known: dict[str, int] = {"": 0}
+        self.latents, self.rows = [], []
+        for size in config.sizes:
+            latents, prompts = latent_pool(config, vae, size)
+            self.latents.append(latents)
+            self.rows.append(torch.tensor([known.setdefault(prompt, len(known)) for prompt in prompts]))
+        with torch.no_grad():
+            words = [clip.text_tokens(list(known)[start : start + 256]) for start in range(0, len(known), 256)]
+        self.text, self.mask, self.pooled = (torch.cat([part[i] for part in words]) for i in range(3))
+        self.network = begin_network(config, vae, clip)
+
+    def loss(self, step: int) -> Tensor:
+        config = self.config
+        rng = torch_generator(config.seed, "transformer step", step)
+        kind, which = torch.rand(2, generator=rng).tolist()
+        other = len(self.latents) > 1 and kind > 1.0 - self.OTHER_SIZE
+        pool = 1 + int(which * (len(self.latents) - 1)) if other else 0
+        index = torch.randint(len(self.latents[pool]), (config.batch,), generator=rng)
+        clean = self.latents[pool][index].float()
+        if kind < self.SHORTER:
+            clean = clean[:, :, : 1 + int(which * (clean.shape[2] - 1))]
+        sigma = flow.logit_normal(config.batch, rng, shift=config.shift)
+        noise = torch.randn(clean.shape, generator=rng)
+        silent = torch.rand(config.batch, generator=rng) < config.caption_dropout
+        rows = self.rows[pool][index].masked_fill(silent, 0)
+        known = torch.zeros(clean.shape[0], *clean.shape[2:], dtype=torch.bool)
+        if clean.shape[2] > 1:
+            for row in (torch.rand(config.batch, generator=rng) < config.given).nonzero().flatten().tolist():
+                known[row] = random_mask(grid_of(clean.shape, (1, 1, 1)), self.network.patch_size, rng)
+        free = ~known[:, None]
+        dtype = next(self.network.parameters()).dtype
+        noisy = torch.where(free, flow.interpolate(clean, noise, sigma), clean).to(dtype)
+        text, pooled = self.text[rows].to(dtype), self.pooled[rows].to(dtype)
+        predicted = self.network(noisy, sigma, text, self.mask[rows], pooled, known)
+        error = (predicted.float() - flow.velocity(clean, noise)).square() * free
+        return error.sum() / (free.sum() * clean.shape[1])
+
+    def save(self, folder: Path) -> None:
+        self.network.half().save_pretrained(folder)
+
+
+SHARD = 512  # clips per file of latents
+
+
+def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, list[str]]:
+    """Latents fp16 [clip, C, T, H, W] and prompts of the training clips of one size ("17x64x64").
+
+    Written file by file to `config.latents`, so a run that was killed, or a second one, does not encode them again.
+    The first size has `num_clips` clips, each other one an eighth of that. Raises: UserError for a folder whose clips
+    come from another recipe.
+    """
+    num_frames, height, width = parse_size(size)
+    count = config.num_clips if size == config.sizes[0] else max(1, config.num_clips // 8)
+    source = json.dumps(
+        [
+            sha256(Path(config.codec) / "diffusion_pytorch_model.safetensors"),
+            config.seed,
+            config.noise,
+            *config.families,
+        ]
+    )
+    folder = Path(config.latents) / size
+    seed = seed_for(config.seed, f"pretrain/{config.part}")
+    latents, prompts = [], []
+    for start in track(range(0, count, SHARD), f"encoding {size} clips"):
+        path = folder / f"{start // SHARD:04d}.npz"
+        if not path.is_file():
+            stop = min(start + SHARD, count)
+            encoded, words = [], []
+            for first in range(start, stop, 16):
+                clips = [
+                    make_clip(
+                        seed,
+                        index,
+                        noise=config.noise,
+                        families=config.families,
+                        num_frames=num_frames,
+                        height=height,
+                        width=width,
+                    )
+                    for index in range(first, min(first + 16, stop))
+                ]
+                words += [clip.prompt for clip in clips]
+                with torch.no_grad():
+                    encoded.append(vae.encode(torch.from_numpy(np.stack([clip.frames for clip in clips]))).half())
+            with replacing(path) as temporary:
+                np.savez(temporary, latents=torch.cat(encoded).numpy(), prompts=np.array(words), source=source)
+        with np.load(path) as stored:
+            if str(stored["source"]) != source or len(stored["latents"]) != min(SHARD, count - start):
+                raise UserError(
+                    f"the latents in '{path}' are of another recipe (codec, seed, noise, families or num_clips); "
+                    "give an empty folder for latents"
+                )
+            latents.append(torch.from_numpy(stored["latents"]))
+            prompts += stored["prompts"].tolist()
+    return torch.cat(latents), prompts

@@ -1,7 +1,7 @@
 """How many clips must an algorithm draw until held-out clips reach a given reward?
 
-    python benchmarks/align_samples.py --out runs/align_samples [--algorithms nft "grpo, guard"] [--steps 128]
-        [--level .8]
+    python benchmarks/align_samples.py --out runs/align_samples [--algorithms nft "grpo, guard"] [--steps 96]
+        [--level .75]
 
 The model is small enough for every algorithm, seed and learning rate to be run in minutes, and its task has a known
 best: a clip of 2x4x4 pixels whose halves are to be as bright as the prompt says in hundredths ("left 20 right 70").
@@ -49,17 +49,14 @@ CLIPS, GROUP = 32, 8
 WIDTH = 64  # of the network
 SEEDS = (0, 1, 2)
 SEARCH_SEED = 1000
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 CLIP_RANGE = 1e-2
 """Log-ratios are means over elements: 64 here, thousands in a video, so what is 1e-4 there is wider here."""
 FAMILIES: dict[str, dict[str, Algorithm]] = {
     "noisy steps": {
         "ddpo": DDPO(clip_range=CLIP_RANGE),
         "ddpo, sf": DDPO(estimator="sf"),
-        "ddpo, history of the prompt": DDPO(advantage="prompt", clip_range=CLIP_RANGE),
         "ppo": PPO(clip_range=CLIP_RANGE),
-        "grpo, all steps": GRPO(window=0, clip_range=CLIP_RANGE),
-        "grpo, cps": GRPO(noise="cps", clip_range=CLIP_RANGE),
         "grpo, guard": GRPO(trust="guard", clip_range=CLIP_RANGE),
         "grpo, mask": GRPO(trust="mask", kl_limit=1e-3),
     },
@@ -193,8 +190,8 @@ def all_prompts() -> tuple[list[str], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--level", type=float, default=0.8, help="held-out reward to reach")
-    parser.add_argument("--steps", type=int, default=128, help=f"training steps of {CLIPS} clips")
+    parser.add_argument("--level", type=float, default=0.75, help="held-out reward to reach")
+    parser.add_argument("--steps", type=int, default=96, help=f"training steps of {CLIPS} clips")
     parser.add_argument("--algorithms", nargs="+", choices=tuple(ALGORITHMS), default=list(ALGORITHMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -234,7 +231,7 @@ def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
         lora_alpha=16,
         sample_every=0,
         save_every=steps,
-        judge_every=2,
+        judge_every=4,
         judge_clips=64,
         seed=seed,
     )

@@ -19,6 +19,7 @@ from torch.utils import checkpoint as activations
 from align.sharding import place
 from base_model import flow, lora, sampler
 from base_model.protocol import Condition, Generator, cat, take
+from base_model.starts import Starts
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
@@ -64,6 +65,7 @@ class Policy:
     num_steps, guidance, batch (clips per forward) are the same in sampling and training.
     mix: several rewards as the sum of each one's place in its group ("group"), or as the weighted sum of their values.
     overlap: judge a batch while the next one is sampled. tags: of prompts; every tag's reward is logged by itself.
+    starts: what the clips of every prompt begin with, where they begin with something.
     start: copies of all weights before training, where there are no adapters to switch off for the reference.
     memory: what an algorithm must remember between steps (plain containers and tensors); saved in every checkpoint.
     """
@@ -78,6 +80,7 @@ class Policy:
     mix: Literal["group", "sum"] = "group"
     overlap: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    starts: Starts | None = None
     start: list[Tensor] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
@@ -137,7 +140,8 @@ class Policy:
             with torch.no_grad():
                 encoded = {name: value.cpu() for name, value in self.generator.encode_prompts(fresh).items()}
             for index, prompt in enumerate(fresh):
-                self._rows[prompt] = take(encoded, slice(index, index + 1))
+                begun = self.starts.row(prompt) if self.starts is not None else {}
+                self._rows[prompt] = take(encoded, slice(index, index + 1)) | begun
         return self._here(cat([self._rows[prompt] for prompt in prompts]))
 
     def sample_batches(

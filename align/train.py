@@ -28,7 +28,8 @@ from align.protocol import Algorithm, option
 from align.sharding import whole
 from base_model import lora
 from base_model.protocol import Generator
-from core import videoset
+from base_model.starts import Starts
+from core import video, videoset
 from core.errors import UserError
 from core.progress import track
 from core.prompts import Prompt
@@ -122,7 +123,7 @@ def train(
     out: Path | str,
     *,
     judges: Sequence["Reward"] = (),
-    judge_prompts: Sequence[str] = (),
+    judge_prompts: Sequence[str | Prompt] = (),
 ) -> Run:
     """Train `generator` (in place) and leave a run folder at `out`; continues a run that is there.
 
@@ -135,16 +136,19 @@ def train(
         are all broken.
     """
     config.check()
-    listed = [one if isinstance(one, Prompt) else Prompt(one) for one in prompts]
-    if judges and not judge_prompts:
+    listed, kept = (
+        [one if isinstance(one, Prompt) else Prompt(one) for one in some] for some in (prompts, judge_prompts)
+    )
+    if judges and not kept:
         count = min(config.judge_clips, len(listed) // 5)
-        listed, judge_prompts = listed[: len(listed) - count], [one.text for one in listed[len(listed) - count :]]
+        listed, kept = listed[: len(listed) - count], listed[len(listed) - count :]
     if not listed:
         raise UserError("there are no prompts to train on; give at least one")
-    held_out = HeldOut(judges, reward, judge_prompts, config.judge_clips)
+    held_out = HeldOut(judges, reward, [one.text for one in kept], config.judge_clips)
     held_out.check()
     accelerator = launch(config.precision)
     policy = policy_for(generator, reward, config, accelerator, {one.text: one.tag for one in listed if one.tag})
+    policy.starts = Starts.of(generator, [*listed, *kept])
     algorithm.check(policy, reward)
     optimizer = prepare(policy, algorithm, config)
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
@@ -347,11 +351,15 @@ def _description(
         **asdict(algorithm),  # type: ignore[call-overload]
         **asdict(config),
         "num_prompts": len(prompts),
-        "prompts_sha256": sha256(
-            "\n".join(f"{one.text}\t{one.weight}\t{one.tag}" for one in prompts).encode()
-        ).hexdigest(),
+        "prompts_sha256": sha256("\n".join(map(_line, prompts)).encode()).hexdigest(),
         "judge_prompts_sha256": sha256("\n".join(held_out.prompts).encode()).hexdigest(),
     }
+
+
+def _line(prompt: Prompt) -> str:
+    """All that makes a prompt this prompt."""
+    begun = f"\t{video.sha256(prompt.start)}" if prompt.start else ""
+    return f"{prompt.text}\t{prompt.weight}\t{prompt.tag}{begun}"
 
 
 def _open(out: Path | str, description: dict[str, Any], accelerator: Accelerator) -> Run:

@@ -87,8 +87,7 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
         if strength < 1.0:
             latents = flow.noised(clean, latents, strength, generator.family)
         if cells is not None:
-            condition = given(condition, cells, clean)
-            unconditional = unconditional and given(unconditional, cells, clean)
+            condition = given(generator, condition, cells, clean)
     latents = draw(
         generator,
         condition,
@@ -101,12 +100,11 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
     return generator.decode(latents).float().cpu()
 
 
-def given(condition: Condition, cells: Tensor, clean: Tensor) -> Condition:
-    """The condition with given cells: `cells` bool [T, rows, columns], `clean` latents [B, C, T, rows, columns].
-
-    Guidance needs it on both sides: what it leads away from has the same cells given.
-    """
-    return {**condition, "known": cells.to(clean.device).expand(len(clean), *cells.shape), "clean": clean}
+def given(generator: Generator, condition: Condition, cells: Tensor, clean: Tensor) -> Condition:
+    """The condition with given cells: `cells` bool [T, rows, columns], `clean` latents [B, C, T, rows, columns]."""
+    known = cells.to(clean.device).expand(len(clean), *cells.shape)
+    shown = generator.shown(known, clean) if isinstance(generator, HubGenerator) else {}
+    return {**condition, "known": known, "clean": clean, **shown}
 
 
 def grid(generator: Generator, is_given: bool) -> tuple[int, int]:
@@ -117,9 +115,9 @@ def grid(generator: Generator, is_given: bool) -> tuple[int, int]:
     """
     if isinstance(generator, NativeGenerator):
         return generator.vae.t, generator.vae.s * generator.transformer.patch_size
-    if isinstance(generator, HubGenerator) and generator.model.grid.patch_time == 1:
+    if isinstance(generator, HubGenerator):
         cells = generator.model.grid
-        return cells.time, cells.side * cells.patch
+        return cells.time * cells.patch_time, cells.side * cells.patch
     if is_given:
         raise UserError(
             f"model '{generator.name}' takes no given frames; use another, as sandbox, or --edit, which every model "
@@ -129,7 +127,7 @@ def grid(generator: Generator, is_given: bool) -> tuple[int, int]:
 
 
 def known_cells(generator: Generator, known: Tensor) -> Tensor:
-    """Latent cells that are given: those of tokens all of whose pixels are known.
+    """Latent cells that are given: those of tokens all of whose pixels are known; never those of sound.
 
     Args:
         known: bool [time, H, W] on the generator's grid.
@@ -137,11 +135,13 @@ def known_cells(generator: Generator, known: Tensor) -> Tensor:
     """
     group, side = grid(generator, True)
     time, height, width = known.shape
-    _, _, rows, columns = generator.latent_shape(VideoSize(time, height, width))
+    _, depth, rows, columns = generator.latent_shape(VideoSize(time, height, width))
     tokens = known.reshape(time, height // side, side, width // side, side).all(4).all(2)
     tokens = torch.cat([tokens[:1], tokens[1:].reshape(-1, group, *tokens.shape[1:]).all(1)])
+    along = generator.model.grid.patch_time if isinstance(generator, HubGenerator) else 1
     across = rows * side // height
-    return tokens.repeat_interleave(across, 1).repeat_interleave(across, 2)
+    cells = tokens.repeat_interleave(along, 0).repeat_interleave(across, 1).repeat_interleave(across, 2)
+    return torch.cat([cells, cells.new_zeros(depth - len(cells), rows, columns)])
 
 
 def filled(frames: Tensor, known: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class NativeGenerator:
         velocity = self._velocity(latents, sigma, condition)
         if unconditional is None or guidance == 1.0:
             return velocity
-        without = self._velocity(latents, sigma, unconditional)
+        without = self._velocity(latents, sigma, condition | unconditional)
         return without + guidance * (velocity - without)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

@@ -64,7 +64,8 @@ class Generator(Protocol):
         """Velocity (fp32, shape of `latents`) at denoising step `step` (long [batch]: rows may be at different steps).
 
         For family "flow" velocity is noise - clean; for "vp" it is alpha * noise - sigma * clean (v-prediction).
-        With `unconditional` given and `guidance` != 1 it is the guided velocity.
+        With `unconditional` given and `guidance` != 1 it is the guided velocity; what `condition` has beyond it, as
+        given cells, holds for both.
         """
         ...
 

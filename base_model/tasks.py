@@ -73,7 +73,7 @@ def roll(
         part = _reseeded(request, "window", 0)
     start, number = request.each(start), 0
     while True:
-        context = start[:, -_beginning(min(start.shape[1], CONTEXT, window - group), group) :]
+        context = last_second(start, window, group)
         seen = context.shape[1]
         frames, known = _blank(context, window)
         frames[:, :seen], known[:seen] = context, True
@@ -81,6 +81,11 @@ def roll(
         yield start[:, seen:]
         number += 1
         part = _reseeded(request, "window", number)
+
+
+def last_second(clip: Tensor, window: int, group: int) -> Tensor:
+    """The last frames of `clip` that a window of so many frames can begin with, at most `CONTEXT`."""
+    return clip[:, -_beginning(min(clip.shape[1], CONTEXT, window - group), group) :]
 
 
 def extend(request: Request, clip: Tensor, num_new: int) -> Tensor:
@@ -97,9 +102,10 @@ def first_frames(chunks: Iterator[Tensor], num_frames: int) -> Iterator[Tensor]:
 
 
 def image_to_video(request: Request, image: Tensor, num_frames: int) -> Tensor:
-    """`num_frames` frames, drawn at once, the first of which is `image` [B or 1, 1, 3, H, W]."""
+    """`num_frames` frames, drawn at once, that begin with `image` [B or 1, 1 or another 4k+1, 3, H, W]."""
     frames, known = _blank(request.each(image), num_frames)
-    frames[:, :1], known[:1] = image, True
+    seen = image.shape[1]
+    frames[:, :seen], known[:seen] = image, True
     return complete(request, frames, known)
 
 

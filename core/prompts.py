@@ -13,11 +13,15 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A training prompt. weight: how often it is drawn, against the others of its file; tag: its kind ("counting")."""
+    """A training prompt. weight: how often it is drawn, against the others of its file; tag: its kind ("counting").
+
+    start: file of the picture that its clips begin with, or of the clip that they go on from; empty: none.
+    """
 
     text: str
     weight: float = 1.0
     tag: str = ""
+    start: str = ""
 
 
 def read(path: Path | str) -> list[str]:
@@ -26,16 +30,19 @@ def read(path: Path | str) -> list[str]:
 
 
 def read_all(path: Path | str) -> list[Prompt]:
-    """The prompts of a file in order: of every line, or of the keys `prompt`, `weight`, `tag` where it ends in .jsonl.
+    """The prompts of a file in order: of every line, or of the keys of its JSON lines where it ends in .jsonl.
 
-    Other keys are left alone, so the JSON lines of the public prompt sets are read as they are.
+    Keys: `prompt`, `weight`, `tag`, and `image` or `video` for what the clips begin with (a path, from the file's
+    folder). Others are left alone, so the JSON lines of the public prompt sets are read as they are.
 
     Raises: UserError if the file is missing, not UTF-8 text, has no prompt, or a line that is no prompt.
     """
     path = Path(path)
     try:
         if path.suffix == ".jsonl":
-            prompts = [_prompt(row, f"{path}: entry {number}") for number, row in enumerate(files.read_lines(path), 1)]
+            prompts = [
+                _prompt(row, path, f"{path}: entry {number}") for number, row in enumerate(files.read_lines(path), 1)
+            ]
         else:
             lines = path.read_text(encoding="utf-8").splitlines()
             prompts = [Prompt(line.strip()) for line in lines if line.strip()]
@@ -77,10 +84,22 @@ def _share(word: str) -> tuple[str, float]:
     return name, share
 
 
-def _prompt(row: dict[str, object], where: str) -> Prompt:
+def _prompt(row: dict[str, object], path: Path, where: str) -> Prompt:
     text, weight, tag = row.get("prompt"), row.get("weight", 1.0), row.get("tag", "")
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: a text under the key 'prompt' is expected, seen {text!r}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise UserError(f"{where}: 'weight' must be a number above 0, seen {weight!r}")
-    return Prompt(text.strip(), float(weight), str(tag))
+    return Prompt(text.strip(), float(weight), str(tag), _start(row, path, where))
+
+
+def _start(row: dict[str, object], path: Path, where: str) -> str:
+    named = {key: row[key] for key in ("image", "video") if row.get(key) is not None}
+    if not named:
+        return ""
+    (key, name), *more = named.items()
+    if more or not isinstance(name, str):
+        raise UserError(f"{where}: one path under 'image' or 'video' is expected, seen {named!r}")
+    if not (file := path.parent / name).is_file():
+        raise UserError(f"{where}: its {key} '{file}' is not there")
+    return str(file)

@@ -4,7 +4,7 @@ CASES is the table that tests/test_base_model_hub.py runs over: a new family joi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ class Case:
 
     call: arguments of the call beyond the common ones. guidance, frames: the arguments that take the guidance scale
         (empty: it is set in the pipeline) and the number of frames.
-    to_pipeline, from_pipeline: latents in our layout to the pipeline's and back.
+    to_pipeline: arguments of the call that say latents in our layout. from_pipeline: what the call returns first, in
+        ours; of a model that makes sound as well it is the picture.
     tolerance: of the largest difference to the pipeline's own latents; 0 = bit for bit.
     """
 
@@ -30,7 +31,7 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
     guidance: str = "guidance_scale"
     frames: str = "num_frames"
-    to_pipeline: Callable[[Tensor], Tensor] = lambda latents: latents
+    to_pipeline: Callable[[Tensor], dict[str, Tensor]] = lambda latents: {"latents": latents}
     from_pipeline: Callable[[Tensor, tuple[int, ...]], Tensor] = lambda latents, shape: latents
     tolerance: float = 0.0
 
@@ -166,13 +167,9 @@ def wan_5b_i2v() -> Any:
     return wan_5b("WanImageToVideoPipeline")
 
 
-def ltx() -> Any:
-    from diffusers import (
-        AutoencoderKLLTXVideo,
-        FlowMatchEulerDiscreteScheduler,
-        LTXPipeline,
-        LTXVideoTransformer3DModel,
-    )
+def ltx(kind: str = "LTXPipeline") -> Any:
+    import diffusers
+    from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
 
     vae = AutoencoderKLLTXVideo(
         in_channels=3,
@@ -207,15 +204,156 @@ def ltx() -> Any:
         caption_channels=32,
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
-    return LTXPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
+    return getattr(diffusers, kind)(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
 
 
-def _pack(latents: Tensor) -> Tensor:
-    return latents.flatten(2).transpose(1, 2)
+def ltx_i2v() -> Any:
+    return ltx("LTXImageToVideoPipeline")
+
+
+def _pack(latents: Tensor) -> dict[str, Tensor]:
+    return {"latents": latents.flatten(2).transpose(1, 2)}
 
 
 def _unpack(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
     return latents.transpose(1, 2).reshape(len(latents), *shape)
+
+
+def ltx2(kind: str = "LTX2Pipeline") -> Any:
+    """LTX-2: 2 channels of 2 mel bins of sound per token, 25 tokens a second."""
+    import diffusers
+    from diffusers import (
+        AutoencoderKLLTX2Audio,
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        LTX2VideoTransformer3DModel,
+    )
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=4,
+        decoder_causal=False,
+    )
+    vae.latents_mean.normal_()
+    vae.latents_std.uniform_(0.5, 2.0)
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=2,
+        caption_channels=16,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=4,
+        output_channels=2,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        in_channels=2,
+        resolution=32,
+        latent_channels=2,
+        mid_block_add_attention=False,
+        mel_bins=8,
+    )
+    connectors = LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=3,
+        video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=8,
+        video_connector_num_layers=1,
+        video_connector_num_learnable_registers=8,
+        audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8,
+        audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=8,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+    for registers in (connectors.video_connector, connectors.audio_connector):
+        torch.nn.init.normal_(registers.learnable_registers)
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=32,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+        output_sampling_rate=16000,
+    )
+    return getattr(diffusers, kind)(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1),
+        vae=vae,
+        audio_vae=audio_vae,
+        text_encoder=_gemma(),
+        tokenizer=_letters(),
+        connectors=connectors,
+        transformer=transformer,
+        vocoder=vocoder,
+    )
+
+
+def ltx2_i2v() -> Any:
+    return ltx2("LTX2ImageToVideoPipeline")
+
+
+def _gemma() -> Any:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
+
+    text = Gemma3TextConfig(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=16,
+    )
+    looks = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=14, patch_size=14
+    )
+    special = {"boi_token_index": 390, "eoi_token_index": 391, "image_token_index": 392}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=looks, mm_tokens_per_image=1, **special)
+    )
+
+
+def _scale() -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the latents that the codec of `ltx2` makes."""
+    vae = seeded(ltx2).vae
+    return vae.latents_mean.reshape(1, -1, 1, 1, 1), vae.latents_std.reshape(1, -1, 1, 1, 1)
+
+
+def _picture_and_sound(latents: Tensor) -> dict[str, Tensor]:
+    """Of `ltx2` in its case's size: 3 latent frames, on its codec's scale, and behind them 5 tokens of sound."""
+    mean, std = _scale()
+    tokens = latents[:, :, 3:].flatten(2)[:, :, :5].transpose(1, 2)
+    return {"latents": latents[:, :, :3] * std + mean, "audio_latents": tokens.unflatten(2, (2, 2)).transpose(1, 2)}
+
+
+def _own_scale(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
+    mean, std = _scale()
+    return (latents - mean) / std
 
 
 def _cogvideox(kind: str = "CogVideoXPipeline", shown: int = 0, **options: Any) -> Any:
@@ -272,6 +410,19 @@ def cogvideox_1_5() -> Any:
 
 def cogvideox_i2v() -> Any:
     return _cogvideox("CogVideoXImageToVideoPipeline", shown=4)
+
+
+def cogvideox_1_5_i2v() -> Any:
+    pipeline = _cogvideox(
+        "CogVideoXImageToVideoPipeline",
+        shown=4,
+        use_rotary_positional_embeddings=True,
+        patch_size_t=2,
+        patch_bias=False,
+        ofs_embed_dim=2,
+    )
+    pipeline.vae.register_to_config(invert_scale_latents=True)
+    return pipeline
 
 
 def _words() -> Any:
@@ -504,21 +655,36 @@ def mochi() -> Any:
     return MochiPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
 
 
+_FRAMES_FIRST: dict[str, Any] = {
+    "to_pipeline": lambda latents: {"latents": latents.transpose(1, 2)},
+    "from_pipeline": lambda latents, shape: latents.transpose(1, 2),
+}
+
+_LTX2 = Case(
+    ltx2,
+    VideoSize(5, 32, 32),
+    call={"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0}
+    | {"audio_guidance_scale": None, "audio_stg_scale": None, "audio_modality_scale": None}
+    | {"use_cross_timestep": False},
+    to_pipeline=_picture_and_sound,
+    from_pipeline=_own_scale,
+    tolerance=1e-5,
+)
+
 CASES = {
     "wan": Case(wan),
     "ltx": Case(ltx, VideoSize(9, 32, 32), to_pipeline=_pack, from_pipeline=_unpack, tolerance=1e-5),
+    "ltx2": _LTX2,
     "cogvideox": Case(
         cogvideox_2b,
         call={"max_sequence_length": 32},
-        to_pipeline=lambda latents: latents.transpose(1, 2),
-        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+        **_FRAMES_FIRST,
         tolerance=1e-4,
     ),
     "cogvideox_1_5": Case(
         cogvideox_1_5,
         call={"max_sequence_length": 32},
-        to_pipeline=lambda latents: latents.transpose(1, 2),
-        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+        **_FRAMES_FIRST,
         tolerance=1e-4,
     ),
     "hunyuan_video": Case(hunyuan_video),
@@ -534,9 +700,11 @@ IMAGE_CASES = {
     "cogvideox_i2v": Case(
         cogvideox_i2v,
         call={"max_sequence_length": 32},
-        to_pipeline=lambda latents: latents.transpose(1, 2),
-        from_pipeline=lambda latents, shape: latents.transpose(1, 2),
+        **_FRAMES_FIRST,
     ),
+    "cogvideox_1_5_i2v": Case(cogvideox_1_5_i2v, call={"max_sequence_length": 32}, **_FRAMES_FIRST),
     "wan_5b_i2v": Case(wan_5b_i2v, VideoSize(9, 32, 32)),
+    "ltx_i2v": Case(ltx_i2v, VideoSize(9, 32, 32), to_pipeline=_pack, from_pipeline=_unpack, tolerance=1e-5),
+    "ltx2_i2v": replace(_LTX2, build=ltx2_i2v),
 }
-"""Pipelines that are called with a picture."""
+"""Pipelines that are called with a picture; without a tolerance they encode it by themselves."""

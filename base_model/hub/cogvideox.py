@@ -68,7 +68,9 @@ class CogVideoX:
         factor = self.pipeline.vae.config.scaling_factor
         if self.pipeline.vae.config.invert_scale_latents:  # 1.5 was trained on pictures that were divided by it
             clean = clean / factor**2
-        return {"shown": torch.where(known[:, None], clean, 0.0)}
+        shown = torch.where(known[:, None], clean, 0.0)
+        shown[:, :, 1 : 1 + self.grid.padding] = 0.0  # the first picture was shown in front only, without its copies
+        return {"shown": shown}
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
         return {"num_inference_steps": num_steps}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,27 @@ level of their own (a timestep per token); or beside the latents, as `Shown.show
 
 
 @dataclass(frozen=True)
+class Sound:
+    """Sound that is denoised beside the picture, as tokens in latent frames behind the picture's.
+
+    tokens_per_second: `width` numbers each. fps: frames of video per second. channels: of the latents.
+    """
+
+    tokens_per_second: float
+    width: int
+    fps: float
+    channels: int
+
+    def length(self, num_frames: int) -> int:
+        """Tokens of a clip of so many frames of video."""
+        return round(num_frames / self.fps * self.tokens_per_second)
+
+    def frames(self, num_frames: int, area: int) -> int:
+        """Latent frames of `area` cells that hold them; the cells left over in the last one hold nothing."""
+        return -(-self.length(num_frames) * self.width // (area * self.channels))
+
+
+@dataclass(frozen=True)
 class Grid:
     """Clip sizes a family can make, and the latent cells they have.
 
@@ -32,6 +54,7 @@ class Grid:
     side: pixels per latent cell. patch: latent cells per token, along height and width.
     patch_time: latent frames per token; the latents are padded to a multiple of it, at the front.
     frames: the only number of frames, for models whose temporal positions are fixed.
+    sound: what the latents hold behind the picture, for models that make both.
     """
 
     time: int
@@ -39,6 +62,7 @@ class Grid:
     patch: int
     patch_time: int = 1
     frames: int | None = None
+    sound: Sound | None = None
 
     @property
     def padding(self) -> int:
@@ -63,8 +87,9 @@ class Grid:
                 f"{size.height}x{size.width} is off the grid of {family}: height and width must be multiples of "
                 f"{unit}; {near[0]}x{near[1]} is the nearest"
             )
-        frames = (size.num_frames - 1) // self.time + 1 + self.padding
-        return frames, size.height // self.side, size.width // self.side
+        height, width = size.height // self.side, size.width // self.side
+        behind = self.sound.frames(size.num_frames, height * width) if self.sound else 0
+        return self.padding + (size.num_frames - 1) // self.time + 1 + behind, height, width
 
 
 class Family(Protocol):
@@ -140,7 +165,7 @@ class Shown(Family, Protocol):
     """A family whose `given` is "shown"."""
 
     def show(self, known: Tensor, clean: Tensor) -> Condition:
-        """What `forward` needs of the given cells; made once per condition, so the codec may be used.
+        """What `forward` needs of the given cells; made once per prompt, so the codec may be used.
 
         Args:
             known: bool [batch, time, height, width]. clean: latents [batch, channels, time, height, width].
@@ -186,6 +211,20 @@ def encode_with(vae: Any, video: Tensor, scaling: Scaling | None = None) -> Tens
     """The plain way back."""
     scaling = scaling or Scaling.of(vae)
     return scaling.to_denoiser(vae.encode(video.to(vae.dtype)).latent_dist.mode().float())
+
+
+def shifted_levels(config: Any, num_steps: int, tokens: int, defaults: tuple[int, int, float, float]) -> dict[str, Any]:
+    """`Family.levels` of a schedule whose shift grows with the number of tokens.
+
+    Args:
+        config: the scheduler's. defaults: of its base_image_seq_len, max_image_seq_len, base_shift and max_shift, as
+            the pipeline has them.
+    """
+    from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    known = [config.get(name, default) for name, default in zip(names, defaults, strict=True)]
+    return {"sigmas": np.linspace(1.0, 1 / num_steps, num_steps), "mu": calculate_shift(tokens, *known)}
 
 
 def _like(value: Tensor | float, latents: Tensor) -> Tensor | float:

@@ -16,7 +16,6 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from base_model.flow import Schedule
 from base_model.hub import noise
@@ -45,7 +44,6 @@ class HubGenerator:
     _network: nn.Module = field(init=False, repr=False)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
     _schedules: dict[int, Schedule] = field(default_factory=dict, repr=False)
-    _seen: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, repr=False)
 
     def __post_init__(self) -> None:
         self.fps, self.family = self.model.fps, self.model.kind
@@ -97,7 +95,10 @@ class HubGenerator:
         if num_steps not in self._schedules:
             time, height, width = self.latent_shape(self.size)[1:]
             arguments = self.model.levels(num_steps, (time, height, width))
-            self._schedules[num_steps] = noise.schedule(self.model.pipeline.scheduler, self.family, arguments)
+            schedule = noise.schedule(self.model.pipeline.scheduler, self.family, arguments)
+            if not schedule.sigma.isfinite().all():  # stretched to a last level, as LTX's, a single step divides by 0
+                raise UserError(f"{num_steps} denoising steps: the schedule of {self.model.title} needs 2 or more")
+            self._schedules[num_steps] = schedule
         return self._schedules[num_steps]
 
     def predict(
@@ -112,8 +113,7 @@ class HubGenerator:
         sigma = schedule.at(step)[0]
         answer = self._answer(latents, sigma, condition, guidance)
         if unconditional is not None and guidance != 1.0 and not self.model.distilled:
-            given = {name: condition[name] for name in _GIVEN if name in condition}
-            without = self._answer(latents, sigma, unconditional | given, guidance)
+            without = self._answer(latents, sigma, condition | unconditional, guidance)
             answer = without + guidance * (answer - without)
         level = sigma.reshape(-1, 1, 1, 1, 1)
         alpha, level = (1.0 - level**2).clamp(min=0).sqrt().to(answer), level.to(answer)
@@ -133,6 +133,16 @@ class HubGenerator:
         with self._visiting([self.model.pipeline.vae], frames.device):
             return self.model.encode(frames.transpose(1, 2) * 2 - 1).float()
 
+    @torch.no_grad()
+    def shown(self, known: Tensor, clean: Tensor) -> Condition:
+        """What the network must see of given cells beside them: rows to join to a condition; see `Shown.show`."""
+        if self.model.given != "shown":
+            return {}
+        pipeline = self.model.pipeline
+        parts = [pipeline.vae, *filter(None, [getattr(pipeline, "image_encoder", None)])]
+        with self._visiting(parts, clean.device):
+            return cast(Shown, self.model).show(known, clean)
+
     def policy_module(self) -> nn.Module:
         return self._network
 
@@ -150,26 +160,12 @@ class HubGenerator:
             known = condition["known"]
             seen = torch.where(known[:, None], condition["clean"].to(latents), latents)
             told = told.reshape(-1, 1, 1, 1) * ~known
-        joined = condition | self._shown(condition)
         rows = {
             name: value.to(self.dtype) if value.is_floating_point() else value
-            for name, value in joined.items()
+            for name, value in condition.items()
             if name not in _GIVEN
         }
         return self.model.forward(seen.to(self.dtype), told, rows, guidance).float()
-
-    @torch.no_grad()
-    def _shown(self, condition: Condition) -> Condition:
-        """What the network is shown of given cells; remembered as long as the tensor of clean latents lives."""
-        if self.model.given != "shown" or "known" not in condition:
-            return {}
-        clean = condition["clean"]
-        if clean not in self._seen:
-            pipeline = self.model.pipeline
-            parts = [pipeline.vae, *filter(None, [getattr(pipeline, "image_encoder", None)])]
-            with self._visiting(parts, clean.device):
-                self._seen[clean] = cast(Shown, self.model).show(condition["known"], clean)
-        return self._seen[clean]
 
     @contextmanager
     def _visiting(self, parts: Sequence[nn.Module], device: torch.device) -> Iterator[None]:

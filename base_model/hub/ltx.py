@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, Scaling, encode_with
+from base_model.hub.family import Answer, Given, Grid, Scaling, encode_with, shifted_levels
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
-    from diffusers import LTXPipeline
+    from diffusers import LTXImageToVideoPipeline, LTXPipeline
 
 MAX_TOKENS = 128
 DECODE_LEVEL = 0.05
@@ -25,7 +24,7 @@ left out: frames must be a function of the latents, or a reward would differ fro
 class LTX:
     """See `base_model.hub.family.Family`."""
 
-    pipeline: LTXPipeline
+    pipeline: LTXPipeline | LTXImageToVideoPipeline
     title = "LTX-Video"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
@@ -55,13 +54,8 @@ class LTX:
         return {"text": embedded, "mask": mask}
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
-        from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
-
-        config = self.pipeline.scheduler.config
-        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        known = [config.get(name, default) for name, default in zip(names, (256, 4096, 0.5, 1.15), strict=True)]
-        mu = calculate_shift(cells[0] * cells[1] * cells[2], *known)
-        return {"sigmas": np.linspace(1.0, 1 / num_steps, num_steps), "mu": mu}
+        tokens = cells[0] * cells[1] * cells[2]
+        return shifted_levels(self.pipeline.scheduler.config, num_steps, tokens, (256, 4096, 0.5, 1.15))
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
         _, _, frames, height, width = latents.shape
@@ -80,10 +74,14 @@ class LTX:
         return packed.transpose(1, 2).reshape(latents.shape)
 
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        level = torch.full((len(latents),), DECODE_LEVEL, device=latents.device, dtype=vae.dtype)
-        asked = level if vae.config.timestep_conditioning else None
-        return vae.decode(Scaling.of(vae).to_codec(latents).to(vae.dtype), asked, return_dict=False)[0]
+        return decode_at(self.pipeline.vae, latents, DECODE_LEVEL)
 
     def encode(self, video: Tensor) -> Tensor:
         return encode_with(self.pipeline.vae, video)
+
+
+def decode_at(vae: Any, latents: Tensor, level: float) -> Tensor:
+    """Through a codec that may be told what noise is left in the latents."""
+    told = torch.full((len(latents),), level, device=latents.device, dtype=vae.dtype)
+    asked = told if vae.config.timestep_conditioning else None
+    return vae.decode(Scaling.of(vae).to_codec(latents).to(vae.dtype), asked, return_dict=False)[0]

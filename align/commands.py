@@ -28,12 +28,16 @@ class Subject:
     out: str = dataclasses.field(metadata={"help": "run folder; the same command again continues it"})
     prompts: list[str] = dataclasses.field(
         metadata={
-            "help": "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag; several as "
-            "`a.txt=.7 b.jsonl=.3` are drawn in these shares"
+            "help": "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag, and image or "
+            "video, which the prompt's clips begin with; several as `a.txt=.7 b.jsonl=.3` are drawn in these shares"
         }
     )
     reward: list[str] = dataclasses.field(
-        metadata={"help": "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`"}
+        default_factory=list,
+        metadata={
+            "help": "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`; only dpo with a "
+            "store needs none"
+        },
     )
     judge: list[str] = dataclasses.field(
         default_factory=list, metadata={"help": "rewards that are watched and not trained on"}
@@ -59,6 +63,7 @@ def align(argv: list[str]) -> None:
         return
     kind = cast(type[Any], registry.resolve(ALGORITHMS, argv[0], "algorithm"))
 
+    from align.dpo import Votes
     from align.train import TrainConfig, train  # torch and accelerate load only when there is something to do
 
     kinds = (Subject, ModelOptions, TrainConfig, kind)
@@ -66,15 +71,19 @@ def align(argv: list[str]) -> None:
     config, algorithm = _part(TrainConfig, options), cast("Algorithm", _part(kind, options))
     listed = prompts.mixture(options.prompts)
     config.check()
+    from_votes = bool(getattr(algorithm, "store", ""))
+    if not options.reward and not from_votes:
+        raise UserError(f"soralign align {argv[0]}: --reward is missing; only `dpo --store` learns without one")
 
     import base_model
 
     if options.offload == "sequential":
         raise UserError("offload 'sequential' is for sampling only: gradients need the transformer whole; use 'model'")
-    judge_prompts = prompts.read(options.judge_prompts) if options.judge_prompts else []
+    judge_prompts = prompts.read_all(options.judge_prompts) if options.judge_prompts else []
     # Pairs of a preference store bring prompts of their own; text encoders stay for them.
-    known = None if getattr(algorithm, "store", "") else [*(one.text for one in listed), *judge_prompts]
-    reward = load_reward(options.reward)  # before the model: a misspelt name should not cost minutes
+    known = None if from_votes else [one.text for one in (*listed, *judge_prompts)]
+    # Before the model: a misspelt name should not cost minutes.
+    reward = load_reward(options.reward) if options.reward else Votes()
     run = train(
         base_model.load(options.model, ModelOptions.of(options), known),
         reward,

@@ -24,6 +24,8 @@ NOISY = 0.05  # cosine of two halves' gradients below which a batch is mostly no
 DEAD = 0.5
 CLIPPED = 0.5
 CERTAIN = 2.0  # standard errors
+GOALS = {"reward/total": "reward", "align/preference_accuracy": "agreement with the votes"}
+"""What should rise, the first that is logged, and what to call it: offline DPO has no reward."""
 Row = Mapping[str, Any]
 
 
@@ -72,8 +74,15 @@ class History:
         return float(value) if isinstance(value, int | float) else default
 
     @property
+    def goal(self) -> str:
+        """The name of GOALS that this run is about."""
+        return next(name for name in GOALS if self.values(name))
+
+    @property
     def clips(self) -> float:
         """Clips per training step."""
+        if self.config.get("store"):
+            return 2.0 * self.number("pairs_per_step")
         return self.number("prompts_per_step") * self.number("group_size", 1.0)
 
     @property
@@ -106,7 +115,7 @@ def read(folder: Path | str) -> History:
         ) from None
     if not isinstance(config, dict) or "algorithm" not in config:
         raise UserError(f"'{folder}' is a run of something else (its config.yaml names no algorithm)")
-    rows = [row for row in read_metrics(folder) if row.get("reward/total") is not None]
+    rows = [row for row in read_metrics(folder) if any(row.get(name) is not None for name in GOALS)]
     if not rows:
         raise UserError(f"'{folder}' has no finished training step yet (metrics.jsonl)")
     return History(config, rows)
@@ -120,16 +129,15 @@ def findings(history: History) -> list[Finding]:
 def report(history: History) -> str:
     """All of it as text."""
     first, last = history.rows[0], history.rows[-1]
-    rise, ends = history.rise("reward/total"), history.ends("reward/total")
+    goal, called = history.goal, GOALS[history.goal]
+    rise, ends = history.rise(goal), history.ends(goal)
     lines = [f"{history.config['algorithm']}, {len(history.rows)} steps, {last.get('samples', 0)} clips"]
     if rise is None or ends is None:
-        lines.append(
-            f"reward {first['reward/total']:.4g} -> {last['reward/total']:.4g}: too few steps for a trend (6 needed)"
-        )
+        lines.append(f"{called} {first[goal]:.4g} -> {last[goal]:.4g}: too few steps for a trend (6 needed)")
     else:
         word = "rises" if rise > CERTAIN else "falls" if rise < -CERTAIN else "does not rise"
         lines.append(
-            f"reward {word}: {ends[0]:.4g} in the first third of the steps, {ends[1]:.4g} in the last "
+            f"{called} {word}: {ends[0]:.4g} in the first third of the steps, {ends[1]:.4g} in the last "
             f"({rise:+.1f} standard errors)"
         )
     found = findings(history)
@@ -267,7 +275,7 @@ def strong_kl(history: History) -> Finding | None:
     gain = (
         width if width > 0 else abs(history.values("align/loss")[-1]) / 2 if history.values("align/loss") else math.inf
     )
-    rise = history.rise("reward/total")
+    rise = history.rise(history.goal)
     if term <= gain or (rise is not None and rise > CERTAIN):
         return None
     return Finding(
@@ -287,7 +295,7 @@ def learning_rate(history: History) -> Finding | None:
             "go back to an earlier checkpoint in a new run with learning_rate a third of this, or lower max_grad_norm",
         )
     reach = rate * len(history.rows) * history.rounds
-    rise = history.rise("reward/total")
+    rise = history.rise(history.goal)
     if norms and 0 < reach < 1e-3 and not (rise is not None and rise > CERTAIN):
         return Finding(
             "The weights have hardly moved yet: the learning rate is low for so few steps.",
@@ -296,9 +304,9 @@ def learning_rate(history: History) -> Finding | None:
         )
     if rise is not None and rise < -CERTAIN:
         return Finding(
-            "The reward falls: the steps are too large or go the wrong way.",
+            f"The {GOALS[history.goal]} falls: the steps are too large or go the wrong way.",
             f"{rise:+.1f} standard errors from the first to the last third, learning_rate {rate:g}",
-            "lower learning_rate by 3; if it still falls, check the sign of the reward (higher must be better)",
+            "lower learning_rate by 3; if it still falls, check that higher is better in what it is trained on",
         )
     return None
 

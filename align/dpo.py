@@ -35,6 +35,7 @@ from core import video
 from core.errors import UserError
 from core.preferences import existing
 from core.randomness import walk
+from reward.protocol import Scores
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
@@ -50,6 +51,22 @@ class Choice:
     chosen: Path
     rejected: Path
     share: float
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Stands in the reward's place where only votes are learned from: a reward that has a score for no clip."""
+
+    name: str = "votes"
+    version: str = "1"
+    unit: str = ""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    higher_is_better: bool = True
+    differentiable: bool = False
+    aspects: tuple[str, ...] = ()
+
+    def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
+        return Scores(torch.full((len(frames),), math.nan), {})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from align.dpo import DPO, choices
 from align.train import TrainConfig, train
 from base_model import flow, lora, native
 from core import video
+from core.cli import main
 from core.errors import UserError
 from core.preferences import Store
 from core.run import read_metrics
@@ -109,6 +110,25 @@ def test_offline_learns_what_the_votes_say_and_repeats_itself(tmp_path: Path, st
     assert rows[0]["samples"] == 0 and rows[0]["align/loss"] == pytest.approx(math.log(2))
     assert sum(row["align/preference_accuracy"] for row in rows[-3:]) / 3 > 0.8
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_the_command_learns_from_votes_without_a_reward_and_a_judge_may_watch(
+    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("light\nday\n")
+    words = (
+        f"align dpo --model nano --prompts {tmp_path}/prompts.txt --out {tmp_path}/run --denoising-steps 4 --batch 4"
+    )
+    assert main(words.split()) == 2
+    assert "--reward is missing; only `dpo --store`" in capsys.readouterr().err
+    words += f" --store {store} --steps 6 --pairs-per-step 4 --judge brightness --judge-clips 2 --judge-every 6"
+    words += " --num-frames 5 --height 32 --width 32 --sample-every 0 --learning-rate 1e-3"
+    assert main([*words.split(), "--judge-prompts", f"{tmp_path}/prompts.txt"]) == 0
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["judge/brightness"] > 0 and last["judge/trained_reward"] is None and "reward/total" not in last
+    capsys.readouterr()
+    assert main(["align", "diagnose", f"{tmp_path}/run"]) == 0
+    assert "agreement with the votes" in capsys.readouterr().out
 
 
 def test_divided_votes_become_shares(store: str) -> None:

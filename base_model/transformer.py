@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
-from base_model.dit.blocks import Block, modulate
+from base_model.dit.blocks import Block, modulate, zeroed
 from base_model.dit.patches import grid_of, patchify, unpatchify
 from base_model.dit.position import rotary_table
 
@@ -53,18 +53,14 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         super().__init__()
         self.patch_size, self.head_dim = patch_size, width // num_heads
         self.patch_in = nn.Linear(in_channels * patch_size**2, width)
-        self.known_in = nn.Linear(patch_size**2, width, bias=False)
+        self.known_in = zeroed(nn.Linear(patch_size**2, width, bias=False))
         self.time_in, self.time_out = nn.Linear(width, width), nn.Linear(width, width)
         self.pooled_in = nn.Linear(pooled_width, width)
         self.text_norm = nn.LayerNorm(text_width)
         self.blocks = nn.ModuleList(Block(width, num_heads, text_width) for _ in range(num_layers))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation_out = nn.Linear(width, 2 * width)
-        self.patch_out = nn.Linear(width, in_channels * patch_size**2)
-        for layer in (self.modulation_out, self.patch_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.known_in.weight)
+        self.modulation_out = zeroed(nn.Linear(width, 2 * width))
+        self.patch_out = zeroed(nn.Linear(width, in_channels * patch_size**2))
 
     def forward(
         self,

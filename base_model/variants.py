@@ -21,7 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
-from base_model.dit.blocks import Attention, modulate
+from base_model.dit.blocks import Attention, modulate, zeroed
 from base_model.dit.boxes import BoxAttention, Layout, layer_boxes, num_mixers
 from base_model.dit.patches import Box, grid_of, patchify, unpatchify
 from base_model.dit.position import rotary_table
@@ -49,13 +49,11 @@ class VariantBlock(nn.Module):
             nn.LayerNorm(width, elementwise_affine=plain, eps=1e-6) for _ in range(len(mixers) + 1)
         )
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
-        self.modulation = None if plain else nn.Linear(width, 3 * (len(mixers) + 1) * width)
+        self.modulation = None if plain else zeroed(nn.Linear(width, 3 * (len(mixers) + 1) * width))
         self.cross = Attention(width, num_heads, text_width) if conditioning == "cross" else None
         self.norm_cross = nn.LayerNorm(width, eps=1e-6) if conditioning == "cross" else None
-        for layer in (self.modulation, self.cross.to_out if self.cross is not None else None):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        if self.cross is not None:
+            zeroed(self.cross.to_out)
 
     def forward(
         self,
@@ -121,7 +119,8 @@ class VariantTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"in-context tokens need joint attention, not {attention} {mixer}")
         self.patch_size, self.patch, self.num_heads = patch_size, (tubelet, patch_size, patch_size), num_heads
         cells = tubelet * patch_size**2
-        self.patch_in, self.known_in = nn.Linear(in_channels * cells, width), nn.Linear(cells, width, bias=False)
+        self.patch_in = nn.Linear(in_channels * cells, width)
+        self.known_in = zeroed(nn.Linear(cells, width, bias=False))
         self.time_in, self.time_out = nn.Linear(width, width), nn.Linear(width, width)
         self.pooled_in = nn.Linear(pooled_width, width)
         self.text_norm = nn.LayerNorm(text_width)
@@ -136,21 +135,14 @@ class VariantTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.blocks = nn.ModuleList(
             VariantBlock(width, num_heads, text_width, mixers(), conditioning) for _ in range(num_layers)
         )
-        skips = [nn.Linear(2 * width, width) for _ in range(num_layers // 2 if long_skips else 0)]
+        skips = [zeroed(nn.Linear(2 * width, width)) for _ in range(num_layers // 2 if long_skips else 0)]
         self.skips = nn.ModuleList(skips)
         for skip in skips:
-            nn.init.zeros_(skip.weight)
             nn.init.eye_(skip.weight[:, :width])
-            nn.init.zeros_(skip.bias)
         plain = conditioning == "in_context"
         self.norm_out = nn.LayerNorm(width, elementwise_affine=plain, eps=1e-6)
-        self.modulation_out = None if plain else nn.Linear(width, 2 * width)
-        self.patch_out = nn.Linear(width, in_channels * cells)
-        for layer in (self.modulation_out, self.patch_out):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.known_in.weight)
+        self.modulation_out = None if plain else zeroed(nn.Linear(width, 2 * width))
+        self.patch_out = zeroed(nn.Linear(width, in_channels * cells))
 
     def forward(
         self,

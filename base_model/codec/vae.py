@@ -21,6 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from base_model.codec.losses import kl_to_normal
+from base_model.dit.blocks import zeroed
 from core.video import from_signed, to_signed
 
 GROUND = -0.84  # the sandbox's ground in [-1, 1]: one palette entry is fixed to it
@@ -48,13 +49,6 @@ class ChannelNorm(nn.Module):
         return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.scale.to(x.dtype)).movedim(-1, 1)
 
 
-def _zeroed(layer: nn.Conv3d) -> nn.Conv3d:
-    """The layer with zero weights: a residual block that ends in it starts as the identity."""
-    for value in layer.parameters():
-        nn.init.zeros_(value)
-    return layer
-
-
 class MixBlock(nn.Module):
     """Residual 3 x 3 x 3 convolution, causal in time: in front stand the two cells before, or the first one twice."""
 
@@ -62,7 +56,7 @@ class MixBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.conv = nn.Conv3d(width, width, 3, padding=(0, 1, 1))
-        self.out = _zeroed(nn.Conv3d(width, width, 1))
+        self.out = zeroed(nn.Conv3d(width, width, 1))
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         h = self.norm(x)
@@ -83,7 +77,7 @@ class PointBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(width)
         self.up = nn.Conv3d(width, 4 * width, 1)
-        self.down = _zeroed(nn.Conv3d(4 * width, width, 1))
+        self.down = zeroed(nn.Conv3d(4 * width, width, 1))
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         return x + self.down(F.silu(self.up(self.norm(x))))

@@ -6,12 +6,23 @@ RMS-normed per head, which keeps low-precision training stable.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_model.dit.position import rotate
 from base_model.dit.segments import BlockMask, Mask, Segments, flex_attend
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with all weights zero: a residual branch that ends in it starts as the identity."""
+    for value in layer.parameters():
+        nn.init.zeros_(value)
+    return layer
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -88,10 +99,8 @@ class Block(nn.Module):
         self.cross = Attention(width, num_heads, text_width)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.modulation = nn.Linear(width, 6 * width)
-        for layer in (self.modulation, self.cross.to_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        zeroed(self.cross.to_out)
 
     def forward(
         self,

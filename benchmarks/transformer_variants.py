@@ -1,6 +1,6 @@
 """What each denoiser costs, and what it learns in the same steps: time, memory and FLOPs against tokens.
 
-python benchmarks/transformer_variants.py [--only NAME ...] [--batch 4] [--steps N --num-clips 256]
+python benchmarks/transformer_variants.py [--only NAME ...] [--batch 4] [--steps N --num-clips 256 --seeds 2]
 
 Cost is one training step (forward and backward), one thread, per clip; memory is what a clip keeps for the backward
 pass. With --steps every variant is trained on latents of the shipped codec by the recipe's loss and judged by the
@@ -48,14 +48,19 @@ def cost(network: nn.Module, grid: tuple[int, int, int], batch: int) -> tuple[fl
     with saved_tensors_hooks(note, lambda tensor: tensor):
         loss = network(*given).square().mean()
         loss.backward()
-    with FlopCounterMode(display=False) as counter:
-        network(*given).square().mean().backward()
     spent = []
     for _ in range(2):
         begin = time.perf_counter()
         network(*given).square().mean().backward()
         spent.append(time.perf_counter() - begin)
-    return 1e3 * min(spent) / batch, sum(seen.values()) / batch / 2**20, counter.get_total_flops() / batch / 1e9
+    return 1e3 * min(spent) / batch, sum(seen.values()) / batch / 2**20, training_flops(network, grid, batch) / 1e9
+
+
+def training_flops(network: nn.Module, grid: tuple[int, int, int], batch: int = 1) -> float:
+    """Floating point operations of the matrix products of one training step, per clip, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs(grid, batch)).square().mean().backward()
+    return counter.get_total_flops() / batch
 
 
 def encoded(count: int, split: str) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -68,12 +73,14 @@ def encoded(count: int, split: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         return latents, load_clip().text_tokens([clip.prompt for clip in clips])
 
 
-def learned(network: nn.Module, steps: int, train: tuple, held: tuple, batch: int = 16) -> tuple[float, float]:
-    """(velocity error on held-out clips, seconds) after `steps` of AdamW at 1e-3 with linear warm-up and decay."""
+def learned(
+    network: nn.Module, steps: int, train: tuple, held: tuple, seed: int = 0, batch: int = 16
+) -> tuple[float, float]:
+    """(`held_out_error`, seconds) after `steps` of AdamW at 1e-3 with linear warm-up and decay."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     begin = time.perf_counter()
     for step in range(steps):
-        rng = torch.Generator().manual_seed(step)
+        rng = torch.Generator().manual_seed(seed * 10**6 + step)
         rows = torch.randint(len(train[0]), (batch,), generator=rng)
         loss = error(network, train, rows, torch.sigmoid(torch.randn(batch, generator=rng)), rng)
         loss.backward()
@@ -82,12 +89,16 @@ def learned(network: nn.Module, steps: int, train: tuple, held: tuple, batch: in
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
         optimizer.step()
         optimizer.zero_grad()
-    seconds = time.perf_counter() - begin
+    return held_out_error(network, held), time.perf_counter() - begin
+
+
+@torch.no_grad()
+def held_out_error(network: nn.Module, held: tuple) -> float:
+    """Mean of `error` over all clips of `held`, at four noise levels, the same noise always; predicting nothing: 2."""
     rng = torch.Generator().manual_seed(10**6)
-    with torch.no_grad():
-        rows = torch.arange(len(held[0]))
-        found = [error(network, held, rows, torch.full((len(rows),), s), rng) for s in (0.2, 0.4, 0.6, 0.8)]
-    return float(torch.stack(found).mean()), seconds
+    rows = torch.arange(len(held[0]))
+    found = [error(network, held, rows, torch.full((len(rows),), s), rng) for s in (0.2, 0.4, 0.6, 0.8)]
+    return float(torch.stack(found).mean())
 
 
 def error(network: nn.Module, data: tuple, rows: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
@@ -108,14 +119,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--num-clips", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=1, help="trainings per variant, of other weights and batches")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = (encoded(options.num_clips, "train"), encoded(64, "heldout")) if options.steps else None
     size: dict[str, object]
     heads = "".join(f"  {t * h * w // 4:>5d} tokens: ms   MiB GFLOP" for t, h, w in GRIDS[: options.grids])
-    print(f"{'':20s}{'params':>8s}{heads}{'  error  seconds' if data else ''}")
+    print(f"{'':20s}{'params':>8s}{heads}{'  error  seconds' * options.seeds if data else ''}")
     for name in options.only:
-        torch.manual_seed(0)
         size = {"widths": (options.width // 3, options.width // 3 * 2)}
         if name != "unet":
             size = {"width": options.width, "num_layers": options.layers}
@@ -123,8 +134,10 @@ def main() -> None:
         line = f"{name:20s}{sum(value.numel() for value in network.parameters()) / 1e6:7.2f}M"
         for grid in GRIDS[: options.grids]:
             line += "{:18.0f}{:6.0f}{:6.1f}".format(*cost(network, grid, options.batch))
-        if data:
-            line += "{:7.3f}{:9.0f}".format(*learned(network, options.steps, *data))
+        for seed in range(options.seeds if data else 0):
+            torch.manual_seed(seed)
+            network = VARIANTS[name](**SIZES, **size)
+            line += "{:7.3f}{:9.0f}".format(*learned(network, options.steps, *data, seed))
         print(line, flush=True)
 
 

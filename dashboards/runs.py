@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from core import files, videoset
 from core.errors import UserError
 from core.preferences import Vote
 from eval import verdict
+from eval.result import finite
+from eval.scene import Judged
 from eval.verdict import Row
 
 MARKERS = (
@@ -72,17 +74,6 @@ class Accuracy:
     random: float | None
     calibration_error: float | None
     reliability: tuple[dict[str, float], ...] = ()  # bins of said confidence: confidence, accuracy, n
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One video of a set with the numbers measured on it."""
-
-    id: str
-    path: Path
-    prompt: str
-    seed: int | None
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def find(roots: Sequence[Path]) -> list[Experiment]:
@@ -158,18 +149,18 @@ def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
         for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
             told = row.get(f"accuracy{suffix}") if isinstance(row, dict) else None
             if isinstance(told, dict):
-                finite = {key: verdict.finite(told.get(key)) for key in ("value", "low", "high", "n")}
+                share = {key: finite(told.get(key)) for key in ("value", "low", "high", "n")}
                 rows.append(
                     Accuracy(
                         str(aspect),
                         kind,
-                        finite["value"],
-                        finite["low"],
-                        finite["high"],
-                        n=None if finite["n"] is None else int(finite["n"]),
-                        majority=verdict.finite(row.get(f"majority{suffix}")),
-                        random=verdict.finite(row.get(f"random{suffix}")),
-                        calibration_error=verdict.finite(row.get("calibration_error")),
+                        share["value"],
+                        share["low"],
+                        share["high"],
+                        n=None if share["n"] is None else int(share["n"]),
+                        majority=finite(row.get(f"majority{suffix}")),
+                        random=finite(row.get(f"random{suffix}")),
+                        calibration_error=finite(row.get("calibration_error")),
                         reliability=_bins(row.get("reliability")) if not suffix else (),
                     )
                 )
@@ -179,7 +170,7 @@ def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
 def _bins(told: Any) -> tuple[dict[str, float], ...]:
     """The points of a reliability curve whose numbers are all there."""
     rows = [row for row in told if isinstance(row, dict)] if isinstance(told, list) else []
-    bins = [{key: verdict.finite(row.get(key)) for key in ("confidence", "accuracy", "n")} for row in rows]
+    bins = [{key: finite(row.get(key)) for key in ("confidence", "accuracy", "n")} for row in rows]
     return tuple(
         {key: value for key, value in one.items() if value is not None} for one in bins if None not in one.values()
     )
@@ -205,25 +196,6 @@ def config_difference(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str,
     }
 
 
-def samples(folder: Path) -> tuple[list[Sample], list[str]]:
-    """The videos of a set with their numbers from samples.jsonl, and what could not be read."""
-    problems: list[str] = []
-    try:
-        items = videoset.read(folder)
-    except (UserError, OSError) as error:
-        return [], [str(error)]
-    measured: dict[str, dict[str, float]] = {}
-    try:
-        path = folder / "samples.jsonl"
-        for row in files.read_lines(path) if path.exists() else []:
-            numbers = {key: verdict.finite(value) for key, value in row.items() if key != "seed"}
-            measured[str(row.get("id"))] = {key: value for key, value in numbers.items() if value is not None}
-    except (UserError, OSError) as error:
-        problems.append(str(error))
-    found = [Sample(item.id, item.video, item.prompt, item.seed, measured.get(item.id, {})) for item in items]
-    return found, problems
-
-
 def results(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Metric -> its entry in a set's results.json, and what could not be read."""
     path = folder / "results.json"
@@ -247,63 +219,19 @@ def evaluated(experiments: Sequence[Experiment]) -> dict[str, Path]:
     }
 
 
-def tracks(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Video id -> where the reader saw its objects, from tracks.jsonl, and what could not be read."""
-    path = folder / "tracks.jsonl"
-    try:
-        rows = files.read_lines(path) if path.exists() else []
-    except (UserError, OSError) as error:
-        return {}, [str(error)]
-    return {str(row["id"]): row for row in rows if "id" in row and isinstance(row.get("objects"), list)}, []
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What several sets made for one prompt and seed; `samples` by the name of the set, None where one made nothing."""
-
-    prompt: str
-    seed: int | None
-    samples: dict[str, Sample | None]
-
-    def gap(self, metric: str) -> float | None:
-        """The last set's value minus the first's, or None where one is missing."""
-        cells = list(self.samples.values())
-        values = [None if cell is None else cell.metrics.get(metric) for cell in (cells[0], cells[-1])]
-        return None if values[0] is None or values[1] is None else values[1] - values[0]
-
-
-def scenes(sets: Mapping[str, Sequence[Sample]]) -> list[Scene]:
-    """Prompts and seeds in the order of the first set; without seeds the n-th of a prompt goes with the n-th."""
-    cells: dict[tuple[str, int | None, int], dict[str, Sample]] = {}
-    for name, samples in sets.items():
-        counts: dict[tuple[str, int | None], int] = {}
-        for sample in samples:
-            number = counts.get((sample.prompt, sample.seed), 0)
-            counts[sample.prompt, sample.seed] = number + 1
-            cells.setdefault((sample.prompt, sample.seed, number), {})[name] = sample
-    return [Scene(prompt, seed, {name: row.get(name) for name in sets}) for (prompt, seed, _), row in cells.items()]
-
-
-def sort_scenes(scenes: Sequence[Scene], metric: str, ascending: bool = False) -> list[Scene]:
-    """By the gap in a metric, scenes without it last."""
-    measured = [(gap, scene) for scene in scenes if (gap := scene.gap(metric)) is not None]
-    measured.sort(key=lambda entry: entry[0], reverse=not ascending)
-    return [scene for _, scene in measured] + [scene for scene in scenes if scene.gap(metric) is None]
-
-
 @dataclass(frozen=True)
 class Conflict:
     """A pair on which people and a metric disagree; `gap` is how much more the metric gives the video they refused."""
 
     prompt: str
-    liked: Sample
-    refused: Sample
+    liked: Judged
+    refused: Judged
     votes: int
     gap: float
 
 
 def conflicts(
-    votes: Sequence[Vote], samples: Sequence[Sample], metric: str, higher_is_better: bool = True
+    votes: Sequence[Vote], samples: Sequence[Judged], metric: str, higher_is_better: bool = True
 ) -> list[Conflict]:
     """Pairs whose most frequent choice is not the metric's, largest gap first; ties of the votes are left out."""
     by_path = {str(sample.path): sample for sample in samples}

@@ -1,4 +1,4 @@
-"""`soralign eval`, `compare`, `leaderboard`, `best-of-n` and `suite`."""
+"""`soralign eval`, `compare`, `leaderboard`, `report`, `best-of-n` and `suite`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,20 @@ class BestOfNOptions:
 
 
 @dataclass
+class ReportOptions:
+    """One page to open or mail, videos inside. Of one `soralign demo` folder: did alignment help? Of several folders or
+    evaluated sets: ranking, win rates, metrics, the same scenes side by side."""
+
+    folders: list[str] = field(default_factory=list, metadata={"help": "demo folders, or evaluated video sets"})
+    out: str | None = field(
+        default=None,
+        metadata={
+            "help": "file to write: .html, or .md for a model card (default: report.html in the folder, or here)"
+        },
+    )
+
+
+@dataclass
 class SuiteOptions:
     """Show a prompt suite, or write its prompts to a file for `soralign generate --prompts`."""
 
@@ -111,6 +125,30 @@ def leaderboard(argv: list[str]) -> None:
     content = board.table(matches, about, options.seed)
     result.write_json(Path(options.out or board.LEADERBOARD), content)
     print("\n".join(board.summary(content)))
+
+
+def report(argv: list[str]) -> None:
+    """Write the report of a demo folder or of several sets."""
+    from core.files import atomic_write
+    from eval import report as one
+    from eval import report_sets as several
+
+    options = parse(ReportOptions, argv, "soralign report", ("folders",))
+    if not options.folders:
+        raise UserError("no folder given; expected what `soralign demo --out` wrote, or evaluated video sets")
+    folder = Path(options.folders[0])
+    is_one = len(options.folders) == 1 and not (folder / "results.json").is_file()
+    path = Path(options.out) if options.out else folder / "report.html" if is_one else Path("report.html")
+    if path.suffix not in (".html", ".md"):
+        raise UserError(f"--out {path}: expected a name that ends in .html or .md")
+    if path.suffix == ".md":
+        text = one.markdown(folder) if is_one else several.markdown(several.find(options.folders))
+        atomic_write(path, text)
+    elif is_one:
+        one.write(folder, path)
+    else:
+        several.write(several.find(options.folders), path)
+    print(path)
 
 
 def best_of_n(argv: list[str]) -> None:

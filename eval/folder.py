@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from core import files, videoset
+from core import videoset
 from core.errors import UserError
 from core.preferences import Store
 from core.run import read_metrics
 from core.videoset import VideoItem
-from eval import gallery, verdict
-from eval.gallery import Pair
-from eval.verdict import Row, finite
+from eval import verdict
+from eval.result import finite
+from eval.scene import Judged, Scene, Tracks, read_set, read_tracks, side_by_side
+from eval.verdict import Row
 
+Found = TypeVar("Found")
 TRAINING_STEPS_SHOWN = 5
 # Key of an environment or of results.json -> how it is called on the page.
 PROVENANCE = {
@@ -48,7 +50,8 @@ class Demo:
 
     name: str
     rows: list[Row]
-    pairs: list[Pair]
+    pairs: list[Scene]
+    tracks: dict[str, Tracks]
     metrics: list[dict[str, Any]]
     config: dict[str, Any]
     plan: dict[str, Any]
@@ -71,13 +74,13 @@ class Demo:
             name: reader.json(f"{name}/results.json", f"{name} was not measured") for name in ("base", "aligned")
         }
         videos = {name: reader.videos(name) for name in ("base", "aligned")}
-        scores = {name: reader.scores(f"{name}/samples.jsonl") for name in videos}
         for name, result in results.items():
             reader.notes += [f"{name}: {plain(warning)}." for warning in result.get("warnings") or []]
         demo = cls(
             name=folder.resolve().name,
             rows=verdict.rows(compare, results["base"], results["aligned"]),
-            pairs=gallery.match(videos["base"], videos["aligned"], scores["base"], scores["aligned"]),
+            pairs=[scene for scene in side_by_side(videos) if None not in scene.videos.values()],
+            tracks={name: reader.told(read_tracks(folder / name)) for name in videos},
             metrics=reader.metrics(),
             config=reader.yaml("align/config.yaml"),
             plan=reader.yaml("config.yaml"),
@@ -161,20 +164,14 @@ class _Reader:
             self.notes.append("align/metrics.jsonl has no lines yet: no training curves.")
         return rows
 
-    def videos(self, name: str) -> list[VideoItem]:
-        try:
-            return videoset.read(self.folder / name)
-        except (UserError, OSError) as error:
-            self.notes.append(f"No videos of {name}: {self._short(error)}.")
-            return []
+    def videos(self, name: str) -> list[Judged]:
+        return self.told(read_set(self.folder / name))
 
-    def scores(self, name: str) -> dict[str, dict[str, Any]]:
-        path = self.folder / name
-        try:
-            return {str(row.get("id")): row for row in files.read_lines(path)} if path.exists() else {}
-        except (UserError, OSError) as error:
-            self.notes.append(self._short(error))
-            return {}
+    def told(self, read: tuple[Found, list[str]]) -> Found:
+        """What was read; what could not be read becomes notes."""
+        found, problems = read
+        self.notes += [self._short(problem) for problem in problems]
+        return found
 
     def training_samples(self) -> dict[int, list[VideoItem]]:
         """Training step -> clips made at it, of evenly spread steps."""
@@ -201,7 +198,7 @@ class _Reader:
             self.notes.append(self._short(error))
             return {}
 
-    def _short(self, error: Exception) -> str:
+    def _short(self, error: Exception | str) -> str:
         return str(error).replace(f"{self.folder}/", "")
 
 

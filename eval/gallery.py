@@ -16,46 +16,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from core import video
 from core.errors import UserError
 from core.randomness import numpy_generator
-from core.videoset import VideoItem
+from eval import svg
+from eval.scene import Scene, by_gap
 
 Frames = NDArray[np.float32]
+Trails = Sequence[svg.Trail]  # one per object
+SEED = 0  # of the random draw
 NUM_RANDOM, NUM_EXTREME = 6, 3
 SIDES = (256, 160, 96)  # pixels of the longer side, largest first; the first that fits the byte limit is taken
 FILM_BYTES = 160_000
+COLUMNS = 4  # videos beside each other in a film
 STRIP_COLUMNS = 6
 MOST_FRAMES = 128
 JUDGE = "gold"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Videos of one prompt and seed from two models, each with the numbers measured on it."""
-
-    prompt: str
-    seed: int | None
-    base: VideoItem
-    aligned: VideoItem
-    base_scores: Mapping[str, Any]
-    aligned_scores: Mapping[str, Any]
-
-    @property
-    def gain(self) -> float | None:
-        """By how much the judge prefers the aligned video; None where one of the two was not judged."""
-        before, after = self.base_scores.get(JUDGE), self.aligned_scores.get(JUDGE)
-        return after - before if isinstance(before, int | float) and isinstance(after, int | float) else None
-
-
-@dataclass(frozen=True)
 class Film:
     """An embedded clip: `source` and `poster` and `strip` are data URIs, `problem` says why there is none.
 
-    `width` and `height` are those of the film in pixels, `strip` a contact sheet for paper.
+    `width` and `height` are those of the film in pixels, `strip` a contact sheet for paper, `paths` and `strip_paths`
+    drawings to lay over film and strip.
     """
 
     source: str = ""
@@ -63,6 +51,8 @@ class Film:
     strip: str = ""
     width: int = 2
     height: int = 1
+    paths: Markup = Markup("")
+    strip_paths: Markup = Markup("")
     problem: str = ""
 
     @property
@@ -70,49 +60,39 @@ class Film:
         return len(self.source) + len(self.poster) + len(self.strip)
 
 
-def match(
-    base: Sequence[VideoItem],
-    aligned: Sequence[VideoItem],
-    base_scores: Mapping[str, Mapping[str, Any]],
-    aligned_scores: Mapping[str, Mapping[str, Any]],
-) -> list[Pair]:
-    """Pairs of one prompt and seed in the order of `base`; without seeds the id decides.
-
-    Args:
-        base_scores, aligned_scores: video id -> what was measured on it.
-    """
-
-    def key(item: VideoItem) -> tuple[str, str]:
-        return item.prompt, item.id if item.seed is None else str(item.seed)
-
-    partners = {key(item): item for item in aligned}
-    return [
-        Pair(item.prompt, item.seed, item, other, base_scores.get(item.id, {}), aligned_scores.get(other.id, {}))
-        for item in base
-        if (other := partners.get(key(item))) is not None
-    ]
+def at_random(scenes: Sequence[Scene]) -> list[Scene]:
+    """A fair draw, in the order of the scenes."""
+    chosen = numpy_generator(SEED, "report gallery").permutation(len(scenes))[:NUM_RANDOM]
+    return [scenes[index] for index in sorted(chosen.tolist())]
 
 
-def choose(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
-    """Three draws: "random", "wins" (largest first) and "losses" (largest first); a pair may be in two of them."""
-    rng = numpy_generator(seed, "report gallery")
-    drawn = sorted(rng.permutation(len(pairs))[:NUM_RANDOM].tolist())
-    gains = sorted(((pair.gain, pair) for pair in pairs if pair.gain is not None), key=lambda entry: -entry[0])
+def choose(scenes: Sequence[Scene]) -> dict[str, list[Scene]]:
+    """Three draws: "random", "wins" of the last set over the first (largest first) and "losses"; they may overlap."""
+    judged = [(gap, scene) for scene in by_gap(scenes, JUDGE) if (gap := scene.gap(JUDGE)) is not None]
     return {
-        "random": [pairs[index] for index in drawn],
-        "wins": [pair for gain, pair in gains[:NUM_EXTREME] if gain > 0],
-        "losses": [pair for gain, pair in gains[::-1][:NUM_EXTREME] if gain < 0],
+        "random": at_random(scenes),
+        "wins": [scene for gap, scene in judged[:NUM_EXTREME] if gap > 0],
+        "losses": [scene for gap, scene in judged[::-1][:NUM_EXTREME] if gap < 0],
     }
 
 
-def film(paths: Sequence[Path]) -> Film:
-    """The videos of `paths` side by side as one film; one that cannot be read makes a Film with a `problem`."""
+def trails(track: Mapping[str, Any] | None) -> Trails:
+    """Where each object of a video was seen, from a line of tracks.jsonl; none where there is no line."""
+    return [one["position"] for one in (track or {}).get("objects", []) if isinstance(one.get("position"), list)]
+
+
+def film(paths: Sequence[Path], trails: Sequence[Trails] = ()) -> Film:
+    """The videos of `paths` as one film, in rows of COLUMNS; one that cannot be read makes a Film with a `problem`.
+
+    Args:
+        trails: of every video what is drawn over it; empty for none.
+    """
     try:
         videos = [video.read(path) for path in paths]
         clips = _together([one.frames for one in videos])
         for side in SIDES:
             small = [_shrunk(clip, side) for clip in clips]
-            joined = _side_by_side(small)
+            joined, corners = _joined(small)
             data = video.encode_mp4_bytes(joined, videos[0].fps)
             if len(data) <= FILM_BYTES:
                 break
@@ -121,21 +101,38 @@ def film(paths: Sequence[Path]) -> Film:
         for path in paths:
             problem = problem.replace(str(path), "/".join(path.parts[-3:]))  # a mailed page names no machine's folders
         return Film(problem=problem)
-    strip = video.contact_sheet(small, min(STRIP_COLUMNS, len(small[0])))
+    columns = min(STRIP_COLUMNS, len(small[0]))
+    strip = video.contact_sheet(small, columns)
+    height, width = small[0].shape[2:]
+    over, over_strip = [], []
+    for row, (one, of_video) in enumerate(zip(videos, trails, strict=False)):
+        scale = width / one.frames.shape[3], height / one.frames.shape[2]
+        over.append(svg.Panel(corners[row], scale, of_video))
+        for column, frame in enumerate(np.linspace(0, len(small[0]) - 1, columns).round().astype(int).tolist()):
+            corner = column * (width + 2) + 1, row * (height + 2) + 1  # as core.video.contact_sheet sets them
+            over_strip.append(svg.Panel(corner, scale, [trail[: frame + 1] for trail in of_video]))
     return Film(
         source=_data_uri("video/mp4", data),
         poster=_data_uri("image/png", _png(video.to_uint8(joined[:1])[0])),
         strip=_data_uri("image/png", _png(strip)),
         width=joined.shape[3],
         height=joined.shape[2],
+        paths=svg.paths(over, joined.shape[3], joined.shape[2]),
+        strip_paths=svg.paths(over_strip, strip.shape[1], strip.shape[0]),
     )
 
 
-def _side_by_side(clips: Sequence[Frames]) -> Frames:
-    """One wide clip with a grey bar between, so that two scenes are not taken for one."""
+def _joined(clips: Sequence[Frames]) -> tuple[Frames, list[tuple[int, int]]]:
+    """One clip of all, grey bars between so that two scenes are not taken for one; (x, y) of every one's corner."""
     length, _, height, width = clips[0].shape
-    bar = np.full((length, 3, height, max(2, width // 64 * 2)), 0.5, dtype=np.float32)
-    return np.concatenate([part for clip in clips for part in (bar, clip)][1:], axis=3)
+    columns, bar = min(COLUMNS, len(clips)), max(2, width // 64 * 2)
+    rows = -(-len(clips) // columns)
+    size = rows * (height + bar) - bar, columns * (width + bar) - bar
+    joined = np.full((length, 3, *size), 0.5, dtype=np.float32)
+    corners = [(index % columns * (width + bar), index // columns * (height + bar)) for index in range(len(clips))]
+    for clip, (x, y) in zip(clips, corners, strict=True):
+        joined[:, :, y : y + height, x : x + width] = clip
+    return joined, corners
 
 
 def _together(clips: Sequence[Frames]) -> list[Frames]:

@@ -23,6 +23,8 @@ from eval.pairs import paired
 from eval.result import finite
 
 LEADERBOARD = "leaderboard.json"
+# Metrics of a whole set: they have no value per video, so no two videos can meet by them.
+OF_SETS = ("fvd", "fvd_infinity", "mmd", "frame_frechet", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ def by_metric(sets: Mapping[str, Path | str], metric: str, tie_band: float) -> l
                 share = 0.5 if abs(gap) <= tie_band else float(gap > 0)
                 matches.append(Match(first, second, share, one["prompt"]))
     return matches
+
+
+def rankable(entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Per-video metrics with a better direction that at least two sets have, best known first.
+
+    Args:
+        entries: set -> metric -> its entry in results.json.
+    """
+    counts: dict[str, int] = {}
+    for metrics in entries.values():
+        for name, entry in metrics.items():
+            if entry.get("value") is not None and isinstance(entry.get("higher_is_better"), bool):
+                counts[name] = counts.get(name, 0) + 1
+    names = [name for name, count in counts.items() if count > 1 and name.split("[")[0] not in OF_SETS]
+    return sorted(names, key=lambda name: (name != "gold", "/" in name, name))
 
 
 def by_votes(store: Store, aspect: str) -> list[Match]:

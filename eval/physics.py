@@ -60,10 +60,13 @@ def bands() -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def passed(sample: Sample) -> Score:
-    """1 when every probe that applies is inside the band of truth, else 0."""
+    """1 when every probe that applies is inside the band of truth, else 0 and the names of those outside."""
     if sample.spec is None:
         return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
-    return Score(float(physics.passes(sample.probes, sample.spec, bands())))
+    if physics.passes(sample.probes, sample.spec, bands()):
+        return Score(1.0)
+    verdicts = physics.verdicts(sample.probes, sample.spec, bands())
+    return Score(0.0, ", ".join(name for name, is_inside in verdicts.items() if not is_inside))
 
 
 def measurable(sample: Sample) -> Score:

@@ -24,7 +24,7 @@ Frames = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Score:
-    """One value of one metric: NaN comes with the `reason` why it could not be computed."""
+    """One value of one metric: NaN comes with the `reason` why it could not be computed, a failure with what failed."""
 
     value: float
     reason: str | None = None

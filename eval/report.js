@@ -1,4 +1,4 @@
-// Pause, slow motion and frames for all films at once; without it they loop by themselves.
+// Pause, slow motion, frames and paths for all films at once; without it they loop by themselves.
 "use strict";
 const films = [...document.querySelectorAll("video")];
 const button = (id) => document.getElementById(id);
@@ -25,6 +25,8 @@ function toggled(id, act) {
 button("play")?.addEventListener("click", () => { playing = !playing; update(); });
 toggled("slow", (slow) => films.forEach((film) => { film.playbackRate = slow ? 0.25 : 1; }));
 toggled("frames", (frames) => document.body.classList.toggle("as-frames", frames));
+toggled("paths", (shown) => document.body.classList.toggle("no-paths", !shown));
+if (!document.querySelector(".paths")) button("paths")?.remove();
 document.querySelector(".controls")?.removeAttribute("hidden");
 if ("IntersectionObserver" in window) {
   visible = new Set();

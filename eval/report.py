@@ -9,28 +9,25 @@ folder gives the same bytes. Half a folder gives half a report that says what is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from core import files
 from core.videoset import VideoItem
-from eval import gallery, svg, verdict
+from eval import gallery, page, svg, verdict
 from eval.folder import Demo, plain
-from eval.gallery import Film, Pair
-from eval.verdict import Row, finite
+from eval.result import finite
+from eval.verdict import Row
 
-HERE = Path(__file__).parent
-GALLERY_SEED = 0
-PAGE_BYTES = 5_000_000  # of films and strips; the rest of a page is about a hundred thousand
 TRAINING_PROMPTS_SHOWN = 2
 EFFECT_LIMITS = (0.5, 1.0, 2.0)  # half the width of the axis; the first that holds all intervals
 # Logged names in the order in which a run is judged; the rest follows by name.
 CURVES = ("reward/total", "reward/", "judge/", "align/approx_kl", "align/kl_reference", "align/clip_fraction", "align/")
 NOT_CURVES = ("time/", "reward/masked")
+TELLING = ("reward/", "judge/", "align/approx_kl", "align/kl_reference", "align/clip_fraction", "align/diversity")
+SPREADS = ("_p10", "_p50", "_p90", "_std", "reward/std", "reward/p10", "reward/p50", "reward/p90")
 DRAWS = {
     "random": ("At random", "drawn with seed {seed} from all {count} pairs, whatever they look like"),
     "wins": ("Biggest wins", "the pairs in which the judge prefers aligned the most"),
@@ -38,14 +35,16 @@ DRAWS = {
 }
 
 
-def write(demo_dir: Path | str) -> Path:
-    """Write report.html into a folder as `soralign demo` leaves it, or as far as it got.
+def write(demo_dir: Path | str, path: Path | None = None) -> Path:
+    """Write the report of a folder as `soralign demo` leaves it, or as far as it got.
 
+    Args:
+        path: file to write; None for report.html in the folder.
     Returns: the path of the report.
     Raises: UserError when the folder holds nothing to report on.
     """
     folder = Path(demo_dir)
-    path = folder / "report.html"
+    path = path or folder / "report.html"
     files.atomic_write(path, _render(Demo.read(folder)))
     return path
 
@@ -63,41 +62,22 @@ def markdown(demo_dir: Path | str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class Score:
-    """One number under a pair: what it is, its two values as text, and what to say about them."""
-
-    name: str
-    base: str
-    aligned: str
-    better: str
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A pair on the page."""
-
-    prompt: str
-    seed: int | None
-    film: Film
-    scores: list[Score]
-    verdict: str
-
-
 def _render(demo: Demo) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    notes = list(demo.notes)
-    draws = _draws(demo, notes)
-    growth = _growth(demo.samples)
+    reel = page.Reel(demo.tracks, lambda scene: _preferred(scene.gap(gallery.JUDGE), demo.tie_band))
+    chosen = gallery.choose(demo.pairs)
+    draws = [
+        reel.draw(title, rule.format(seed=gallery.SEED, count=len(demo.pairs)), chosen[name])
+        for name, (title, rule) in DRAWS.items()
+        if chosen[name]
+    ]
+    notes = [*demo.notes, *reel.said()]
+    if demo.pairs and all(pair.gap(gallery.JUDGE) is None for pair in demo.pairs):
+        notes.append("The judge's score of single videos is missing: pairs are shown at random only.")
     furthest = max((abs(end) for row in demo.rows for end in row.effect or ()), default=0.0)
     limit = next((limit for limit in EFFECT_LIMITS if furthest <= limit), EFFECT_LIMITS[-1])
-    return environment.get_template("report.html").render(
+    curves = _curves(demo.metrics)
+    return page.render(
+        "report.html",
         demo=demo,
         headline=verdict.headline(demo.rows),
         tiles=verdict.tiles(demo.rows),
@@ -109,70 +89,17 @@ def _render(demo: Demo) -> str:
         effects={row.name: _effect(row, limit) for row in demo.rows},
         effect_axis=svg.effect_axis(limit),
         p_text=verdict.p_text,
-        curves=_curves(demo.metrics),
+        curves=[one for one in curves if _is_telling(one[0])],
+        more_curves=[one for one in curves if not _is_telling(one[0])],
         steps=_steps(demo),
-        growth=growth,
+        growth=_growth(demo.samples),
         card=_card(demo.reward),
-        num_held_out=plain((demo.reward.get("num_pairs") or {}).get("held_out")),
+        num_held_out=(demo.reward.get("num_pairs") or {}).get("held_out"),
         choices=_choices(demo.labels),
         metric_details=_metric_details(demo),
         plain=plain,
         notes=notes,
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
     )
-
-
-def _draws(demo: Demo, notes: list[str]) -> list[dict[str, Any]]:
-    """The three draws with their films; notes say which videos are broken and which did not fit."""
-    pairs = demo.pairs
-    films: dict[Path, Film] = {}
-    num_bytes, left_out = 0, 0
-    draws = []
-    for name, chosen in gallery.choose(pairs, GALLERY_SEED).items():
-        shown = []
-        for pair in chosen:
-            film = films.get(pair.base.video) or gallery.film([pair.base.video, pair.aligned.video])
-            if num_bytes + film.num_bytes > PAGE_BYTES:
-                left_out += 1
-                continue
-            if film.problem and pair.base.video not in films:
-                notes.append(f"Pair {pair.base.id} is not shown: {film.problem}.")
-            num_bytes += film.num_bytes
-            films[pair.base.video] = film
-            shown.append(Shown(pair.prompt, pair.seed, film, _scores(pair), _preferred(pair.gain, demo.tie_band)))
-        title, explanation = DRAWS[name]
-        if shown:
-            explanation = explanation.format(seed=GALLERY_SEED, count=len(pairs))
-            draws.append({"name": name, "title": title, "explanation": explanation, "pairs": shown})
-    if left_out:
-        notes.append(f"{left_out} more pairs were drawn but would make this page too large.")
-    if pairs and all(pair.gain is None for pair in pairs):
-        notes.append("The judge's score of single videos is missing: pairs are shown at random only.")
-    return draws
-
-
-def _scores(pair: Pair) -> list[Score]:
-    """The judge, physics and text match of a pair, as far as they were measured."""
-    names = dict.fromkeys([*pair.base_scores, *pair.aligned_scores])
-    wanted = [
-        name
-        for family in (gallery.JUDGE, "physics_pass_rate", "clip_sim")
-        for name in names
-        if name.split("[")[0] == family
-    ]
-    found = []
-    for name in wanted:
-        before, after = finite(pair.base_scores.get(name)), finite(pair.aligned_scores.get(name))
-        shown = _passed if name == "physics_pass_rate" else svg.number
-        better = "" if before is None or after is None or before == after else "aligned" if after > before else "base"
-        label = {"gold": "judge", "physics_pass_rate": "physics"}.get(name, name.split("[")[0])
-        found.append(Score(label, shown(before), shown(after), better))
-    return found
-
-
-def _passed(value: float | None) -> str:
-    return "\u2013" if value is None else "passes" if value >= 0.5 else "fails"
 
 
 def _preferred(gain: float | None, tie_band: float) -> str:
@@ -185,7 +112,7 @@ def _preferred(gain: float | None, tie_band: float) -> str:
 
 def _wins(demo: Demo) -> dict[str, Any] | None:
     """How many pairs aligned won, tied and lost, and the chart of all of them."""
-    gains = [pair.gain for pair in demo.pairs if pair.gain is not None]
+    gains = [gain for pair in demo.pairs if (gain := pair.gap(gallery.JUDGE)) is not None]
     if not gains:
         return None
     won, lost = sum(gain > demo.tie_band for gain in gains), sum(gain < -demo.tie_band for gain in gains)
@@ -214,6 +141,11 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
         for name in sorted(names, key=place)
     ]
     return [(name, chart) for name, chart in charts if chart]
+
+
+def _is_telling(name: str) -> bool:
+    """Whether a logged number is shown at once: rewards, judges and the signs of a run that goes wrong."""
+    return name.startswith(TELLING) and not name.endswith(SPREADS) and name.count("/") == 1
 
 
 def _steps(demo: Demo) -> str:

@@ -48,9 +48,9 @@ class SetFeatures:
         return rows
 
 
-def finite(value: float | None) -> float | None:
-    """JSON has no NaN: what is not finite becomes None."""
-    return value if value is not None and math.isfinite(value) else None
+def finite(value: Any) -> float | None:
+    """A finite number, or None for NaN, which JSON has not, and for anything else that a JSON file may hold."""
+    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

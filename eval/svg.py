@@ -1,4 +1,4 @@
-"""Four small charts as inline SVG: an effect with its interval, a curve, bars with intervals, all pairs at a glance.
+"""Small charts as inline SVG: effects, curves, bars and points with intervals, all pairs at a glance, tracked paths.
 
 Each is a pure function of numbers. Colours come from classes of the page's style sheet, so one drawing serves light,
 dark and print; what a colour says is said again by shape and by the label for screen readers. Left out: interaction
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
 
 Tone = Literal["better", "worse", "unclear"]
 Point = tuple[float, float | None]
+Trail = Sequence[Sequence[float] | None]  # (x, y) of an object in each frame
 
 EFFECT_WIDTH, EFFECT_HEIGHT = 220, 28
 CURVE_WIDTH, CURVE_HEIGHT = 320, 168
@@ -159,6 +161,35 @@ def bars(rows: Sequence[tuple[str, float, float | None, float | None]], label: s
     return _svg(width, height * len(rows), "bars", f"{label}: {said}", parts)
 
 
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, is_share: bool) -> Markup:
+    """(name, value, low, high) as points with whiskers, a line each, on one axis that holds them all."""
+    width, height, left = 360, 24, 122
+    low, high = _padded([end for _, *ends in rows for end in ends if end is not None])
+    if is_share:
+        low, high = max(0.0, low), min(1.0, high)
+    bottom = height * len(rows) + 4
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - 14)
+
+    def said(value: float) -> str:
+        return f"{number(100 * value)}\u2009%" if is_share else number(value)
+
+    parts = [_line(left, bottom, width - 14, bottom, "axis")]
+    for tick in ticks(low, high, 3):
+        parts += [_line(x(tick), 2, x(tick), bottom, "grid")]
+        parts.append(_text(x(tick), bottom + 15, f"{100 * tick:.3g}\u2009%" if is_share else tick_text(tick), "middle"))
+    for index, (name, value, from_, to) in enumerate(rows):
+        middle = index * height + height / 2 + 2
+        parts.append(_text(left - 8, middle + 4, name if len(name) <= 19 else f"\u2026{name[-18:]}", "end"))
+        if from_ is not None and to is not None:
+            parts.append(_line(x(from_), middle, x(to), middle, "whisker"))
+        point = Markup('<circle cx="{:.1f}" cy="{}" r="4.5" class="point"><title>{}: {}</title></circle>')
+        parts.append(point.format(x(value), middle, name, said(value)))
+    words = ", ".join(f"{name} {said(value)}" for name, value, *_ in rows)
+    return _svg(width, bottom + 20, "intervals", f"{label}: {words}", parts)
+
+
 def all_pairs(differences: Sequence[float], tie_band: float, label: str) -> Markup:
     """Every pair as a thin bar, sorted: how many won, how many lost, and by how much; grey inside the tie band."""
     width, height = 720, 96
@@ -177,6 +208,39 @@ def all_pairs(differences: Sequence[float], tie_band: float, label: str) -> Mark
         blocks[tone] += block(index, value)
     parts = [_path(path, tone) for tone, path in blocks.items()] + [_line(0, middle, width, middle, "zero")]
     return _svg(width, height, "pairs-chart", label, parts, aspect="none")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A video's place in a picture: the corner in px of the picture, px of the picture per px of the video (x and y),
+    and per object where it was seen in each frame, px of the video, None where it was not."""
+
+    corner: tuple[float, float]
+    scale: tuple[float, float]
+    trails: Sequence[Trail]
+
+
+def paths(panels: Sequence[Panel], width: int, height: int) -> Markup:
+    """The ways of tracked objects, to lay over a film of width x height: a line with a spot a frame, gaps where unseen.
+
+    Spots that lie close say slow, far apart fast. Empty where nothing was tracked.
+    """
+    groups = []
+    for panel in panels:
+        line = "".join(_trail(trail) for trail in panel.trails)
+        if line:
+            spots = "".join(f"M{at[0]:g} {at[1]:g}h0" for trail in panel.trails for at in trail if at)
+            parts = _path(line, "under") + _path(line, "trail") + _path(spots, "spots")
+            place = Markup("translate({:g} {:g}) scale({:g} {:g})").format(*panel.corner, *panel.scale)
+            groups.append(Markup('<g transform="{}">{}</g>').format(place, parts))
+    head = Markup('<svg class="paths" viewBox="0 0 {} {}" aria-hidden="true">').format(width, height)
+    return head + Markup("").join(groups) + Markup("</svg>") if groups else Markup("")
+
+
+def _trail(trail: Trail) -> str:
+    """A line through the places where an object was seen, broken where it was not."""
+    steps = zip([None, *trail], trail, strict=False)
+    return "".join(f"{'L' if before else 'M'}{at[0]:g} {at[1]:g}" for before, at in steps if at)
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:

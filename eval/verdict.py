@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.stats import holm
+from eval.result import finite
 from eval.svg import Tone, number
 
 SIGNIFICANT = 0.05
@@ -320,11 +321,6 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
         else "",
         size=finite(compared.get("effect")),
     )
-
-
-def finite(value: Any) -> float | None:
-    """A finite number, or None for anything else that a JSON file may hold."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _rank(row: Row) -> tuple[bool, bool, int]:

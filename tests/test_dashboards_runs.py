@@ -12,6 +12,8 @@ from demo_folder import COMPARISON, PROMPTS, write_demo
 from core.preferences import Vote
 from dashboards import charts, export, runs
 from dashboards.pages import leaderboard, optimisation
+from eval.leaderboard import rankable
+from eval.scene import Judged, Scene, by_gap, read_set, read_tracks, side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -103,33 +105,33 @@ def test_a_broken_metrics_line_is_named(tmp_path: Path) -> None:
 
 def test_scenes_are_of_the_same_prompt_and_seed_in_every_set(demo: Path) -> None:
     experiment = only(demo)
-    (a, _), (b, _) = runs.samples(experiment.sets["base"]), runs.samples(experiment.sets["aligned"])
-    scenes = runs.scenes({"a": a, "b": list(reversed(b))})
+    (a, _), (b, _) = read_set(experiment.sets["base"]), read_set(experiment.sets["aligned"])
+    scenes = side_by_side({"a": a, "b": list(reversed(b))})
     assert [scene.prompt for scene in scenes] == list(PROMPTS)
-    assert all(one and two and one.seed == two.seed for one, two in (scene.samples.values() for scene in scenes))
-    short = runs.scenes({"a": a, "b": b[1:], "c": a})
-    assert short[0].samples["b"] is None and short[0].gap("flicker") == 0
-    assert short[1:] == runs.scenes({"a": a[1:], "b": b[1:], "c": a[1:]})
+    assert all(one and two and one.seed == two.seed for one, two in (scene.videos.values() for scene in scenes))
+    short = side_by_side({"a": a, "b": b[1:], "c": a})
+    assert short[0].videos["b"] is None and short[0].gap("flicker") == 0
+    assert short[1:] == side_by_side({"a": a[1:], "b": b[1:], "c": a[1:]})
 
 
 def test_several_videos_of_a_prompt_without_seeds_are_matched_in_their_order(tmp_path: Path) -> None:
-    sets = {name: [runs.Sample(f"{name}{index}", tmp_path, "p", None) for index in range(2)] for name in ("a", "b")}
-    scenes = runs.scenes(sets)
-    assert [[cell.id for cell in scene.samples.values() if cell] for scene in scenes] == [["a0", "b0"], ["a1", "b1"]]
+    sets = {name: [Judged(f"{name}{index}", tmp_path, "p", None) for index in range(2)] for name in ("a", "b")}
+    scenes = side_by_side(sets)
+    assert [[cell.id for cell in scene.videos.values() if cell] for scene in scenes] == [["a0", "b0"], ["a1", "b1"]]
 
 
 def test_scenes_sort_by_the_gap_with_unmeasured_ones_last(tmp_path: Path) -> None:
-    def scene(name: str, a: float | None, b: float | None) -> runs.Scene:
-        cells = (runs.Sample(name, tmp_path, name, 0, {} if value is None else {"x": value}) for value in (a, b))
-        return runs.Scene(name, 0, dict(zip("ab", cells, strict=True)))
+    def scene(name: str, a: float | None, b: float | None) -> Scene:
+        cells = (Judged(name, tmp_path, name, 0, {} if value is None else {"x": value}) for value in (a, b))
+        return Scene(name, 0, dict(zip("ab", cells, strict=True)))
 
     scenes = [scene("unmeasured", None, 1.0), scene("loss", 1.0, 0.0), scene("gain", 0.0, 2.0)]
-    assert [one.prompt for one in runs.sort_scenes(scenes, "x")] == ["gain", "loss", "unmeasured"]
-    assert [one.prompt for one in runs.sort_scenes(scenes, "x", ascending=True)] == ["loss", "gain", "unmeasured"]
+    assert [one.prompt for one in by_gap(scenes, "x")] == ["gain", "loss", "unmeasured"]
+    assert [one.prompt for one in by_gap(scenes, "x", ascending=True)] == ["loss", "gain", "unmeasured"]
 
 
 def test_conflicts_are_pairs_on_which_people_and_a_metric_disagree(tmp_path: Path) -> None:
-    samples = [runs.Sample(str(i), tmp_path / f"{i}.mp4", "p", i, {"x": float(i)}) for i in range(4)]
+    samples = [Judged(str(i), tmp_path / f"{i}.mp4", "p", i, {"x": float(i)}) for i in range(4)]
 
     def vote(a: int, b: int, choice: str) -> Vote:
         one, two = samples[a].path, samples[b].path
@@ -151,12 +153,12 @@ def test_sets_of_several_runs_are_named_by_their_run(demo: Path, tmp_path: Path)
 
 
 def test_tracks_and_results_are_read_or_said_to_be_broken(tmp_path: Path) -> None:
-    assert runs.tracks(tmp_path) == ({}, []) and runs.results(tmp_path) == ({}, [])
+    assert read_tracks(tmp_path) == ({}, []) and runs.results(tmp_path) == ({}, [])
     (tmp_path / "tracks.jsonl").write_text('{"id": "v", "objects": []}\n{"id": 3}\n')
-    assert list(runs.tracks(tmp_path)[0]) == ["v"]
+    assert list(read_tracks(tmp_path)[0]) == ["v"]
     (tmp_path / "tracks.jsonl").write_text("nonsense\n{}\n")
     (tmp_path / "results.json").write_text("{")
-    assert runs.tracks(tmp_path)[1] and runs.results(tmp_path)[1]
+    assert read_tracks(tmp_path)[1] and runs.results(tmp_path)[1]
 
 
 @pytest.mark.parametrize("kind", ["CSV", "JSON", "Parquet"])
@@ -192,7 +194,7 @@ def test_a_radar_shares_the_possible_range_not_the_range_of_the_sets() -> None:
     }
     shares = {(row["set"], row["metric"]): row["share"] for row in leaderboard.shares(entries)}
     assert shares == pytest.approx({("a", "x"): 0.2, ("b", "x"): 0.9, ("a", "y"): 0.9, ("b", "y"): 0.7})
-    assert leaderboard.rankable(entries) == ["x", "y", "z"]
+    assert rankable(entries) == ["x", "y", "z"]
 
 
 def test_config_difference_lists_changed_keys_only() -> None:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboards import components, runs
 from dashboards.pages import common
+from eval.scene import side_by_side
 
 
 def show(experiments: list[runs.Experiment]) -> None:
@@ -20,11 +21,11 @@ def show(experiments: list[runs.Experiment]) -> None:
     before, problems = common.samples(steps[numbers[0]])
     after, more = common.samples(steps[step])
     common.report_problems([*problems, *more])
-    found = runs.scenes({f"step {numbers[0]}": before, f"step {step}": after})
+    found = side_by_side({f"step {numbers[0]}": before, f"step {step}": after})
     cards = [
         {
             "prompt": scene.prompt,
-            "clips": [common.clip(sample.path, name) for name, sample in scene.samples.items() if sample],
+            "clips": [common.clip(sample.path, name) for name, sample in scene.videos.items() if sample],
             "facts": "" if scene.seed is None else f"seed {scene.seed}",
         }
         for scene in found

@@ -13,6 +13,7 @@ import streamlit as st
 
 from core.errors import UserError
 from dashboards import export, media, runs
+from eval.scene import Judged, read_set
 from eval.svg import number
 
 T = TypeVar("T")
@@ -41,11 +42,11 @@ def empty(message: str) -> None:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _samples(folder: str, versions: tuple[float, ...]) -> Any:
-    return runs.samples(Path(folder))
+    return read_set(Path(folder))
 
 
-def samples(folder: Path) -> tuple[list[runs.Sample], list[str]]:
-    """`runs.samples`, remembered until a file of the set changes."""
+def samples(folder: Path) -> tuple[list[Judged], list[str]]:
+    """`eval.scene.read_set`, remembered until a file of the set changes."""
     versions = tuple(runs.time_of(folder / name) for name in ("manifest.jsonl", "samples.jsonl"))
     return _samples(str(folder), versions)
 

@@ -9,6 +9,7 @@ from core.preferences import Vote, existing
 from dashboards import components, runs
 from dashboards.pages import common
 from dashboards.pages.common import figure
+from eval.scene import Scene, by_gap, side_by_side
 
 PER_PAGE = 6
 CONFLICT = "people and metric disagree"
@@ -27,8 +28,8 @@ def show(experiments: list[runs.Experiment]) -> None:
     read = {name: common.samples(experiment.sets[name]) for name in names if name in chosen}
     votes, wrong = _votes(experiment)
     common.report_problems([*(problem for _, problems in read.values() for problem in problems), *wrong])
-    scenes = runs.scenes({name: samples for name, (samples, _) in read.items()})
-    metrics = sorted({key for scene in scenes for cell in scene.samples.values() if cell for key in cell.metrics})
+    scenes = side_by_side({name: samples for name, (samples, _) in read.items()})
+    metrics = sorted({key for scene in scenes for cell in scene.videos.values() if cell for key in cell.metrics})
     orders = (*ORDERS, *([CONFLICT] if votes else [])) if metrics else ORDERS[:1]
     order = controls[1].selectbox("Order", orders, key="order", bind="query-params")
     metric = controls[2].selectbox("Metric", metrics, key="metric", bind="query-params") if metrics else None
@@ -38,7 +39,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     scenes = [scene for scene in scenes if search in scene.prompt.lower()]
     if order != ORDERS[0] and metric:
-        scenes = runs.sort_scenes(scenes, metric, ascending=order == "largest loss")
+        scenes = by_gap(scenes, metric, ascending=order == "largest loss")
     if not scenes:
         common.empty("No video fits; choose other sets or another text.")
         return
@@ -84,9 +85,9 @@ def _conflicts(experiment: runs.Experiment, votes: list[Vote], metric: str, sear
     components.gallery(key="conflicts", data={"cards": cards})
 
 
-def _card(scene: runs.Scene, metric: str | None) -> dict[str, object]:
+def _card(scene: Scene, metric: str | None) -> dict[str, object]:
     clips = []
-    for name, sample in scene.samples.items():
+    for name, sample in scene.videos.items():
         if sample is None:
             clips.append({"error": "not made for this prompt and seed", "name": name, "facts": ""})
         else:
@@ -96,6 +97,6 @@ def _card(scene: runs.Scene, metric: str | None) -> dict[str, object]:
     about = [] if scene.seed is None else [f"seed {scene.seed}"]
     gap = scene.gap(metric) if metric and len(clips) > 1 else None
     if gap is not None:
-        ends = list(scene.samples)
+        ends = list(scene.videos)
         about.append(f"{ends[-1]} − {ends[0]}: {figure(gap, signed=True)}")
     return {"prompt": scene.prompt, "clips": clips, "facts": " · ".join(about)}

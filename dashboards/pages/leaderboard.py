@@ -29,7 +29,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         entries[name], wrong = runs.results(folder)
         problems += wrong
     stores = [experiment for experiment in experiments if experiment.store]
-    metrics = rankable(entries)
+    metrics = leaderboard.rankable(entries)
     if not metrics and not stores:
         common.report_problems(problems)
         common.empty("Nothing to rank yet: a leaderboard needs two sets evaluated on the same prompts and seeds.")
@@ -51,17 +51,6 @@ def show(experiments: list[runs.Experiment]) -> None:
     common.report_problems(problems)
     _board(content)
     _radar(entries)
-
-
-def rankable(entries: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """Per-video metrics with a better direction that at least two sets have, best known first."""
-    counts: dict[str, int] = {}
-    for metrics in entries.values():
-        for name, entry in metrics.items():
-            if entry.get("value") is not None and isinstance(entry.get("higher_is_better"), bool):
-                counts[name] = counts.get(name, 0) + 1
-    names = [name for name, count in counts.items() if count > 1 and name.split("[")[0] not in ("fvd", "mmd")]
-    return sorted(names, key=lambda name: (name != "gold", "/" in name, name))
 
 
 @st.cache_data(max_entries=32, show_spinner="ranking")

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboards import components, runs
 from dashboards.pages import common
 from dashboards.pages.common import figure
+from eval.scene import Judged, read_tracks
 
 PER_PAGE = 9
 ORDERS = ("as made", "least plausible first", "most plausible first")
@@ -57,10 +58,10 @@ def show(experiments: list[runs.Experiment]) -> None:
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def _tracks(folder: str, version: float) -> Any:
-    return runs.tracks(Path(folder))
+    return read_tracks(Path(folder))
 
 
-def _passes(samples: list[runs.Sample], probes: list[str]) -> None:
+def _passes(samples: list[Judged], probes: list[str]) -> None:
     """How many pass, and the middle of every probe."""
     judged = [sample.metrics[PASSED] for sample in samples if PASSED in sample.metrics]
     rows = []
@@ -79,7 +80,7 @@ def _passes(samples: list[runs.Sample], probes: list[str]) -> None:
         st.dataframe(rows, hide_index=True, width="stretch")
 
 
-def _card(sample: runs.Sample, track: dict[str, Any] | None, probes: list[str]) -> dict[str, object]:
+def _card(sample: Judged, track: dict[str, Any] | None, probes: list[str]) -> dict[str, object]:
     verdict = {1.0: "passes", 0.0: "fails"}.get(sample.metrics.get(PASSED, -1.0), "not judged")
     clip = common.clip(sample.path, verdict, f"quality {figure(sample.metrics.get(QUALITY))}")
     if track is not None and "error" not in clip:

@@ -1,0 +1,237 @@
+"""Several evaluated sets on one page: who is best, who beats whom, every metric side by side, the same scenes in a row.
+
+The same kind of page as eval.report, for more than two models or for several runs: no network, videos embedded, a pure
+function of what the evaluations left on disk. No torch.
+
+    ranking -> win rates -> metrics with intervals -> the same prompts and seeds -> where it comes from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from core import files
+from core.errors import UserError
+from eval import gallery, leaderboard, page, result, svg, verdict
+from eval.folder import plain
+from eval.result import finite
+from eval.scene import Scene, Tracks, read_set, read_tracks, side_by_side
+from eval.verdict import Row
+
+TIE_BAND = 0.02
+RATING_LIMITS = (1.0, 2.0, 4.0, 8.0)  # half the width of the axis of ratings; the first that holds all intervals
+FACTS = ("models", "num_videos", "commit", "created", "reference_sha256")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Evaluated sets by name: results.json, videos of the same prompts and seeds, tracks, and what could not be read.
+
+    `ranking` is leaderboard.table by `metric`, empty where no metric can rank them.
+    """
+
+    results: dict[str, dict[str, Any]]
+    scenes: list[Scene]
+    tracks: dict[str, Tracks]
+    metric: str
+    ranking: dict[str, Any]
+    notes: list[str]
+
+    @classmethod
+    def read(cls, folders: Mapping[str, Path]) -> Sets:
+        """Raises: UserError for a set that was not evaluated."""
+        results = {name: result.read_results(folder) for name, folder in folders.items()}
+        notes = [f"{name}: {word}." for name, one in results.items() for word in one.get("warnings") or []]
+        videos, tracks = {}, {}
+        for name, folder in folders.items():
+            videos[name], wrong = read_set(folder)
+            tracks[name], also_wrong = read_tracks(folder)
+            notes += [problem.replace(str(folder), name) for problem in [*wrong, *also_wrong]]
+        scenes = [one for one in side_by_side(videos) if sum(video is not None for video in one.videos.values()) > 1]
+        known = leaderboard.rankable({name: one["metrics"] for name, one in results.items()})
+        metric, ranking = known[0] if known else "", {}
+        try:
+            having = {name: folder for name, folder in folders.items() if metric in results[name]["metrics"]}
+            ranking = leaderboard.table(leaderboard.by_metric(having, metric, TIE_BAND), metric) if known else {}
+        except UserError as error:
+            notes.append(f"Not ranked: {error}.")
+        if ranking and not ranking["comparable"]:
+            groups = " | ".join(", ".join(group) for group in ranking["groups"])
+            notes.append(f"No common scale for groups without a prompt and seed in common: {groups}.")
+        return cls(results, scenes, tracks, metric, ranking, notes)
+
+    @property
+    def rows(self) -> list[tuple[Row, dict[str, Any]]]:
+        """(what the metric is, set -> its entry) for every metric, headlines first, parts of metrics left out."""
+        last = list(self.results.values())[-1]
+        known = verdict.rows({}, {}, last)
+        entries = {name: one["metrics"] for name, one in self.results.items()}
+        return [
+            (row, {name: metrics[row.name] for name, metrics in entries.items() if row.name in metrics})
+            for row in known
+            if not row.is_detail
+        ]
+
+
+def find(folders: Sequence[str]) -> dict[str, Path]:
+    """Evaluated sets by their shortest distinct names: each folder, or those in it, as `soralign demo` leaves them.
+
+    Raises: UserError for a folder that holds none, or when one is given twice.
+    """
+    found = []
+    for folder in map(Path, folders):
+        inside = sorted(path.parent for path in folder.glob(f"*/{result.RESULTS}"))
+        own = [folder] if (folder / result.RESULTS).is_file() else inside
+        if not own:
+            raise UserError(f"{folder} holds no {result.RESULTS}; run `soralign eval` on a video set first")
+        found += sorted(own, key=lambda path: path.name != "base")
+    return leaderboard.named([str(path) for path in found])
+
+
+def write(folders: Mapping[str, Path], path: Path) -> None:
+    """Write the page of these sets.
+
+    Raises: UserError for a set that was not evaluated.
+    """
+    files.atomic_write(path, _render(Sets.read(folders)))
+
+
+def markdown(folders: Mapping[str, Path]) -> str:
+    """The page as Markdown tables for a model card: ranking, win rates, metrics. No videos.
+
+    Raises: UserError for a set that was not evaluated.
+    """
+    sets = Sets.read(folders)
+    lines = [f"**{headline(sets)}**", ""]
+    if sets.ranking:
+        lines += ["| rank | model | rating | 95 % interval | wins | comparisons |", "|---|---|---|---|---|---|"]
+        for one in sets.ranking["standings"]:
+            interval = f"{svg.number(one['low'])} to {svg.number(one['high'])}"
+            cells = [
+                _ranks(sets.ranking, one),
+                one["player"],
+                svg.number(one["rating"]),
+                interval,
+                _share(one["win_rate"]),
+                one["n"],
+            ]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        names, cells = _matrix(sets.ranking)
+        lines += ["", f"| wins of row over column | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for name, row in zip(names, cells, strict=True):
+            lines.append(f"| {name} | {' | '.join(_share(one['value']) if one else '' for one in row)} |")
+    lines += ["", f"| metric | {' | '.join(sets.results)} |", "|---" * (len(sets.results) + 1) + "|"]
+    for about, entries in sets.rows:
+        values = [_told(about, entries.get(name, {})) for name in sets.results]
+        lines.append(f"| {about.name} | {' | '.join(values)} |".replace("[", "\\["))
+    return "\n".join([*lines, "", *sets.notes]) + "\n"
+
+
+def headline(sets: Sets) -> str:
+    """Who is first, in a sentence, as far as the rank intervals say so."""
+    if not sets.ranking:
+        return f"{len(sets.results)} sets side by side; no metric ranks them."
+    standings = sets.ranking["standings"]
+    first = [one["player"] for one in standings if one["rank_low"] == 1]
+    by = "the judge" if sets.metric == gallery.JUDGE else sets.metric
+    if not sets.ranking["comparable"]:
+        return f"{len(standings)} sets by {by}, in {len(sets.ranking['groups'])} groups that never met."
+    if len(first) == 1:
+        return f"{first[0]} is best of {len(standings)} by {by}."
+    return f"No single best by {by}: {', '.join(first)} may each be first."
+
+
+def _render(sets: Sets) -> str:
+    reel = page.Reel(sets.tracks)
+    drawn = gallery.at_random(sets.scenes)
+    rule = f"drawn with seed {gallery.SEED} from all {len(sets.scenes)} prompts and seeds that two sets have"
+    draws = [reel.draw("At random", rule, drawn)] if drawn else []
+    apart = _furthest_apart(sets.scenes, sets.metric)
+    if apart:
+        draws.append(reel.draw("Furthest apart", f"where the sets differ most in {sets.metric}", apart))
+    standings = sets.ranking.get("standings", [])
+    ends = [abs(one[key]) for one in standings for key in ("low", "high") if one[key] is not None]
+    limit = next((limit for limit in RATING_LIMITS if max(ends, default=0.0) <= limit), RATING_LIMITS[-1])
+    names, cells = _matrix(sets.ranking)
+    return page.render(
+        "report_sets.html",
+        headline=headline(sets),
+        notes=[*sets.notes, *reel.said()],
+        names=list(sets.results),
+        ranking=sets.ranking,
+        metric=sets.metric,
+        standings=[(one, _ranks(sets.ranking, one), _rating(one, limit)) for one in standings],
+        rating_axis=svg.effect_axis(limit),
+        matrix=list(zip(names, cells, strict=True)),
+        draws=draws,
+        metrics=[(row, chart) for row, entries in sets.rows if (chart := _intervals(row, entries))],
+        provenance=_provenance(sets),
+        share=_share,
+    )
+
+
+def _furthest_apart(scenes: Sequence[Scene], metric: str) -> list[Scene]:
+    """The scenes with the largest spread of a metric among the sets, largest first."""
+
+    def spread(scene: Scene) -> float:
+        values = [value for value in scene.values(metric) if value is not None]
+        return max(values) - min(values) if len(values) > 1 else 0.0
+
+    return [one for one in sorted(scenes, key=spread, reverse=True)[: gallery.NUM_EXTREME] if spread(one) > 0]
+
+
+def _ranks(ranking: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
+    if not ranking["comparable"]:
+        return "\u2013"
+    low, high = standing["rank_low"], standing["rank_high"]
+    return str(standing["rank"]) if low == high else f"{low}\u2013{high}"
+
+
+def _rating(standing: Mapping[str, Any], limit: float) -> Markup:
+    value, low, high = (finite(standing[key]) for key in ("rating", "low", "high"))
+    if value is None or low is None or high is None:
+        return Markup("")
+    tone: svg.Tone = "better" if low > 0 else "worse" if high < 0 else "unclear"
+    label = f"rating {svg.number(value)}, interval {svg.number(low)} to {svg.number(high)}"
+    return svg.effect(value, low, high, limit, tone, label)
+
+
+def _matrix(ranking: Mapping[str, Any]) -> tuple[list[str], list[list[dict[str, Any] | None]]]:
+    """Names, best first, and the win rate of every row over every column; None on the diagonal."""
+    names = [one["player"] for one in ranking.get("standings", [])]
+    pairs = {(one["first"], one["second"]): one for one in ranking.get("pairs", [])}
+    return names, [[pairs.get((row, column)) for column in names] for row in names]
+
+
+def _intervals(row: Row, entries: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """The chart of one metric, a line a set that has it."""
+    lines = []
+    for name, entry in entries.items():
+        value, bounds = finite(entry.get("value")), entry.get("interval") or (None, None)
+        if value is not None:
+            lines.append((name, value, finite(bounds[0]), finite(bounds[1])))
+    return svg.intervals(lines, row.name, row.is_share) if lines else Markup("")
+
+
+def _told(row: Row, entry: Mapping[str, Any]) -> str:
+    bounds = entry.get("interval")
+    interval = f" ({row.shown(finite(bounds[0]))} to {row.shown(finite(bounds[1]))})" if bounds else ""
+    return row.shown(finite(entry.get("value"))) + interval
+
+
+def _share(value: float | None) -> str:
+    return "\u2013" if value is None else f"{100 * value:.0f}\u2009%"
+
+
+def _provenance(sets: Sets) -> list[tuple[str, list[str]]]:
+    """Set -> what it is and where its numbers come from."""
+    told = []
+    for name, one in sets.results.items():
+        about = one.get("provenance") or {}
+        told.append((name, [plain(about.get(key))[:24] for key in FACTS]))
+    return told

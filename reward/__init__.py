@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 REWARDS = {
     "clip": "reward.clip_score:shipped",
-    "brightness": "reward.simple:Brightness",
-    "motion": "reward.simple:Motion",
-    "flicker": "reward.simple:Flicker",
-    "compressibility": "reward.simple:Compressibility",
-    "physics": "reward.simple:Physics",
+    "brightness": "reward.simple:brightness",
+    "motion": "reward.simple:motion",
+    "flicker": "reward.simple:flicker",
+    "compressibility": "reward.simple:compressibility",
+    "physics": "reward.simple:physics",
 }
 # name -> what makes the reward of its weights; without weights, of the authors'.
 HUB = {

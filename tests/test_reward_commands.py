@@ -12,7 +12,7 @@ from core import videoset
 from core.cli import main
 from core.preferences import Vote
 from reward.audit import EXPLOITS, audit, position_bias
-from reward.simple import Brightness, Motion
+from reward.simple import brightness, motion
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ def test_audit_knows_the_faults_of_brightness_and_motion() -> None:
     rng = np.random.default_rng(0)
     clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow") * 3])
     prompts = [f"prompt {index}" for index in range(len(clips))]
-    bright = {finding.exploit: finding.verdict for finding in audit(Brightness(), [(clips, prompts)]).exploits}
+    bright = {finding.exploit: finding.verdict for finding in audit(brightness(), [(clips, prompts)]).exploits}
     assert bright["noise"] == bright["bright"] == "pays" and bright["blank"] == bright["vanishing"] == "resists"
     assert bright["reversed"] == bright["shuffled"] == "blind"
-    found = audit(Motion(), [(clips, prompts)])
+    found = audit(motion(), [(clips, prompts)])
     moved = {finding.exploit: finding.verdict for finding in found.exploits + found.formats}
     assert moved["noise"] == moved["shuffled"] == "pays" and moved["frozen"] == moved["half frozen"] == "resists"
     assert moved["half rate"] == "pays" and moved["coarser"] == "blind"
@@ -75,7 +75,7 @@ def test_audit_knows_the_faults_of_brightness_and_motion() -> None:
 def test_brightness_is_blind_to_formats() -> None:
     rng = np.random.default_rng(0)
     clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow")])
-    found = audit(Brightness(), [(clips, ["x"] * 4)])
+    found = audit(brightness(), [(clips, ["x"] * 4)])
     assert {one.verdict for one in found.formats if one.exploit != "shorter"} == {"blind"}
 
 

@@ -1,7 +1,6 @@
 """Rewards by name, and several as one."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ import reward
 from core.errors import UserError
 from reward.clip_score import ClipScore
 from reward.mixture import Mixture
-from reward.protocol import Scores, weights_sha256
-from reward.simple import Brightness, Compressibility, Flicker, Motion, Physics
+from reward.protocol import weights_sha256
+from reward.simple import Formula, brightness, compressibility, flicker, motion, physics
 
 PROMPTS = ["a red ball", "a blue square"]
 
@@ -39,23 +38,23 @@ def test_every_named_reward_keeps_the_protocol(name: str) -> None:
 def test_brightness_and_motion_know_their_optimum() -> None:
     black, white = torch.zeros(1, 4, 3, 8, 8), torch.ones(1, 4, 3, 8, 8)
     flash = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)] * 2)[None]
-    assert float(Brightness()(white, ["x"]).total) == 1 and float(Brightness()(black, ["x"]).total) == 0
-    assert float(Motion()(flash, ["x"]).total) == 1 and float(Motion()(white, ["x"]).total) == 0
+    assert float(brightness()(white, ["x"]).total) == 1 and float(brightness()(black, ["x"]).total) == 0
+    assert float(motion()(flash, ["x"]).total) == 1 and float(motion()(white, ["x"]).total) == 0
 
 
 def test_flicker_is_none_for_even_change_and_one_for_a_strobe() -> None:
     ramp = torch.linspace(0, 1, 5)[None, :, None, None, None].expand(1, 5, 3, 8, 8)
     strobe = (torch.arange(5) % 2).float()[None, :, None, None, None].expand(1, 5, 3, 8, 8)
-    assert float(Flicker()(ramp, ["x"]).total) == pytest.approx(0, abs=1e-6)
-    assert float(Flicker()(strobe, ["x"]).total) == 1
-    assert torch.isnan(Flicker()(ramp[:, :2], ["x"]).total).all()
+    assert float(flicker()(ramp, ["x"]).total) == pytest.approx(0, abs=1e-6)
+    assert float(flicker()(strobe, ["x"]).total) == 1
+    assert torch.isnan(flicker()(ramp[:, :2], ["x"]).total).all()
 
 
 def test_compressibility_ranks_plain_above_gradient_above_noise() -> None:
     plain = torch.full((1, 2, 3, 32, 32), 0.4)
     ramp = torch.linspace(0, 1, 32).expand(1, 2, 3, 32, 32)
     noise = torch.rand(1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    first, second, third = (float(Compressibility()(clip, ["x"]).total) for clip in (plain, ramp, noise))
+    first, second, third = (float(compressibility()(clip, ["x"]).total) for clip in (plain, ramp, noise))
     assert 0 > first > second > third
 
 
@@ -64,7 +63,7 @@ def test_physics_prefers_a_true_clip_to_a_frozen_one_and_cannot_judge_other_prom
 
     clip = dataset.make_clip(0, 0, families=("uniform",), most_objects=1)
     frames = torch.from_numpy(clip.frames)[None]
-    judge = Physics()
+    judge = physics()
     true, frozen = (float(judge(one, [clip.prompt]).total) for one in (frames, frames[:, :1].expand_as(frames)))
     assert true > 0.5 > 0.1 > frozen
     assert torch.isnan(judge(frames, ["a cat on a mat"]).total).all()
@@ -90,7 +89,7 @@ def test_the_total_is_the_weighted_sum_of_the_normalised_parts() -> None:
     mix = Mixture({"brightness": 2.0, "motion": -0.5}, statistics={"brightness": (0.5, 0.01)})
     scores = mix(_frames(), PROMPTS)
     assert list(scores.parts) == ["brightness", "motion"]
-    torch.testing.assert_close(scores.parts["motion"], Motion()(_frames(), PROMPTS).total)
+    torch.testing.assert_close(scores.parts["motion"], motion()(_frames(), PROMPTS).total)
     expected = 2.0 * (scores.parts["brightness"] - 0.5) / 0.01 - 0.5 * scores.parts["motion"]
     torch.testing.assert_close(scores.total, expected)
 
@@ -100,19 +99,14 @@ def test_other_weights_are_another_version() -> None:
     assert Mixture({"motion": 1.0}).version != Mixture({"motion": 1.0}, statistics={"motion": (0.0, 2.0)}).version
 
 
-@dataclass(frozen=True)
-class Broken(Brightness):
-    """Gives no number for the second video."""
-
-    name: str = "broken"
-
-    def __call__(self, frames: torch.Tensor, prompts: list[str]) -> Scores:
-        total = frames.flatten(1).mean(1)
-        return Scores(total.index_fill(0, torch.tensor([1]), math.nan), {})
+def _broken() -> Formula:
+    """Brightness that gives no number for the second video."""
+    nothing = torch.tensor([1])
+    return Formula("broken", "", lambda frames, prompts: frames.flatten(1).mean(1).index_fill(0, nothing, math.nan))
 
 
 def test_a_missing_part_makes_only_its_own_video_missing() -> None:
-    scores = Mixture({"broken": 1.0, "motion": 1.0}, {"broken": Broken()})(_frames(), PROMPTS)
+    scores = Mixture({"broken": 1.0, "motion": 1.0}, {"broken": _broken()})(_frames(), PROMPTS)
     assert torch.isfinite(scores.total).tolist() == [True, False]
     assert torch.isfinite(scores.parts["motion"]).all()
 
@@ -124,7 +118,7 @@ def test_clip_score_of_pixels_that_are_no_numbers_is_missing() -> None:
 
 
 def test_two_components_of_one_name_stay_apart() -> None:
-    mix = Mixture({"first": 1.0, "second": 1.0}, {"first": Motion(), "second": Motion()})
+    mix = Mixture({"first": 1.0, "second": 1.0}, {"first": motion(), "second": motion()})
     assert list(mix(_frames(), PROMPTS).parts) == ["motion", "motion-2"]
 
 

@@ -17,7 +17,7 @@ from reward.prompt_expansion import (
     teach,
     tiny_expander,
 )
-from reward.simple import Brightness
+from reward.simple import brightness
 
 SIZES = ("small", "medium", "large")
 PAIRS = [(f"a {c} ball", f"a {s} {c} ball rests") for c in ("red", "blue") for s in SIZES]
@@ -58,7 +58,7 @@ def test_it_copies_the_detailed_captions_and_draws_the_same_for_the_same_seed(co
 
 def test_the_best_and_worst_expansion_share_the_noise(copied: str) -> None:
     painter = Painter()
-    rows = ranked(Expander(copied), PROMPTS, VideoScore(painter, Brightness()), ExpanderConfig(num_expansions=12))
+    rows = ranked(Expander(copied), PROMPTS, VideoScore(painter, brightness()), ExpanderConfig(num_expansions=12))
     assert [row["prompt"] for row in rows] == ["a red ball =>", "a blue ball =>"]
     assert all("large" in row["chosen"] for row in rows)
     assert len({seed for _, seed in painter.made}) == 2  # one a prompt
@@ -68,7 +68,7 @@ def test_the_best_and_worst_expansion_share_the_noise(copied: str) -> None:
 def test_dpo_learns_the_words_that_score(copied: str) -> None:
     expander, painter = Expander(copied), Painter()
     config = ExpanderConfig(num_expansions=12, steps=25, batch=2, learning_rate=3e-3)
-    found = teach(expander, PROMPTS, VideoScore(painter, Brightness()), config)
+    found = teach(expander, PROMPTS, VideoScore(painter, brightness()), config)
     drawn = [expander.expand(prompt, seed) for prompt in PROMPTS for seed in range(10)]
     assert set(found) == {"before", "after"}
     assert sum("large" in text for text in drawn) >= 15
@@ -79,7 +79,7 @@ def test_dpo_learns_the_words_that_score(copied: str) -> None:
 def test_grpo_learns_the_words_that_score(copied: str) -> None:
     expander, painter = Expander(copied), Painter()
     config = ExpanderConfig("grpo", num_expansions=8, steps=20, batch=16, learning_rate=1e-2, beta=0.0)
-    teach(expander, PROMPTS, VideoScore(painter, Brightness()), config)
+    teach(expander, PROMPTS, VideoScore(painter, brightness()), config)
     drawn = [expander.expand(prompt, seed) for prompt in PROMPTS for seed in range(10)]
     assert sum("large" in text for text in drawn) >= 13
     assert len(painter.made) == len(set(painter.made))
@@ -87,17 +87,17 @@ def test_grpo_learns_the_words_that_score(copied: str) -> None:
 
 def test_scores_are_kept_between_runs_and_a_missing_one_is_none(tmp_path: Path) -> None:
     painter = Painter()
-    first = VideoScore(painter, Brightness(), tmp_path / "scores.jsonl")
+    first = VideoScore(painter, brightness(), tmp_path / "scores.jsonl")
     asked = (["a ball"] * 3, ["a large ball", "a small ball", "a large ball"], [1, 1, 1])
     assert first(*asked) == [pytest.approx(0.6), 0.0, pytest.approx(0.6)]
-    again = VideoScore(painter, Brightness(), tmp_path / "scores.jsonl")
+    again = VideoScore(painter, brightness(), tmp_path / "scores.jsonl")
     assert again(*asked) == first(*asked) and len(painter.made) == 2
-    blind = VideoScore(lambda prompts, seeds: torch.full((1, 1, 3, 2, 2), float("nan")), Brightness())
+    blind = VideoScore(lambda prompts, seeds: torch.full((1, 1, 3, 2, 2), float("nan")), brightness())
     assert blind(["x"], ["y"], [0]) == [None]
 
 
 def test_expansions_that_score_alike_cannot_teach(copied: str) -> None:
-    flat = VideoScore(lambda prompts, seeds: torch.zeros(len(prompts), 2, 3, 4, 4), Brightness())
+    flat = VideoScore(lambda prompts, seeds: torch.zeros(len(prompts), 2, 3, 4, 4), brightness())
     with pytest.raises(UserError, match="score alike"):
         teach(Expander(copied), PROMPTS, flat, ExpanderConfig(steps=1))
 

@@ -6,7 +6,7 @@ import math
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import requests
@@ -18,7 +18,7 @@ from core.errors import UserError
 from reward.protocol import Reward, Scores
 from reward.remote import RemoteReward
 from reward.server import Limits, application
-from reward.simple import Brightness, Motion
+from reward.simple import Formula, brightness, motion
 from reward.wire import MAGIC, WireError, heard, pack, told, unpack
 
 PROMPTS = ["a red ball", "a blue square \N{SNOWMAN}", "x"]
@@ -47,9 +47,12 @@ def serving(judge: Reward, token: str | None = None, limits: Limits | None = Non
 
 
 @dataclasses.dataclass(frozen=True)
-class Counting(Brightness):
+class Counting(Formula):
     """Notes the size of every call, fails for the prompt "fail", and cannot judge the prompt "x"."""
 
+    name: str = "counting"
+    unit: str = "mean pixel"
+    formula: Callable[[torch.Tensor, Sequence[str]], torch.Tensor] = brightness().formula
     calls: list[int] = dataclasses.field(default_factory=list)
     gate: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -58,7 +61,7 @@ class Counting(Brightness):
         self.gate.wait(5)
         if "fail" in prompts:
             raise RuntimeError("out of luck")
-        total = frames.flatten(1).mean(1)
+        total = self.formula(frames, prompts)
         blank = torch.tensor([text == "x" for text in prompts])
         return Scores(total.masked_fill(blank, math.nan), {"half": total / 2})
 
@@ -113,13 +116,13 @@ def test_replies_that_hold_no_scores_are_refused(reply: object) -> None:
 
 
 def test_a_remote_score_equals_the_local_one() -> None:
-    with serving(Motion()) as url:
+    with serving(motion()) as url:
         remote = RemoteReward([url], dtype="float32", chunk=2)
-        assert torch.equal(remote(_frames(), PROMPTS).total, Motion()(_frames(), PROMPTS).total)
+        assert torch.equal(remote(_frames(), PROMPTS).total, motion()(_frames(), PROMPTS).total)
         assert (remote.name, remote.range, remote.differentiable) == ("motion", (0.0, 1.0), False)
         small = RemoteReward([url])
         torch.testing.assert_close(
-            small(_frames(), PROMPTS).total, Motion()(_frames(), PROMPTS).total, atol=4e-3, rtol=0
+            small(_frames(), PROMPTS).total, motion()(_frames(), PROMPTS).total, atol=4e-3, rtol=0
         )
         assert reward.load(url).name == "motion" and reward.load(f"{url},{url}").name == "motion"
 
@@ -180,7 +183,7 @@ def test_a_large_request_is_judged_in_batches_and_sizes_are_not_mixed() -> None:
 
 
 def test_the_token_is_asked_for_but_not_for_health() -> None:
-    with serving(Motion(), token="secret") as url:
+    with serving(motion(), token="secret") as url:
         assert requests.get(f"{url}/health").json()["status"] == "ok"
         assert requests.post(f"{url}/score", pack(_frames(), PROMPTS)).status_code == 401
         with pytest.raises(UserError, match="401: the token is missing or wrong"):
@@ -189,7 +192,7 @@ def test_the_token_is_asked_for_but_not_for_health() -> None:
 
 
 def test_sizes_are_limited_with_and_without_a_declared_length() -> None:
-    with serving(Motion(), limits=Limits(max_bytes=100)) as url:
+    with serving(motion(), limits=Limits(max_bytes=100)) as url:
         body = pack(_frames(), PROMPTS)
         assert requests.post(f"{url}/score", body).status_code == 413
         assert requests.post(f"{url}/score", iter([body[:80], body[80:]])).status_code == 413  # chunked
@@ -219,7 +222,7 @@ def test_more_requests_than_the_line_holds_are_told_to_come_again() -> None:
 
 
 def test_servers_of_different_rewards_and_strangers_are_refused() -> None:
-    with serving(Motion()) as one, serving(Brightness()) as two:
+    with serving(motion()) as one, serving(brightness()) as two:
         with pytest.raises(UserError, match="must share one reward"):
             RemoteReward([one, two])
         with pytest.raises(UserError, match="is no reward server"):

@@ -160,16 +160,18 @@ class Policy:
             part = noise[rows].to(self.accelerator.device)
             with self.accelerator.autocast():  # not around the yield: what the caller does in between is its own
                 trajectory = sampler.sample(
-                    self._through,
-                    take(condition, rows),
-                    noise=part,
-                    num_steps=self.num_steps,
-                    guidance=self.guidance,
-                    unconditional=self._unconditional(len(part)),
-                    kind=kind,
-                    eta=eta,
-                    window=window,
-                    rng=rng[rows],
+                    sampler.denoise(
+                        self._through,
+                        take(condition, rows),
+                        noise=part,
+                        num_steps=self.num_steps,
+                        guidance=self.guidance,
+                        unconditional=self._unconditional(len(part)),
+                        kind=kind,
+                        eta=eta,
+                        window=window,
+                        rng=rng[rows],
+                    )
                 )
             yield trajectory
 

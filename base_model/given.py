@@ -20,7 +20,7 @@ from base_model import flow
 from base_model.hub.generator import HubGenerator
 from base_model.native import NativeGenerator
 from base_model.protocol import Condition, Generator, VideoSize
-from base_model.sampler import Sampling, draw, initial_noise, opposite, solver_noise
+from base_model.sampler import Sampling, draw, initial_noise, opposite, solve, solver_noise
 from core.errors import UserError
 
 
@@ -89,13 +89,15 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
         if cells is not None:
             condition = given(generator, condition, cells, clean)
     latents = draw(
-        generator,
-        condition,
-        noise=latents,
-        sampling=sampling,
-        unconditional=unconditional,
-        schedule=schedule,
-        rng=solver_noise(request.seeds),
+        solve(
+            generator,
+            condition,
+            noise=latents,
+            sampling=sampling,
+            unconditional=unconditional,
+            schedule=schedule,
+            rng=solver_noise(request.seeds),
+        )
     )
     return generator.decode(latents).float().cpu()
 

@@ -150,41 +150,17 @@ def denoise(
 
 
 @torch.no_grad()
-def sample(
-    generator: Generator,
-    condition: Condition,
-    *,
-    noise: Tensor,
-    num_steps: int,
-    guidance: float = 1.0,
-    unconditional: Condition | None = None,
-    kind: flow.Kind = "ode",
-    eta: float = 0.0,
-    window: range | None = None,
-    rng: Sequence[torch.Generator] = (),
-) -> Trajectory:
-    """Run `denoise` to the end and keep the window's transitions. Arguments and errors as there."""
+def sample(states: Iterator[DenoisingState]) -> Trajectory:
+    """Run a `denoise` to its end and keep the window's transitions."""
     kept: list[DenoisingState] = []
-    latents = noise
-    for state in denoise(
-        generator,
-        condition,
-        noise=noise,
-        num_steps=num_steps,
-        guidance=guidance,
-        unconditional=unconditional,
-        kind=kind,
-        eta=eta,
-        window=window,
-        rng=rng,
-    ):
-        latents = state.after
+    for state in states:
         if state.log_prob is not None:
             kept.append(state)
-    steps = torch.tensor([state.denoising_step for state in kept], dtype=torch.long, device=noise.device)
+    latents = state.after
+    steps = torch.tensor([state.denoising_step for state in kept], dtype=torch.long, device=latents.device)
     if not kept:
-        empty = noise.new_zeros(len(noise), 0, *noise.shape[1:])
-        return Trajectory(latents, steps, empty, empty, empty, noise.new_zeros(len(noise), 0))
+        empty = latents.new_zeros(len(latents), 0, *latents.shape[1:])
+        return Trajectory(latents, steps, empty, empty, empty, latents.new_zeros(len(latents), 0))
     return Trajectory(
         latents=latents,
         steps=steps,
@@ -239,26 +215,9 @@ def solve(
 
 
 @torch.no_grad()
-def draw(
-    generator: Generator,
-    condition: Condition,
-    *,
-    noise: Tensor,
-    sampling: Sampling,
-    unconditional: Condition | None = None,
-    schedule: flow.Schedule | None = None,
-    rng: Sequence[torch.Generator] = (),
-) -> Tensor:
-    """Clean latents at the end of `solve`. Arguments as there."""
-    *_, latents = solve(
-        generator,
-        condition,
-        noise=noise,
-        sampling=sampling,
-        unconditional=unconditional,
-        schedule=schedule,
-        rng=rng,
-    )
+def draw(path: Iterator[Tensor]) -> Tensor:
+    """Clean latents: run a `solve` to its end."""
+    *_, latents = path
     return latents
 
 
@@ -309,12 +268,14 @@ def generate_frames(
         rows = slice(start, start + sampling.batch)
         noise = initial_noise(generator, seeds[rows], size).to(device)
         latents = draw(
-            generator,
-            take(condition, rows),
-            noise=noise,
-            sampling=sampling,
-            unconditional=opposite(generator, sampling, len(noise)),
-            rng=solver_noise(seeds[rows]),
+            solve(
+                generator,
+                take(condition, rows),
+                noise=noise,
+                sampling=sampling,
+                unconditional=opposite(generator, sampling, len(noise)),
+                rng=solver_noise(seeds[rows]),
+            )
         )
         frames.append(generator.decode(latents).float().cpu())
     return torch.cat(frames)

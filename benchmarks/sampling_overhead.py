@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +98,10 @@ def sampling(options: argparse.Namespace) -> None:
         how = sampler.Sampling(num_steps=options.num_steps, solver=name)
         forwards = 2 * options.num_steps - 1 if name == "heun" else options.num_steps
         rng = sampler.solver_noise(range(options.batch))
-        call = partial(sampler.draw, generator, condition, noise=noise, sampling=how, rng=rng)
+
+        def call(how: sampler.Sampling = how, rng: Sequence[torch.Generator] = rng) -> torch.Tensor:
+            return sampler.draw(sampler.solve(generator, condition, noise=noise, sampling=how, rng=rng))
+
         ratios = [seconds(call) / (forwards * seconds(forward, 8)) for _ in range(options.repeats)]
         print(f"{name:<8} {statistics.median(ratios):.3f} x {forwards} forwards")
 

@@ -22,7 +22,7 @@ from base_model.given import given
 from base_model.hub.generator import HubGenerator
 from base_model.options import ModelOptions
 from base_model.protocol import take
-from base_model.sampler import generate_frames, initial_noise, sample
+from base_model.sampler import denoise, generate_frames, initial_noise, sample
 from base_model.starts import Starts
 from core.errors import UserError
 from core.prompts import Prompt
@@ -99,7 +99,9 @@ def trainable(families: Any, request: pytest.FixtureRequest) -> Family:
 def clips(generator: HubGenerator, noise: Tensor) -> Tensor:
     """Latents of PROMPTS by our deterministic sampler."""
     condition, empty = generator.encode_prompts(PROMPTS), generator.unconditional(len(PROMPTS))
-    return sample(generator, condition, noise=noise, num_steps=STEPS, guidance=GUIDANCE, unconditional=empty).latents
+    return sample(
+        denoise(generator, condition, noise=noise, num_steps=STEPS, guidance=GUIDANCE, unconditional=empty)
+    ).latents
 
 
 def randomise(generator: HubGenerator) -> None:
@@ -172,15 +174,17 @@ def test_replayed_log_probabilities_are_those_of_sampling(every_family: Family) 
     kind: flow.Kind = "flow" if generator.family == "flow" else "ddim"
     condition, empty = generator.encode_prompts(PROMPTS), generator.unconditional(2)
     path = sample(
-        generator,
-        condition,
-        noise=initial_noise(generator, [1, 2]),
-        num_steps=STEPS,
-        guidance=GUIDANCE,
-        unconditional=empty,
-        kind=kind,
-        eta=0.7,
-        rng=[torch.Generator().manual_seed(seed) for seed in (8, 9)],
+        denoise(
+            generator,
+            condition,
+            noise=initial_noise(generator, [1, 2]),
+            num_steps=STEPS,
+            guidance=GUIDANCE,
+            unconditional=empty,
+            kind=kind,
+            eta=0.7,
+            rng=[torch.Generator().manual_seed(seed) for seed in (8, 9)],
+        )
     )
     schedule = generator.schedule(STEPS)
     assert path.log_prob.shape == (2, STEPS - 1) and path.log_prob.isfinite().all()
@@ -215,11 +219,18 @@ def test_given_cells_come_out_as_they_were_given(family: Family) -> None:
     cells[0] = True
     condition = given(generator, generator.encode_prompts(PROMPTS), cells, clean)
     result = sample(
-        generator, condition, noise=noise, num_steps=STEPS, guidance=GUIDANCE, unconditional=generator.unconditional(2)
+        denoise(
+            generator,
+            condition,
+            noise=noise,
+            num_steps=STEPS,
+            guidance=GUIDANCE,
+            unconditional=generator.unconditional(2),
+        )
     ).latents
     last = float(generator.schedule(STEPS).sigma[-1])
     assert (result[:, :, 0] - clean[:, :, 0]).abs().max() < 1e-4 + 5 * last
-    other = sample(generator, generator.encode_prompts(PROMPTS), noise=noise, num_steps=STEPS).latents
+    other = sample(denoise(generator, generator.encode_prompts(PROMPTS), noise=noise, num_steps=STEPS)).latents
     assert not torch.allclose(result[:, :, 1:], other[:, :, 1:])
 
 
@@ -244,7 +255,9 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(tmp_path: Path, na
             generator.predict(noise, torch.tensor([0]), generator.schedule(1), generator.encode_prompts(PROMPTS[:1]))
     condition, empty = generator.encode_prompts(PROMPTS[:1]), generator.unconditional(1)
     begun = given(generator, condition, cells, clean)
-    ours = sample(generator, begun, noise=noise, num_steps=num_steps, guidance=GUIDANCE, unconditional=empty).latents
+    ours = sample(
+        denoise(generator, begun, noise=noise, num_steps=num_steps, guidance=GUIDANCE, unconditional=empty)
+    ).latents
     theirs = generator.model.pipeline(
         image=picture if name.startswith("cogvideox") else to_pil(picture[0]),
         prompt=PROMPTS[0],
@@ -262,7 +275,9 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(tmp_path: Path, na
     allowed = case.tolerance or 0.1 * float(theirs.abs().max())
     assert (ours[:, :, : theirs.shape[2]] - theirs)[:, :, first:].abs().max() < allowed
     brighter = given(generator, condition, cells, clean + 3.0 * cells)
-    unseen, plain = (sample(generator, one, noise=noise, num_steps=num_steps).latents for one in (brighter, begun))
+    unseen, plain = (
+        sample(denoise(generator, one, noise=noise, num_steps=num_steps)).latents for one in (brighter, begun)
+    )
     assert not torch.equal(unseen[:, :, 1:], plain[:, :, 1:])
 
 
@@ -391,7 +406,9 @@ def test_a_step_on_prompts_with_pictures_moves_what_is_drawn_and_not_what_is_giv
     def drawn() -> Tensor:
         condition = generator.encode_prompts(PROMPTS[:1]) | row
         empty = generator.unconditional(1)
-        return sample(generator, condition, noise=noise, num_steps=2, guidance=2.0, unconditional=empty).latents
+        return sample(
+            denoise(generator, condition, noise=noise, num_steps=2, guidance=2.0, unconditional=empty)
+        ).latents
 
     before = drawn()
     algorithm = next(one for one in algorithms(generator.family) if type(one).__name__ == "PPO")
@@ -523,13 +540,15 @@ def test_multistep_schedulers_whole_timesteps_and_their_first_level_are_kept(fam
     told = levels.timestep(pipeline.scheduler, "flow", schedule.sigma[:-1])
     assert torch.equal(told, pipeline.scheduler.timesteps.float())
     path = sample(
-        generator,
-        generator.encode_prompts(PROMPTS),
-        noise=initial_noise(generator, [1, 2]),
-        num_steps=6,
-        kind="flow",
-        eta=0.7,
-        rng=[torch.Generator().manual_seed(seed) for seed in (8, 9)],
+        denoise(
+            generator,
+            generator.encode_prompts(PROMPTS),
+            noise=initial_noise(generator, [1, 2]),
+            num_steps=6,
+            kind="flow",
+            eta=0.7,
+            rng=[torch.Generator().manual_seed(seed) for seed in (8, 9)],
+        )
     )
     # Unguarded, the first step's std is eta sqrt(sigma / (1 - sigma) dt), near 30 here.
     assert path.after.abs().max() < 30 and path.log_prob.isfinite().all()

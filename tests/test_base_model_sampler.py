@@ -16,7 +16,7 @@ def _sample(count: int = 4, **options: object) -> sampler.Trajectory:
     condition = GENERATOR.encode_prompts(PROMPTS[:count])
     noise = sampler.initial_noise(GENERATOR, range(count))
     rng = [torch_generator(0, "test", row) for row in range(count)]
-    return sampler.sample(GENERATOR, condition, noise=noise, num_steps=6, rng=rng, **options)  # type: ignore[arg-type]
+    return sampler.sample(sampler.denoise(GENERATOR, condition, noise=noise, num_steps=6, rng=rng, **options))  # type: ignore[arg-type]
 
 
 def test_only_window_steps_are_kept_and_stochastic() -> None:
@@ -75,9 +75,11 @@ def test_noise_without_a_log_probability_is_refused(options: dict[str, object], 
 
 def test_guidance_one_is_no_guidance() -> None:
     condition, noise = GENERATOR.encode_prompts(PROMPTS), sampler.initial_noise(GENERATOR, range(4))
-    plain = sampler.sample(GENERATOR, condition, noise=noise, num_steps=4)
+    plain = sampler.sample(sampler.denoise(GENERATOR, condition, noise=noise, num_steps=4))
     guided = sampler.sample(
-        GENERATOR, condition, noise=noise, num_steps=4, guidance=1.0, unconditional=GENERATOR.unconditional(4)
+        sampler.denoise(
+            GENERATOR, condition, noise=noise, num_steps=4, guidance=1.0, unconditional=GENERATOR.unconditional(4)
+        )
     )
     assert torch.equal(plain.latents, guided.latents)
 
@@ -87,12 +89,14 @@ def test_guidance_one_is_no_guidance() -> None:
 
 def _draw(sampling: sampler.Sampling, **options: object) -> torch.Tensor:
     return sampler.draw(
-        GENERATOR,
-        GENERATOR.encode_prompts(PROMPTS),
-        noise=sampler.initial_noise(GENERATOR, range(4)),
-        sampling=sampling,
-        rng=sampler.solver_noise(range(4)),
-        **options,  # type: ignore[arg-type]
+        sampler.solve(
+            GENERATOR,
+            GENERATOR.encode_prompts(PROMPTS),
+            noise=sampler.initial_noise(GENERATOR, range(4)),
+            sampling=sampling,
+            rng=sampler.solver_noise(range(4)),
+            **options,  # type: ignore[arg-type]
+        )
     )
 
 
@@ -122,9 +126,11 @@ def test_a_variance_preserving_model_is_solved_on_the_straight_path(solver: solv
     still = Still(family="vp")
     noise = sampler.initial_noise(still, range(4))
     drawn = sampler.draw(
-        still, still.encode_prompts(PROMPTS), noise=noise, sampling=sampler.Sampling(num_steps=30, solver=solver)
+        sampler.solve(
+            still, still.encode_prompts(PROMPTS), noise=noise, sampling=sampler.Sampling(num_steps=30, solver=solver)
+        )
     )
-    old = sampler.sample(still, still.encode_prompts(PROMPTS), noise=noise, num_steps=30).latents
+    old = sampler.sample(sampler.denoise(still, still.encode_prompts(PROMPTS), noise=noise, num_steps=30)).latents
     if solver == "euler":
         torch.testing.assert_close(drawn, old, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(drawn, noise, atol=0.06 if solver == "euler" else 5e-3, rtol=0.05)
@@ -143,7 +149,9 @@ def test_guidance_acts_inside_its_interval_and_costs_nothing_outside() -> None:
     condition, noise = counting.encode_prompts(PROMPTS), sampler.initial_noise(counting, range(4))
     counting.encoded.clear()
     sampling = sampler.Sampling(num_steps=5, guidance=3.0, guidance_interval=(0.3, 0.7))
-    sampler.draw(counting, condition, noise=noise, sampling=sampling, unconditional=counting.unconditional(4))
+    sampler.draw(
+        sampler.solve(counting, condition, noise=noise, sampling=sampling, unconditional=counting.unconditional(4))
+    )
     assert counting.encoded == ["1.00 1.0", "0.80 1.0", "0.60 3.0", "0.40 3.0", "0.20 1.0"]
 
 

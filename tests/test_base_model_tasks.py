@@ -76,12 +76,14 @@ def test_given_latents_are_reached_exactly_by_every_solver(request_: Request) ->
         sampling = Sampling(num_steps=4, guidance=3.0, solver=solver)
         with torch.no_grad():
             latents = given.draw(
-                generator,
-                given.given(generator, generator.encode_prompts(PROMPTS), cells, clean),
-                noise=given.initial_noise(generator, [1, 2], VideoSize(5, 32, 32)),
-                sampling=sampling,
-                unconditional=generator.unconditional(2),
-                rng=given.solver_noise([1, 2]),
+                given.solve(
+                    generator,
+                    given.given(generator, generator.encode_prompts(PROMPTS), cells, clean),
+                    noise=given.initial_noise(generator, [1, 2], VideoSize(5, 32, 32)),
+                    sampling=sampling,
+                    unconditional=generator.unconditional(2),
+                    rng=given.solver_noise([1, 2]),
+                )
             )
         torch.testing.assert_close(latents[:, :, 0], clean[:, :, 0], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(latents[:, :, 1], clean[:, :, 1], atol=0.1)

@@ -31,6 +31,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from core.preferences import Store
+from dashboards.labeling.api import DOOR
 
 ARRIVAL = 30.0  # seconds; opening a page costs much more than answering a pair
 
@@ -43,13 +44,13 @@ class Annotator:
         self.waits: list[tuple[float, float]] = []
         self.acknowledged: list[int] = []
         self.session = requests.Session()
+        self.cookie = ""
 
     async def label(self, think: float, until: float) -> None:
         """Answer pair after pair."""
         random = np.random.default_rng(sum(self.name.encode()))
-        async with connect(
-            f"ws://{self.address}/_stcore/stream", subprotocols=[Subprotocol("streamlit")], open_timeout=60
-        ) as socket:
+        await asyncio.to_thread(self._enter)
+        async with self.page() as socket:
             data = await self._open(socket)
             number = 0
             while time.monotonic() < until and data["queue"]:
@@ -69,10 +70,25 @@ class Annotator:
                 assert data["acknowledged"] == number and data["notice"] is None, data["notice"]
                 self.acknowledged.append(lease)
 
+    def page(self) -> connect:
+        """The websocket that a browser opens with the page."""
+        return connect(
+            f"ws://{self.address}/_stcore/stream",
+            subprotocols=[Subprotocol("streamlit")],
+            additional_headers={"Cookie": self.cookie},
+            open_timeout=60,
+        )
+
+    def _enter(self) -> None:
+        """Give a name at the door."""
+        entered = self.session.post(f"http://{self.address}{DOOR}", json={"annotator": self.name}, timeout=60)
+        entered.raise_for_status()
+        self.cookie = "; ".join(f"{name}={value}" for name, value in self.session.cookies.items())
+
     async def _open(self, socket: ClientConnection) -> dict[str, Any]:
         """What the page tells the screen when it is opened."""
         message = BackMsg()
-        message.rerun_script.query_string = f"annotator={self.name}"
+        message.rerun_script.query_string = ""
         await socket.send(message.SerializeToString())
         data = {}
         async for received in socket:
@@ -80,7 +96,8 @@ class Annotator:
             forward.ParseFromString(received)  # type: ignore[arg-type]
             kind = forward.WhichOneof("type")
             if kind == "delta" and forward.delta.new_element.WhichOneof("type") == "bidi_component":
-                data = json.loads(forward.delta.new_element.bidi_component.json)
+                told = json.loads(forward.delta.new_element.bidi_component.json)
+                data = told if "queue" in told else data
             elif kind == "script_finished":
                 break
         self.who, self.route = data["who"], data["route"]

@@ -45,7 +45,7 @@ def label(argv: list[str]) -> None:
     key = secrets.token_urlsafe(12)
     print(f"Labeling {store.name}: {num_pairs} pairs. Ctrl-C stops; votes are on disk as soon as they are given.")
     print(f"Anybody with {'a name' if is_open else 'an invitation'} may label; invite people on the project page.")
-    print(f"Project page: add /?annotator=admin&token={key} to the address below.", flush=True)
+    print(f"Project page: add /#annotator=admin&token={key} to the address below.", flush=True)
     address = options.store if preferences_database.is_server(options.store) else str(Path(options.store).absolute())
     door = {"open_to_names": is_open, "admin_key": key, "folder": options.folder}
     _serve("label.py", [address, json.dumps(door)], options)

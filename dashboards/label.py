@@ -10,7 +10,8 @@ from typing import Any
 
 import streamlit as st
 
-from dashboards.labeling import admin, entry, screen, you
+from dashboards import components
+from dashboards.labeling import admin, api, entry, screen, you
 
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 3.2rem 1.5rem 1rem; }
@@ -32,9 +33,21 @@ def pages(visit: entry.Visit) -> list[Any]:
     return found
 
 
+def door(annotator: str = "", refused: str = "") -> None:
+    """The page before all others; on the others it only waits for an invitation."""
+    data = {"annotator": annotator, "refused": refused, "leaves": False, "route": api.DOOR}
+    components.door(key="door", data=data)
+
+
 visitor = entry.visit()
 # Without a navigation of our own Streamlit would offer the report app's pages/ folder, which lies beside this file.
-if visitor is None:
-    st.navigation([st.Page(entry.ask, title="Label videos")], position="hidden").run()
-else:
+if isinstance(visitor, entry.Visit):
     st.navigation(pages(visitor), position="top").run()
+    door(visitor.person.name)
+else:
+    refused = visitor
+    doors = [
+        st.Page(lambda: door(refused=refused), title="Label videos", url_path=path, default=path == "label")
+        for path in ("label", "you", "project")  # whoever comes in goes on to the page that they asked for
+    ]
+    st.navigation(doors, position="hidden").run()

@@ -75,7 +75,7 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
     if script == "label.py":
         from dashboards.labeling import api
 
-        routes.append(Route(api.ROUTE, api.act, methods=["POST"]))
+        routes += [Route(api.ROUTE, api.act, methods=["POST"]), Route(api.DOOR, api.enter, methods=["POST"])]
     app = st.App(path, routes=routes)
     sys.argv = [str(path), *arguments]
     address: dict[str, Any] = {"server.address": host, "server.port": 8501 if port is None else port}

@@ -34,11 +34,16 @@ def store(tmp_path: Path, clip: NDArray[np.float32], monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(Starlette(routes=[Route(api.ROUTE, api.act, methods=["POST"])]))
+    routes = [Route(path, act, methods=["POST"]) for path, act in ((api.ROUTE, api.act), (api.DOOR, api.enter))]
+    return TestClient(Starlette(routes=routes), cookies={entry.cookie(): entry.sealed("Ada", "")})
 
 
-def body(*actions: dict[str, Any], name: str = "Ada", token: str = "") -> dict[str, Any]:
-    return {"who": {"annotator": name, "token": token, "project": "default"}, "actions": list(actions)}
+def body(*actions: dict[str, Any], name: str = "Ada") -> dict[str, Any]:
+    return {"who": {"annotator": name, "project": "default"}, "actions": list(actions)}
+
+
+def comes_as(client: TestClient, name: str, token: str = "") -> None:
+    client.cookies = {entry.cookie(): entry.sealed(name, token)}  # type: ignore[assignment]
 
 
 def test_an_answer_brings_the_next_pairs(store: Store, client: TestClient) -> None:
@@ -64,11 +69,45 @@ def test_people_who_may_not_come_in_record_nothing(store: Store, client: TestCli
     lease = store.queue("Ada", 1)[0].id
     answer = {"id": 1, "lease": lease, "answers": {"overall": "left"}}
     for name, key in (("Ada", ""), ("Ada", "wrong"), ("", ""), ("admin", "x"), ("A" * 70, "")):
-        assert client.post(api.ROUTE, json=body(answer, name=name, token=key)).status_code == 403
+        comes_as(client, name, key)
+        assert client.post(api.ROUTE, json=body(answer, name=name)).status_code == 403
+    comes_as(client, "Ben")
     assert client.post(api.ROUTE, json=body(answer, name="Ben")).json()["notice"].startswith("Not recorded: lease")
     assert store.votes() == []
-    assert client.post(api.ROUTE, json=body(answer, token=token)).json()["acknowledged"] == 1
+    comes_as(client, "Ada", token)
+    assert client.post(api.ROUTE, json=body(answer)).json()["acknowledged"] == 1
     assert len(store.votes()) == 1
+
+
+def test_name_and_token_become_a_cookie_that_only_the_server_reads(store: Store, client: TestClient) -> None:
+    token = preferences_people.invite(store, "Ada")
+    client.cookies.clear()
+    refused = client.post(api.DOOR, json={"annotator": "Ada", "token": "wrong"})
+    assert refused.status_code == 403 and "do not belong together" in refused.json()["error"] and not client.cookies
+    assert client.post(api.DOOR, json={"annotator": "Ada", "token": token, "project": "none"}).status_code == 403
+    entered = client.post(api.DOOR, json={"annotator": " Ada ", "token": token})
+    assert entered.status_code == 204
+    kept = entered.headers["set-cookie"].lower()
+    assert "httponly" in kept and "samesite=strict" in kept and token.lower() not in kept and "secure" not in kept
+    assert client.post(api.ROUTE, json=body()).json()["annotator"] == "Ada"
+    preferences_people.invite(store, "Ada")  # a new invitation ends the old one at once
+    assert client.post(api.ROUTE, json=body()).status_code == 403
+    assert client.post(api.DOOR, json={"annotator": ""}).status_code == 204 and not client.cookies
+
+
+def test_a_screen_of_somebody_who_has_left_records_nothing_for_who_came_after(store: Store, client: TestClient) -> None:
+    lease = client.post(api.ROUTE, json=body()).json()["queue"][0]["lease"]
+    client.post(api.DOOR, json={"annotator": "Ben"})
+    answer = {"id": 1, "lease": lease, "answers": {"overall": "left"}}
+    refused = client.post(api.ROUTE, json=body(answer))
+    assert refused.status_code == 403 and "labels as Ben now" in refused.json()["error"] and store.votes() == []
+
+
+def test_a_cookie_is_read_back_as_it_was_and_rubbish_is_nobody(store: Store) -> None:
+    for name, token in (("Ada", "t=k"), ("Åsa \u4e2d; =", ""), ("a" * 60, "b")):
+        assert entry.credentials({entry.cookie(): entry.sealed(name, token)}) == (name, token)
+    for value in ("", "x", "\xff", "W10", "bnVsbA", "eyJhIjogMX0", "WzEsMiwzXQ"):  # [], null, {"a": 1}, [1, 2, 3]
+        assert entry.credentials({entry.cookie(): value}) == ("", "")
 
 
 def test_other_sites_and_odd_messages_are_refused(store: Store, client: TestClient) -> None:
@@ -79,7 +118,15 @@ def test_other_sites_and_odd_messages_are_refused(store: Store, client: TestClie
     assert client.post(api.ROUTE, content=text, headers=kind | {"origin": "http://evil.example"}).status_code == 403
     assert client.post(api.ROUTE, content=text, headers=kind | {"origin": "http://testserver"}).status_code == 200
     assert client.post(api.ROUTE, content="x" * (api.MAX_BODY + 1), headers=kind).status_code == 413
-    for odd in ("", "[]", "{}", '{"who": 1, "actions": []}', '{"who": {"annotator": "Ada"}, "actions": []}', "\xff"):
+    for odd in (
+        "",
+        "[]",
+        "{}",
+        '{"who": 1, "actions": []}',
+        '{"who": {"annotator": "Ada"}, "actions": []}',
+        '{"actions": []}',
+        "\xff",
+    ):
         assert client.post(api.ROUTE, content=odd.encode("latin-1"), headers=kind).status_code == 400
     assert client.get(api.ROUTE).status_code == 405
 

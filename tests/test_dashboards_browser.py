@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from demo_folder import PROMPTS, disc, write_demo
 
-from core import video
+from core import preferences_people, video
 from core.preferences import Store, Vote
+from dashboards.labeling import manage
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[test]')")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -97,6 +98,12 @@ def report_url(tmp_path: Path) -> Iterator[str]:
     yield from serve("dashboard", str(tmp_path / "runs"))
 
 
+def come_in(tab: Tab, url: str, name: str) -> None:
+    tab.page.goto(url)
+    tab.page.get_by_label("Your name").fill(name)
+    tab.page.keyboard.press("Enter")
+
+
 class Annotator:
     """Somebody at the labeling screen, and what they should have said according to what was in front of them."""
 
@@ -143,7 +150,7 @@ def test_label_twenty_pairs_by_keyboard(browser: Any, label_url: str, store: Sto
     page.get_by_label("Your name").press_sequentially("s b x z Ada")  # keys of the screen, typed as text
     page.keyboard.press("Enter")
     ada.controls.wait_for()
-    assert "annotator=s+b+x+z+Ada" in page.url and store.votes() == []
+    assert page.url.rstrip("/") == label_url and store.votes() == []
 
     # The two videos run, in step, on their own. Half a frame is 62 ms; the rest is for a machine that is busy.
     page.wait_for_function(
@@ -248,7 +255,7 @@ def test_two_annotators_at_once(browser: Any, label_url: str, store: Store) -> N
     tabs = [Tab(browser, label_url) for _ in range(2)]
     both = [Annotator(tab) for tab in tabs]
     for name, tab in zip(("Ada", "Ben"), tabs, strict=True):
-        tab.page.goto(f"{label_url}/?annotator={name}")
+        come_in(tab, label_url, name)
     for number in range(4):
         for one, key, said in zip(both, ("ArrowLeft", "ArrowRight"), ("left", "right"), strict=True):
             one.note(said)
@@ -270,7 +277,7 @@ def test_a_replaced_video_and_a_lost_lease_are_said_and_nothing_is_lost(
     ada = Annotator(tab)
     first, second = store.queue("Ada", 2, 900)
     video.write(first.left, disc(3, 0.9), 8.0)
-    tab.page.goto(f"{label_url}/?annotator=Ada")
+    come_in(tab, label_url, "Ada")
     playwright.expect(tab.page.locator(".broken")).to_contain_text("was replaced", timeout=PATIENCE)
     tab.page.keyboard.press("ArrowLeft")
     playwright.expect(tab.page.locator(".notice")).to_contain_text("skip it with S")
@@ -293,6 +300,39 @@ def test_a_replaced_video_and_a_lost_lease_are_said_and_nothing_is_lost(
     ada.press("ArrowRight", 2)
     assert tab.faults == []
     tab.page.close()
+
+
+def test_an_invitation_lets_in_once_clicked_and_its_token_is_seen_nowhere(
+    browser: Any, label_url: str, store: Store
+) -> None:
+    token = preferences_people.invite(store, "Ada")
+    tab = Tab(browser, label_url)
+    page, ada = tab.page, Annotator(tab)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.url} {request.headers.get('referer')}"))
+    page.goto(manage.link(label_url, "Ada", "wrong", "default"))
+    page.get_by_text("do not belong together").wait_for()
+    page.goto(manage.link(label_url, "Ada", token, "default"))  # only the # differs: the page hears of it all the same
+    ada.controls.wait_for()
+    assert page.url == f"{label_url}/?project=default"
+    page.reload()
+    ada.vote("ArrowLeft", "left")
+    assert {vote.annotator for vote in store.votes()} == {"Ada"}
+    (cookie,) = (one for one in page.context.cookies() if one["name"].startswith("soralign-"))
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    assert token not in page.evaluate("document.cookie + JSON.stringify(localStorage) + document.title + location.href")
+    while page.evaluate("history.length") > 1 and page.url != "about:blank":
+        assert token not in page.url
+        if page.go_back() is None:
+            break
+    assert not [text for text in asked + tab.received if token in text]
+
+    page.goto(label_url)
+    page.get_by_role("link", name="You").click()
+    page.get_by_role("button", name="I am not Ada").click()
+    page.get_by_label("Your name").wait_for()
+    assert tab.faults == []
+    page.close()
 
 
 def test_look_at_a_run(browser: Any, report_url: str) -> None:

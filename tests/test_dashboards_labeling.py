@@ -88,5 +88,5 @@ def test_uploaded_labels_are_imported_or_refused_by_content(store: Store) -> Non
 
 
 def test_a_link_holds_name_token_and_project_whatever_they_are(store: Store) -> None:
-    link = manage.link("http://host:8501/project?annotator=admin&token=secret", "Ada & Co", "t=k", "a/b")
-    assert link == "http://host:8501/?annotator=Ada+%26+Co&token=t%3Dk&project=a%2Fb"
+    link = manage.link("http://host:8501/project?project=x", "Ada & Co", "t=k", "a/b")
+    assert link == "http://host:8501/#annotator=Ada+%26+Co&token=t%3Dk&project=a%2Fb"

@@ -1,4 +1,4 @@
-"""The two screens that are more than Streamlit widgets, both around one synchronised player (player.js).
+"""What is more than Streamlit widgets: two screens around one synchronised player (player.js), and the labeling door.
 
 Plain JavaScript and CSS beside this file, joined as text: no build step, nothing fetched from elsewhere.
 """
@@ -21,3 +21,4 @@ label_screen = st.components.v2.component(
 gallery = st.components.v2.component(
     "soralign_gallery", js=_joined("player.js", "gallery.js"), css=_joined("player.css", "gallery.css")
 )
+door = st.components.v2.component("soralign_door", js=_joined("door.js"), css=_joined("door.css"))

@@ -22,7 +22,9 @@ from dashboards import media, service
 from dashboards.labeling import entry
 
 ROUTE = "/act"
+DOOR = "/enter"
 MAX_BODY = 200_000  # bytes; an answer has some hundred
+COOKIE_SECONDS = 30 * 86_400
 QUESTIONS = {
     "overall": "Which video is better overall?",
     "text_alignment": "Which video shows what the text says?",
@@ -31,41 +33,76 @@ QUESTIONS = {
 }
 
 
-async def act(request: Request) -> Response:
-    """Do what a screen asks for and tell it what comes next.
+async def enter(request: Request) -> Response:
+    """Let somebody in whose name and token belong together, or, without a name, out: by a cookie that no script can
+    read and no other site can make a browser send."""
+    message = await _message(request)
+    if isinstance(message, Response):
+        return message
+    name, token, project = (str(message.get(part) or "") for part in ("annotator", "token", "project"))
+    response = Response(status_code=204)
+    facts: dict[str, Any] = {"secure": request.url.scheme == "https", "httponly": True, "samesite": "strict"}
+    if not name:
+        response.delete_cookie(entry.cookie(), **facts)
+        return response
+    try:
+        visit = await run_in_threadpool(entry.admit, name, token, project or None)
+    except UserError as error:
+        return _refusal(403, entry.sentence(error))
+    response.set_cookie(entry.cookie(), entry.sealed(visit.person.name, token), max_age=COOKIE_SECONDS, **facts)
+    return response
 
-    Refused: other sites' pages (a JSON body makes browsers ask first, and nobody answers them; an origin must be ours),
-    bodies that are too long or no JSON, people who may not come in.
-    """
+
+async def act(request: Request) -> Response:
+    """Do what a screen asks for and tell it what comes next; refused to people who may not come in."""
+    message = await _message(request)
+    if isinstance(message, Response):
+        return message
+    try:
+        who = {name: str(message["who"][name]) for name in ("annotator", "project")}
+        actions = message["actions"]
+    except (TypeError, KeyError):
+        return _refusal(400, "The message was malformed. Reload the page.")
+    return await run_in_threadpool(_reply, entry.credentials(request.cookies), who, actions)
+
+
+async def _message(request: Request) -> dict[str, Any] | Response:
+    """The JSON object of a request, or why it is refused: a page of another site (a JSON body makes browsers ask first,
+    and nobody answers them; an origin must be ours), a body that is too long or no JSON."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        return JSONResponse({"error": "This page belongs to another server."}, status_code=403)
+        return _refusal(403, "This page belongs to another server.")
     if request.headers.get("content-type") != "application/json":
-        return JSONResponse({"error": "JSON is expected."}, status_code=415)
+        return _refusal(415, "JSON is expected.")
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY:
-            return JSONResponse({"error": "That is too long for an answer."}, status_code=413)
+            return _refusal(413, "That is too long for an answer.")
     try:
         message = json.loads(body)
-        who = {name: str(message["who"][name]) for name in ("annotator", "token", "project")}
-        actions = message["actions"]
-    except (ValueError, TypeError, KeyError):
-        return JSONResponse({"error": "The message was malformed. Reload the page."}, status_code=400)
-    return await run_in_threadpool(_reply, who, actions)
+    except ValueError:
+        message = None
+    return message if isinstance(message, dict) else _refusal(400, "The message was malformed. Reload the page.")
 
 
-def _reply(who: dict[str, str], actions: Any) -> Response:
+def _refusal(status: int, reason: str) -> Response:
+    return JSONResponse({"error": reason}, status)
+
+
+def _reply(credentials: tuple[str, str], who: dict[str, str], actions: Any) -> Response:
+    name, token = credentials
+    if name != who["annotator"]:  # somebody else came in from another tab of this browser
+        return _refusal(403, f"This browser labels as {name or 'nobody'} now. Reload the page.")
     try:
-        visit = entry.admit(who["annotator"], who["token"], who["project"])
+        visit = entry.admit(name, token, who["project"])
     except UserError as error:
-        return JSONResponse({"error": f"Not recorded: {error}."}, status_code=403)
+        return _refusal(403, f"Not recorded: {error}.")
     try:
         acknowledged, notice = service.act(visit.store, visit.person.name, actions, 0)
         data = content(visit.store, visit.person.name, acknowledged, notice)
     except UserError as error:  # the disk, or a server behind it: the screen keeps its answers and comes again
-        return JSONResponse({"error": str(error)}, status_code=503)
+        return _refusal(503, str(error))
     return JSONResponse(data)
 
 

@@ -1,16 +1,20 @@
 """The door: who somebody is, and whether they may come in.
 
-Name and token stand in the address, so that a reload, a bookmark or a link from the admin leads back to the same pair.
-On one's own machine a name is enough (the door is open); where others can reach the server every name needs its token.
-Whoever started the server is admin by the key that it printed.
+Name and token live in a cookie that only the server reads (`api.enter` sets it), so that a reload, a bookmark or a
+restart of the server leads back to the same pair, and no address, history or log holds a token. On one's own machine a
+name is enough (the door is open); where others can reach the server every name needs its token. Whoever started the
+server is admin by the key that it printed.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import hmac
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -34,11 +38,10 @@ class Door:
 
 @dataclass(frozen=True)
 class Visit:
-    """A person in a project of the store, with the token that let them in."""
+    """A person in a project of the store."""
 
     store: Store
     person: Person
-    token: str = ""
 
 
 @functools.cache
@@ -52,24 +55,41 @@ def door() -> Door:
     return Door(**json.loads(sys.argv[2])) if len(sys.argv) > 2 else Door()
 
 
-def visit() -> Visit | None:
-    """Who is here, or None when the door must be shown. A refusal is kept for it."""
-    for name in ("annotator", "token", "project"):
-        if name in st.query_params:
-            st.session_state[name] = st.query_params[name]
-        elif name in st.session_state:  # another page of the app: the menu drops what stood in the address
-            st.query_params[name] = st.session_state[name]
-    name = st.session_state.get("annotator", "")
+def visit() -> Visit | str:
+    """Who is here, or what the door has to say to them: nothing to newcomers, else why they may not come in."""
+    if "project" in st.query_params:
+        st.session_state["project"] = st.query_params["project"]
+    elif "project" in st.session_state:  # another page of the app: the menu drops what stood in the address
+        st.query_params["project"] = st.session_state["project"]
+    name, token = credentials(st.context.cookies)
     if not name:
-        return None
+        return ""
     try:
-        return admit(name, st.session_state.get("token", ""), st.session_state.get("project"))
+        return admit(name, token, st.session_state.get("project"))
     except UserError as error:
-        st.session_state["refused"] = str(error)
-        for part in ("annotator", "token", "project"):
-            st.session_state.pop(part, None)
-            st.query_params.pop(part, None)
-        return None
+        st.session_state.pop("project", None)
+        st.query_params.pop("project", None)
+        return sentence(error)
+
+
+def cookie() -> str:
+    """The cookie's name, one for each store: browsers share cookies between the ports of a machine."""
+    return f"soralign-{hashlib.sha256(sys.argv[1].encode()).hexdigest()[:12]}"
+
+
+def sealed(name: str, token: str) -> str:
+    """The cookie's value for somebody who may come in. It says who they are, so that a server may be restarted."""
+    return base64.urlsafe_b64encode(json.dumps([name, token]).encode()).decode().rstrip("=")
+
+
+def credentials(cookies: Mapping[str, str]) -> tuple[str, str]:
+    """Name and token of a browser; empty where it has none, or something else under that name."""
+    value = cookies.get(cookie(), "")
+    try:
+        name, token = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+    except (ValueError, TypeError):
+        return "", ""
+    return str(name), str(token)
 
 
 def admit(name: str, token: str, project: str | None) -> Visit:
@@ -79,7 +99,7 @@ def admit(name: str, token: str, project: str | None) -> Visit:
     """
     store = open_store(sys.argv[1], door().folder)
     store = store.of_project(project or store.project)  # with its rules as they are now
-    return Visit(store, _person(store, name, token), token)
+    return Visit(store, _person(store, name, token))
 
 
 def _person(store: Store, name: str, token: str) -> Person:
@@ -92,29 +112,7 @@ def _person(store: Store, name: str, token: str) -> Person:
     return person
 
 
-def ask() -> None:
-    """The page before all others."""
-    from dashboards.pages.common import plain  # its caches may be made only while Streamlit runs; `api` is read before
-
-    _, middle, _ = st.columns([1, 1.4, 1])
-    with middle, st.form("door"):
-        st.title("Which video is better?")
-        st.write(
-            "You will see two videos made for the same text. Pick the better one with the arrow keys; "
-            "there are no wrong answers, and every one can be undone."
-        )
-        name = st.text_input("Your name", max_chars=preferences_people.MAX_NAME_LENGTH, placeholder="Ada")
-        token = st.text_input("Your token, if you were given one", type="password", autocomplete="off")
-        if st.form_submit_button("Start", type="primary", width="stretch"):
-            try:
-                st.query_params["annotator"] = preferences_people.check_name(name)
-            except UserError as error:
-                st.error(plain(str(error)[0].upper() + str(error)[1:]))
-            else:
-                if token:
-                    st.query_params["token"] = token
-                st.rerun()
-        refused = st.session_state.pop("refused", None)
-        if refused:
-            st.error(plain(refused[0].upper() + refused[1:] + "."))
-        st.caption("Votes are stored under this name. Come back with the same name to go on where you stopped.")
+def sentence(error: UserError) -> str:
+    """An error as a line on a page."""
+    text = str(error)
+    return f"{text[0].upper()}{text[1:]}."

@@ -204,10 +204,10 @@ def invite(store: Store) -> None:
 
 
 def link(here: str | None, name: str, token: str, project: str) -> str:
-    """The address that lets somebody in."""
+    """The address that lets somebody in. What stands behind the # stays in their browser (see components/door.js)."""
     parts = urlsplit(here or "http://127.0.0.1:8501")
-    query = urlencode({"annotator": name, "token": token, "project": project})
-    return urlunsplit((parts.scheme, parts.netloc, "/", query, ""))
+    who = urlencode({"annotator": name, "token": token, "project": project})
+    return urlunsplit((parts.scheme, parts.netloc, "/", "", who))
 
 
 def video_sets(root: Path) -> dict[str, Path]:

@@ -20,5 +20,5 @@ def show(visit: Visit) -> None:
         st.error(plain(f"Nothing can be labeled now. {error}"))
         st.caption("What was acknowledged is safe. Reload the page to go on.")
         return
-    who = {"annotator": visit.person.name, "token": visit.token, "project": visit.store.project}
+    who = {"annotator": visit.person.name, "project": visit.store.project}
     label_screen(key="screen", data=data | {"route": api.ROUTE, "who": who})

@@ -8,7 +8,8 @@ import streamlit as st
 
 from core import preferences_quality
 from core.errors import UserError
-from dashboards import service
+from dashboards import components, service
+from dashboards.labeling import api
 from dashboards.labeling.entry import Visit
 from dashboards.pages.common import plain
 
@@ -18,6 +19,7 @@ NUM_SHOWN = 20
 def show(visit: Visit) -> None:
     """The page."""
     st.title(plain(visit.person.name))
+    components.door(key="leave", data={"annotator": visit.person.name, "leaves": True, "route": api.DOOR})
     store, name = visit.store, visit.person.name
     try:
         progress = service.progress(store, name)

@@ -18,6 +18,7 @@ from core.preferences import existing
 from core.progress import track
 from reward.prompt_expansion import ExpanderConfig
 from reward.train import TrainConfig
+from reward.vlm import VlmConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,15 @@ def reward(argv: list[str]) -> None:
     """`soralign reward VERB ...`."""
     verb(
         argv,
-        {"train": train, "score": score, "audit": audit, "serve": serve, "expander": expander, "expand": expand},
+        {
+            "train": train,
+            "vlm": vlm,
+            "score": score,
+            "audit": audit,
+            "serve": serve,
+            "expander": expander,
+            "expand": expand,
+        },
         "soralign reward",
     )
 
@@ -50,6 +59,19 @@ class Train(TrainConfig):
     clip: str | None = field(
         default=None, metadata={"help": "folder of the sandbox's CLIP; the shipped one if not given"}
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVlm(VlmConfig):
+    """Teach a vision-language model the votes of a store, by LoRA; --out gets the adapter and report.json."""
+
+    store: str = field(metadata={"help": "the SQLite file with the votes"})
+    out: str = field(metadata={"help": "folder for the reward"})
+    weights: str = field(
+        default="Qwen/Qwen2-VL-2B-Instruct", metadata={"help": "hub id or folder of a model of the Qwen2-VL class"}
+    )
+    num_frames: int = field(default=12, metadata={"help": "evenly spaced frames that the model sees of a video"})
+    max_pixels: int = field(default=448 * 448, metadata={"help": "of a frame; larger ones are scaled down"})
 
 
 @dataclass(frozen=True)
@@ -137,6 +159,21 @@ def train(argv: list[str]) -> None:
     clip = load_clip(options.clip) if kind == "sandbox" else None
     seen = backbone.load(kind, weights or "sandbox", clip)
     _, report = trainer.train(store, seen, config, options.out)
+    print(summary(report))
+    print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
+
+
+def vlm(argv: list[str]) -> None:
+    """teach a vision-language model the votes of a store"""
+    from reward import vlm as trainer
+    from reward.report import summary
+
+    options = parse(TrainVlm, argv, "soralign reward vlm")
+    if Path(options.out).is_file():
+        raise UserError(f"--out {options.out!r} is a file; give the name of a folder")
+    config = VlmConfig(**{one.name: getattr(options, one.name) for one in fields(VlmConfig)})
+    shown = {"num_frames": options.num_frames, "max_pixels": options.max_pixels}
+    report = trainer.train(existing(options.store).votes(), options.weights, config, options.out, **shown)
     print(summary(report))
     print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
 
@@ -244,6 +281,7 @@ def expander(argv: list[str]) -> None:
     else:
         pairs = [(str(row["short"]), str(row["detailed"])) for row in read_lines(Path(options.captions))]
     config = ExpanderConfig(**{one.name: getattr(options, one.name) for one in fields(ExpanderConfig)})
+    learning, held_out = prompt_expansion.split(asked, config)
     judge, out = room.load(options.reward), Path(options.out)
     if options.weights is None:
         model = prompt_expansion.tiny_expander(
@@ -255,10 +293,15 @@ def expander(argv: list[str]) -> None:
     score = prompt_expansion.video_score(
         base_model.load(options.model), judge, options.denoising_steps, out / "scores.jsonl"
     )
-    found = prompt_expansion.teach(model, asked, score, config)
+    found = prompt_expansion.teach(model, learning, held_out, score, config)
     model.save(out)
     atomic_write(out / "report.json", json.dumps(found, indent=2) + "\n")
-    print(f"expander: {out}  ({judge.name} of expansions {found['before']:.4f} before, {found['after']:.4f} after)")
+    means = ", ".join(f"{found[name]:.4f} {name}" for name in ("short", "copied", "taught"))
+    print(f"{judge.name} of videos of {len(held_out)} held-out prompts: {means}")
+    for name in ("short", "copied"):
+        gain = found[f"over_{name}"]
+        print(f"taught over {name}: {gain['difference']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], n={gain['n']}")
+    print(f"expander: {out}")
 
 
 def expand(argv: list[str]) -> None:

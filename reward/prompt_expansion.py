@@ -9,12 +9,14 @@ a score is kept under its prompts and seed and never computed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
+from core import stats
 from core.errors import UserError
 from core.files import append_line, read_lines
 from core.randomness import numpy_generator, seed_for
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 ARROW = " =>"  # between a short prompt and its expansion
 MAX_TOKENS = 48
+NUM_JUDGED = 4  # videos per held-out prompt, each of its own expansion and noise
 
 
 class Expander:
@@ -120,7 +123,14 @@ class ExpanderConfig:
     batch: int = field(default=8, metadata={"help": "pairs (DPO) or expansions (GRPO) per step"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of DPO or GRPO"})
     beta: float = field(default=0.1, metadata={"help": "how much straying from the copied captions costs"})
+    held_out_share: float = field(default=0.25, metadata={"help": "share of prompts that only the report is made of"})
     seed: int = field(default=0, metadata={"help": "of drawing, order and videos"})
+
+    def __post_init__(self) -> None:
+        if self.num_expansions < 2:
+            raise UserError(f"num_expansions must be at least 2, seen {self.num_expansions}: one has none to beat")
+        if not 0 < self.held_out_share < 1:
+            raise UserError(f"held_out_share must lie between 0 and 1, seen {self.held_out_share}")
 
 
 def copy_captions(
@@ -138,19 +148,45 @@ def copy_captions(
     expander.model.eval()
 
 
-def teach(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> dict[str, float]:
-    """DPO or GRPO, in place, toward expansions of these prompts whose videos score higher.
+def teach(
+    expander: Expander, prompts: Sequence[str], held_out: Sequence[str], score: VideoScore, config: ExpanderConfig
+) -> dict[str, Any]:
+    """DPO or GRPO, in place, toward expansions of `prompts` whose videos score higher.
 
-    Returns: mean score of drawn expansions before and after ("before", "after"), with the same seeds.
+    Returns: what it did for videos of `held_out`, `NUM_JUDGED` each: mean scores of the prompts as they are ("short"),
+        of expansions before ("copied") and after ("taught"), from the same noise; and the paired differences of the
+        last to the others with intervals over prompts ("over_short", "over_copied").
     Raises: UserError when every prompt's expansions score alike, since nothing can be learned then.
     """
-    before = _mean_score(expander, prompts, score, config)
+    asked = [prompt for prompt in held_out for _ in range(NUM_JUDGED)]
+    noise = [seed_for(config.seed, "judged video", number) for number in range(len(asked))]
+
+    def judged() -> list[float | None]:
+        drawn = [expander.expand(text, seed_for(config.seed, "judge", number)) for number, text in enumerate(asked)]
+        return score(asked, drawn, noise)
+
+    scores = {"short": score(asked, asked, noise), "copied": judged()}
     if config.method == "dpo":
         _dpo(expander, prompts, score, config)
     else:
         _grpo(expander, prompts, score, config)
     expander.model.eval()
-    return {"before": before, "after": _mean_score(expander, prompts, score, config)}
+    scores["taught"] = judged()
+    values = {name: np.array(found, dtype=float) for name, found in scores.items()}  # None becomes NaN
+    told: dict[str, Any] = {name: stats.mean_interval(found, asked).value for name, found in values.items()}
+    for name in ("short", "copied"):
+        told[f"over_{name}"] = asdict(stats.paired_difference(values[name], values["taught"], asked, config.seed))
+    return told
+
+
+def split(prompts: Sequence[str], config: ExpanderConfig) -> tuple[list[str], list[str]]:
+    """Prompts to learn on, and those that are held out. Raises: UserError with fewer than two."""
+    if len(prompts) < 2:
+        raise UserError(f"{len(prompts)} prompts cannot be split into some to learn on and some held out; give more")
+    order = numpy_generator(config.seed, "expander split").permutation(len(prompts))
+    num_held_out = min(len(prompts) - 1, max(1, round(config.held_out_share * len(prompts))))
+    drawn = [prompts[number] for number in order]
+    return drawn[num_held_out:], drawn[:num_held_out]
 
 
 def ranked(
@@ -212,13 +248,6 @@ def _grpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config:
         processing_class=expander.tokenizer,
     )
     _run(trainer)
-
-
-def _mean_score(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> float:
-    drawn = [expander.expand(prompt, seed_for(config.seed, "judge")) for prompt in prompts]
-    scores = score(prompts, drawn, [seed_for(config.seed, "video", number) for number in range(len(prompts))])
-    judged = [one for one in scores if one is not None]
-    return sum(judged) / len(judged) if judged else float("nan")
 
 
 def _common(learning_rate: float, seed: int = 0) -> dict[str, Any]:

@@ -26,17 +26,10 @@ def judge(
     """The report of a model on the held-out part; every number with n and, where it is an accuracy, an interval."""
     with torch.no_grad():
         utility = model.utilities(features).mean(0)
-        chances = model.probabilities(features[data.pair[:, 0]], features[data.pair[:, 1]]).numpy()
-    difference = (utility[data.pair[:, 0]] - utility[data.pair[:, 1]]).double().numpy()
-    prompts = data.pair_prompts
-    aspects = {}
+        chances = model.probabilities(features[data.pair[:, 0]], features[data.pair[:, 1]])
+    difference = utility[data.pair[:, 0]] - utility[data.pair[:, 1]]
+    aspects = by_aspect(difference, chances, data, parts)
     for column, aspect in enumerate(data.aspects):
-        asked = data.votes[:, column].sum(-1) > 0
-        rows = [part[asked[part]].numpy() for part in parts]
-        # Several votes of one pair: the most frequent choice stands for it.
-        choice = data.votes[:, column].argmax(-1).numpy()
-        clusters = [prompts[row] for row in rows[2]]
-        aspects[aspect] = _judge_aspect(difference[:, column], choice, chances[:, column], rows, clusters)
         aspects[aspect] |= {
             "temperature": float(model.temperature[column]),
             "theta": float(model.log_theta[column].exp()),
@@ -44,12 +37,36 @@ def judge(
         }
     return {
         "aspects": aspects,
-        "num_videos": len(data.videos),
-        "num_prompts": len(set(prompts)),
-        "num_pairs": dict(zip(("training", "calibration", "held_out"), map(len, parts), strict=True)),
+        **counts(data, parts),
         "backbone": f"{model.backbone.kind} {model.backbone.weights} {model.backbone.sha256[:12]}",
         "config": asdict(config),
     }
+
+
+def counts(data: Examples, parts: Sequence[Tensor]) -> dict[str, Any]:
+    """How much there was to learn from."""
+    return {
+        "num_videos": len(data.videos),
+        "num_prompts": len(set(data.pair_prompts)),
+        "num_pairs": dict(zip(("training", "calibration", "held_out"), map(len, parts), strict=True)),
+    }
+
+
+def by_aspect(
+    difference: Tensor, chances: Tensor, data: Examples, parts: Sequence[Tensor]
+) -> dict[str, dict[str, Any]]:
+    """Per aspect what the differences [pair, aspect] of utilities and the chances [pair, aspect, 3] are worth."""
+    prompts = data.pair_prompts
+    # Several votes of one pair: the most frequent choice stands for it.
+    choice = data.votes.argmax(-1).numpy()
+    told = {}
+    for column, aspect in enumerate(data.aspects):
+        asked = data.votes[:, column].sum(-1) > 0
+        rows = [part[asked[part]].numpy() for part in parts]
+        clusters = [prompts[row] for row in rows[2]]
+        numbers = (difference[:, column].double().numpy(), choice[:, column], chances[:, column].numpy())
+        told[aspect] = _judge_aspect(*numbers, rows, clusters)
+    return told
 
 
 def _judge_aspect(

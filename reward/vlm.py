@@ -12,19 +12,25 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core import video
 from core.errors import UserError
 from core.files import atomic_write, replacing
+from core.preferences import Vote
+from core.progress import track
 from core.randomness import numpy_generator
-from reward.bradley_terry import LOSSES
+from reward import accuracy
+from reward.bradley_terry import LOSSES, vote_chances
 from reward.frame_reward import CLIP_MEAN, CLIP_STD, pretrained
 from reward.protocol import Scores, check, evenly_spaced, only_finite, weights_sha256
+from reward.report import by_aspect, counts
+from reward.train import TrainConfig, examples, split
 
 KIND = "soralign vlm reward"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -175,17 +181,29 @@ class VlmReward:
 
 @dataclass(frozen=True)
 class VlmConfig:
-    """How LoRA and head are trained. alpha / rank scales the adapter; names of layers are endings."""
+    """How LoRA and head are trained."""
 
-    rank: int = 16
-    alpha: float = 32.0
-    layers: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    epochs: int = 2
-    batch_pairs: int = 4
-    learning_rate: float = 1e-4
-    loss: str = "rao_kupper"
-    margin: float = 0.57
-    seed: int = field(default=0)
+    rank: int = field(default=16, metadata={"help": "of the adapter"})
+    alpha: float = field(default=32.0, metadata={"help": "alpha / rank scales the adapter"})
+    layers: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"],
+        metadata={"help": "endings of the names of the language layers that are adapted"},
+    )
+    epochs: int = field(default=2, metadata={"help": "passes over the training pairs"})
+    batch_pairs: int = field(default=4, metadata={"help": "pairs per optimizer step"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "of adapter and head, constant"})
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
+        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
+    )
+    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
+    seed: int = field(default=0, metadata={"help": "decides the split, initial weights and order"})
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.epochs, self.batch_pairs) < 1 or not self.learning_rate > 0:
+            raise UserError(
+                "rank, epochs and batch_pairs must be at least 1 and learning_rate above 0, seen "
+                f"{self.rank}, {self.epochs}, {self.batch_pairs} and {self.learning_rate}"
+            )
 
 
 def adapt(scorer: Scorer, config: VlmConfig) -> None:
@@ -225,24 +243,74 @@ def fit(
         optimizer = torch.optim.AdamW([*trained, width], lr=config.learning_rate)
         rng = numpy_generator(config.seed, "vlm order")
         scorer.train()
-        for _ in range(config.epochs):
-            for rows in torch.from_numpy(rng.permutation(len(pair))).split(config.batch_pairs):
-                utility = scorer(*look(pair[rows].flatten().tolist())).unflatten(0, (len(rows), 2))
-                difference = (utility[:, 0] - utility[:, 1]).float()
-                loss = LOSSES[config.loss](difference, votes[rows], width, config.margin)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(trained, 1.0)
-                optimizer.step()
+        passes = [torch.from_numpy(rng.permutation(len(pair))) for _ in range(config.epochs)]
+        for rows in track([rows for one in passes for rows in one.split(config.batch_pairs)], "training LoRA"):
+            utility = scorer(*look(pair[rows].flatten().tolist())).unflatten(0, (len(rows), 2))
+            difference = (utility[:, 0] - utility[:, 1]).float()
+            loss = LOSSES[config.loss](difference, votes[rows].to(difference), width.to(difference), config.margin)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
     scorer.eval()
-    with torch.no_grad():
-        seen = pair.unique().split(2 * config.batch_pairs)
-        utility = torch.cat([scorer(*look(rows.tolist())).float() for rows in seen])
+    utility = _utilities(scorer, look, pair.unique(), config.batch_pairs)
     shares = torch.tensor([float(aspect == "overall") for aspect in aspects])
     if not shares.any():
         shares = torch.full((len(aspects),), 1 / len(aspects))
     spread = utility.std(0, correction=0).clamp(min=1e-6)
     return VlmReward("vlm", scorer, aspects, utility.mean(0), spread, shares)
+
+
+def _utilities(
+    scorer: Scorer, look: Callable[[list[int]], tuple[Tensor, list[str]]], videos: Tensor, batch_pairs: int
+) -> Tensor:
+    """[video, aspect] on the CPU."""
+    with torch.no_grad():
+        batches = track(videos.split(2 * batch_pairs), "judging videos")
+        return torch.cat([scorer(*look(rows.tolist())).float().cpu() for rows in batches])
+
+
+def train(
+    votes: Sequence[Vote], weights: str, config: VlmConfig, folder: str | Path, *, num_frames: int, max_pixels: int
+) -> dict[str, Any]:
+    """Teach a model the votes and write reward and report.json to `folder`; prompts are split as for a preference
+    model, and the report says the same things.
+
+    Raises: UserError for votes that cannot teach, videos that cannot be read or differ in shape, and weights that are
+        no such model.
+    """
+    data = examples(votes)
+    parts = split(data.pair_prompts, TrainConfig(seed=config.seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # of the head
+        scorer = Scorer(weights, Reading.of(data.aspects, num_frames=num_frames, max_pixels=max_pixels))
+    scorer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def look(videos: list[int]) -> tuple[Tensor, list[str]]:
+        clips = [torch.from_numpy(video.read(data.videos[number]).frames) for number in videos]
+        for clip, number in zip(clips, videos, strict=True):
+            if clip.shape != clips[0].shape:
+                raise UserError(
+                    f"{data.videos[number]} has the shape {tuple(clip.shape)}, {data.videos[videos[0]]} "
+                    f"{tuple(clips[0].shape)}; a vision-language model learns from videos of one shape"
+                )
+        return torch.stack(clips).to(scorer.head.weight.device), [data.prompts[number] for number in videos]
+
+    judge = fit(scorer, look, data.pair[parts[0]], data.votes[parts[0]], data.aspects, config)
+    utility = _utilities(scorer, look, torch.arange(len(data.videos)), config.batch_pairs)
+    difference = utility[data.pair[:, 0]] - utility[data.pair[:, 1]]
+    fitted = [
+        accuracy.calibration(
+            difference[parts[1], column].double().numpy(), data.votes[parts[1], column].double().numpy()
+        )
+        for column in range(len(data.aspects))
+    ]
+    temperature, log_theta, lapse = torch.tensor(fitted).T
+    chances = vote_chances(difference / temperature, log_theta, lapse)
+    report = {"aspects": by_aspect(difference, chances, data, parts), **counts(data, parts)}
+    save(judge, folder, config)
+    atomic_write(Path(folder) / "report.json", json.dumps(report | {"weights": weights}, indent=2) + "\n")
+    return report
 
 
 def save(reward: VlmReward, folder: str | Path, config: VlmConfig) -> None:
@@ -268,7 +336,7 @@ def load(folder: str | Path) -> VlmReward:
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         reading = Reading(**told["reading"] | {"tokens": tuple(told["reading"]["tokens"])})
-        config = VlmConfig(**told["lora"] | {"layers": tuple(told["lora"]["layers"])})
+        config = VlmConfig(**told["lora"])
         state = load_file(folder / "adapter.safetensors")
         head, mean, deviation, shares = (state.pop(name) for name in ("head", "mean", "deviation", "shares"))
     except UserError:

@@ -14,6 +14,7 @@ from reward.prompt_expansion import (
     copy_captions,
     ranked,
     sandbox_captions,
+    split,
     teach,
     tiny_expander,
 )
@@ -68,9 +69,11 @@ def test_the_best_and_worst_expansion_share_the_noise(copied: str) -> None:
 def test_dpo_learns_the_words_that_score(copied: str) -> None:
     expander, painter = Expander(copied), Painter()
     config = ExpanderConfig(num_expansions=12, steps=25, batch=2, learning_rate=3e-3)
-    found = teach(expander, PROMPTS, VideoScore(painter, brightness()), config)
+    found = teach(expander, PROMPTS, PROMPTS, VideoScore(painter, brightness()), config)
     drawn = [expander.expand(prompt, seed) for prompt in PROMPTS for seed in range(10)]
-    assert set(found) == {"before", "after"}
+    assert found["short"] == 0.0 < found["copied"] < found["taught"]  # the painter paints by words of size alone
+    gain = found["over_copied"]
+    assert gain["difference"] == pytest.approx(found["taught"] - found["copied"]) and gain["n"] == 8
     assert sum("large" in text for text in drawn) >= 15
     assert len(painter.made) == len(set(painter.made))
 
@@ -79,7 +82,7 @@ def test_dpo_learns_the_words_that_score(copied: str) -> None:
 def test_grpo_learns_the_words_that_score(copied: str) -> None:
     expander, painter = Expander(copied), Painter()
     config = ExpanderConfig("grpo", num_expansions=8, steps=20, batch=16, learning_rate=1e-2, beta=0.0)
-    teach(expander, PROMPTS, VideoScore(painter, brightness()), config)
+    teach(expander, PROMPTS, PROMPTS, VideoScore(painter, brightness()), config)
     drawn = [expander.expand(prompt, seed) for prompt in PROMPTS for seed in range(10)]
     assert sum("large" in text for text in drawn) >= 13
     assert len(painter.made) == len(set(painter.made))
@@ -99,7 +102,17 @@ def test_scores_are_kept_between_runs_and_a_missing_one_is_none(tmp_path: Path) 
 def test_expansions_that_score_alike_cannot_teach(copied: str) -> None:
     flat = VideoScore(lambda prompts, seeds: torch.zeros(len(prompts), 2, 3, 4, 4), brightness())
     with pytest.raises(UserError, match="score alike"):
-        teach(Expander(copied), PROMPTS, flat, ExpanderConfig(steps=1))
+        teach(Expander(copied), PROMPTS, PROMPTS, flat, ExpanderConfig(steps=1))
+
+
+def test_prompts_are_learned_on_or_held_out() -> None:
+    texts = [f"prompt {number}" for number in range(8)]
+    learning, held_out = split(texts, ExpanderConfig())
+    assert sorted(learning + held_out) == texts and len(held_out) == 2
+    assert split(texts, ExpanderConfig()) == (learning, held_out) != split(texts, ExpanderConfig(seed=1))
+    assert [len(part) for part in split(texts[:2], ExpanderConfig(held_out_share=0.99))] == [1, 1]
+    with pytest.raises(UserError, match="cannot be split"):
+        split(texts[:1], ExpanderConfig())
 
 
 def test_sandbox_captions_are_short_and_detailed_words_for_one_scene() -> None:

@@ -12,7 +12,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 import reward
+from core import video
+from core.cli import main
 from core.errors import UserError
+from core.preferences import Store
 from reward import vlm
 from reward.bradley_terry import A, B
 from reward.video_align import ASPECTS, TOKENS, fill, video_align
@@ -114,6 +117,32 @@ def test_lora_learns_from_votes_and_the_folder_scores_alike(base: str, tmp_path:
     (tmp_path / "reward" / "adapter.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="damaged reward"):
         reward.load(str(tmp_path / "reward"))
+
+
+def test_the_votes_of_a_store_become_a_reward_by_one_command(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "votes.db", ["motion_quality", "overall"])
+    for index, (_, right, wrong) in enumerate(ordered_and_shuffled(8)):
+        ids = []
+        for name, clip in (("right", right), ("wrong", wrong * 0.2)):
+            video.write(tmp_path / f"{index}-{name}.mp4", clip[:, :, ::2, ::2], 8.0)
+            ids.append(store.add_video(tmp_path / f"{index}-{name}.mp4"))
+        pair = store.add_pair(f"ball {index}", *ids[:: 1 - 2 * (index % 2)])
+        for aspect in store.aspects:
+            store.record_vote(pair, "ada", aspect, "ab"[index % 2])
+    words = ["reward", "vlm", "--store", str(store.path), "--out", str(tmp_path / "reward"), "--weights", base]
+    options = ["--rank", "2", "--epochs", "2", "--learning_rate", "1e-2", "--num_frames", "4", "--layers", "q_proj"]
+    assert main([*words, *options]) == 0
+    assert "pairs: 5 training, 1 calibration, 2 held out" in capsys.readouterr().out
+    report = json.loads((tmp_path / "reward" / "report.json").read_text())
+    assert set(report["aspects"]) == {"motion_quality", "overall"} and report["num_videos"] == 16
+    assert report["aspects"]["overall"]["accuracy"]["n"] == 2
+    judge = reward.load(str(tmp_path / "reward"))
+    scores = judge(torch.rand(1, 5, 3, 16, 16), ["a ball"])
+    assert set(scores.parts) == {"motion_quality", "overall"} and torch.equal(scores.total, scores.parts["overall"])
+    assert main([*words, "--rank", "0"]) == 2
+    assert "rank, epochs and batch_pairs must be at least 1" in capsys.readouterr().err
 
 
 def _video_align(folder: Path, base: str) -> tuple[Path, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -58,8 +58,12 @@ class NFT:
         advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit)
         collected = experience(rollout, advantages)
 
-        clean = collected.trajectory.latents
-        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, rollout.rows))
+        # One noise per group: what it does to the gradient by itself cancels, as a group's advantages sum to zero. On
+        # the sandbox model the gradients of two halves of 192 clips agree better for it (cosine .235 against .175).
+        noise = [row // self.group_size for row in rollout.rows]
+        return replace(
+            collected, trajectory=renoised(policy, collected.trajectory.latents, self.levels, seed, step, noise)
+        )
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         sigma = policy.schedule.at(part.step)[0]

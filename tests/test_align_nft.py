@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_generator import Brightness, ToyGenerator
+from toy_generator import Brightness, ToyGenerator, toy_policy
 
 from align import objectives
 from align.nft import NFT
@@ -61,6 +61,18 @@ def test_resumes_bit_equal_with_an_old_policy(tmp_path: Path) -> None:
     train(again, Brightness(), algorithm, PROMPTS, config, tmp_path / "run")
     pairs = zip(lora.parameters(whole.network), lora.parameters(again.network), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_group_shares_its_noise_and_no_other_group_does() -> None:
+    policy = toy_policy()
+    experience = replace(TOY, group_size=4, levels=2).collect(policy, Brightness(), PROMPTS[:2], seed=0, step=0)
+    path, clean = experience.trajectory, experience.trajectory.latents
+    for index, sigma in enumerate(policy.schedule.at(path.steps)[0]):
+        noise = (path.before[:, index] - (1 - sigma) * clean) / sigma
+        first, second = noise[:4], noise[4:]
+        torch.testing.assert_close(first, first[:1].expand_as(first))
+        torch.testing.assert_close(second, second[:1].expand_as(second))
+        assert not torch.allclose(first[0], second[0], atol=0.1)
 
 
 def test_the_levels_cover_the_schedule() -> None:

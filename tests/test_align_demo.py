@@ -18,9 +18,8 @@ PLAN = demo.Plan(num_prompts=14, clips_per_prompt=3, align_steps=2, eval_prompts
 
 @pytest.mark.slow
 def test_a_small_demo_leaves_everything_the_contract_names_and_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(demo, "THREADS", 1)
     out = tmp_path / "demo"
     first = demo.run(out, 3, PLAN)
     for name in (

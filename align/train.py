@@ -6,27 +6,26 @@ and memory and a sample count are the whole truth, and a run that was killed goe
 a CPU.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from align import checkpoint, ema, health
+from align.config import TrainConfig
 from align.experience import Experience
 from align.held_out import HeldOut
-from align.policy import Policy, Velocity, checkpoint_activations
+from align.policy import Policy
 from align.prompts import PromptSet
-from align.protocol import Algorithm, option
+from align.protocol import Algorithm
+from align.setup import launch, policy_for, prepare
 from align.sharding import whole
-from base_model import lora
 from base_model.protocol import Generator
 from base_model.starts import Starts
 from core import video, videoset
@@ -38,80 +37,6 @@ from core.run import Run
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the loop needs to know; what an algorithm needs is in the algorithm."""
-
-    steps: int = option(30, "training steps: rounds of sampling, judging and updating")
-    prompts_per_step: int = option(8, "different prompts per training step, over all processes")
-    curriculum: float = option(
-        0.0, "share of a step's prompts drawn by how far apart the rewards of their groups were; the rest in turn"
-    )
-    batch: int = option(16, "clips per forward, the same in sampling and training")
-    denoising_steps: int = option(10, "denoising steps of a training clip")
-    guidance: float = option(1.0, "guidance scale, the same in sampling and training; 1 = none, half the cost")
-    updates: int = option(1, "optimizer steps per pass over the samples, each on its own share of them")
-    passes: int = option(1, "passes over the samples of a training step")
-    learning_rate: float = option(3e-4, "of AdamW, constant after the warm-up")
-    warmup: int = option(5, "training steps over which the learning rate rises to its value")
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
-    mix: Literal["group", "sum"] = option(
-        "group", "several rewards: each one's place in its group, weighted (GDPO), or the weighted sum of their values"
-    )
-    adapter: Literal["lora", "dora", "full"] = option(
-        "lora", "what is trained: low-rank updates, the same with lengths of their own, or all weights"
-    )
-    rslora: bool = option(False, "scale LoRA updates by lora_alpha / sqrt(lora_rank)")
-    lora_rank: int = option(16, "width of the LoRA updates")
-    lora_alpha: int = option(32, "LoRA updates are scaled by lora_alpha / lora_rank")
-    lora_targets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "endings of layer names to adapt; empty = every linear layer in the blocks"},
-    )
-    ema_decay: float = option(0.0, "per training step, of the averaged weights that are judged and saved; 0 = none")
-    gradient_checkpointing: bool = option(False, "compute the blocks again in the backward pass to save memory")
-    precision: Literal["no", "bf16"] = option(
-        "no", "bf16 = autocast; adapters, latents and log-probabilities stay fp32"
-    )
-    overlap: Literal["auto", "on", "off"] = option(
-        "auto", "judge a batch while the next is sampled; auto = on a GPU and for rewards behind HTTP"
-    )
-    save_every: int = option(5, "training steps between checkpoints")
-    keep_checkpoints: int = option(3, "the newest ones that are kept")
-    judge_every: int = option(5, "training steps between looks of the held-out judges")
-    judge_clips: int = option(32, "clips that the held-out judges see, always from the same noise")
-    sample_every: int = option(5, "training steps between sample clips; 0 = none")
-    num_samples: int = option(4, "sample clips, of the first prompts, always from the same noise")
-    seed: int = option(0, "everything random derives from it")
-
-    def check(self) -> None:
-        """Raises: UserError for a number that makes no sense."""
-        counts = (
-            "steps",
-            "prompts_per_step",
-            "batch",
-            "denoising_steps",
-            "updates",
-            "passes",
-            "lora_rank",
-            "save_every",
-            "keep_checkpoints",
-            "judge_every",
-        )
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
-        if self.warmup < 0:
-            raise UserError(f"warmup is {self.warmup}, it must be 0 or more")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay is {self.ema_decay}, it must be 0 (none) or more and below 1; .9 is usual")
-        if not 0 <= self.curriculum <= 1:
-            raise UserError(f"curriculum is {self.curriculum}, it must be a share from 0 to 1")
-        for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}, it must be above 0")
 
 
 def train(
@@ -153,7 +78,8 @@ def train(
     optimizer = prepare(policy, algorithm, config)
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
-    run = _open(out, _description(generator, reward, algorithm, listed, config, held_out), accelerator)
+    with accelerator.main_process_first():
+        run = Run.open(Path(out), _description(generator, reward, algorithm, listed, config, held_out))
     done, samples = checkpoint.restore(run, policy, optimizer)
     texts = [one.text for one in listed]
     if done == 0:
@@ -166,9 +92,7 @@ def train(
         chosen = prompt_set.at(step, config.prompts_per_step, policy.memory.get("prompt_spread", {}))
         experience = algorithm.collect(policy, reward, chosen, config.seed, step)
         samples += experience.num_sampled * accelerator.num_processes
-        for group in optimizer.param_groups:  # AdamW's first steps have full size however noisy the gradient is:
-            # without warm-up they moved the sandbox policy ten times as far as later ones, in no direction.
-            group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1))
+        warm_up(optimizer, step, config.warmup)
         metrics = experience.metrics | learn(policy, algorithm, experience, optimizer, config, step + 1)
         ema.update(policy, config.ema_decay, step)
         if (step + 1) % config.judge_every == 0 or step + 1 == config.steps:
@@ -184,93 +108,14 @@ def train(
     return run
 
 
-def launch(precision: str = "no") -> Accelerator:
-    """The accelerator, checked against what the launcher promised.
+def warm_up(optimizer: Any, step: int, warmup: int) -> None:
+    """Set the learning rates of training step `step` (0-based), which rise over the first `warmup` steps.
 
-    `cpu=True` matters: without it torchrun on a machine without GPU starts processes that all believe to be alone.
-
-    Raises: UserError if the launcher started more processes than accelerate sees.
+    AdamW's first steps have full size however noisy the gradient is: without warm-up they moved the sandbox policy ten
+    times as far as later ones, in no direction.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != promised:
-        raise UserError(
-            f"the launcher started {promised} processes but accelerate sees {accelerator.num_processes}; on CPUs "
-            "start with `torchrun --nproc-per-node N -m align ...`"
-        )
-    return accelerator
-
-
-def policy_for(
-    generator: Generator, reward: "Reward", config: TrainConfig, accelerator: Accelerator, tags: dict[str, str]
-) -> Policy:
-    """The generator with what is trained of it, not yet wrapped."""
-    network = generator.policy_module()
-    for part in vars(generator).values():  # codec and text tower: accelerate moves only what is trained
-        if isinstance(part, nn.Module) and any(one.device != accelerator.device for one in part.parameters()):
-            part.to(accelerator.device)
-    start = None
-    if config.adapter == "full":
-        parameters = list(network.requires_grad_(True).parameters())
-        for value in parameters:
-            value.data = value.data.float()  # small steps vanish in a bf16 weight
-        start = [value.detach().clone() for value in parameters]
-    else:
-        parameters = lora.attach(
-            network,
-            config.lora_rank,
-            config.lora_alpha,
-            config.lora_targets,
-            seed_for(config.seed, "lora"),
-            dora=config.adapter == "dora",
-            rslora=config.rslora,
-        )
-    network.eval()  # for good: dropout would make replay differ from sampling
-    if config.gradient_checkpointing:
-        checkpoint_activations(network)
-    return Policy(
-        generator,
-        Velocity(generator),
-        parameters,
-        accelerator,
-        num_steps=config.denoising_steps,
-        guidance=config.guidance,
-        batch=config.batch,
-        mix=config.mix,
-        overlap=config.overlap == "on" or (config.overlap == "auto" and _pays(accelerator, reward)),
-        tags=tags,
-        start=start,
-    )
-
-
-def _pays(accelerator: Accelerator, reward: "Reward") -> bool:
-    """Whether judging leaves the processor to the sampling: on a GPU, and where a reward waits for a server."""
-    from reward.mixture import Mixture
-    from reward.remote import RemoteReward
-
-    several = reward.components.values() if isinstance(reward, Mixture) else (reward,)
-    return accelerator.device.type == "cuda" or any(isinstance(one, RemoteReward) for one in several)
-
-
-def prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:
-    """Put model and optimizer under accelerate; returns the optimizer.
-
-    AdamW over the trained weights and, as a group with a learning rate of its own, the algorithm's networks.
-    """
-    accelerator = policy.accelerator
-    policy.own.update(algorithm.modules(policy))
-    groups: list[dict[str, Any]] = [{"name": "policy", "params": policy.parameters, "lr": config.learning_rate}]
-    if own := list(policy.own.parameters()):
-        rate = algorithm.critic_learning_rate  # type: ignore[attr-defined]
-        groups.append({"name": "own", "params": own, "lr": rate})
-    for group in groups:
-        group["initial_lr"] = group["lr"]
-    if accelerator.state.deepspeed_plugin is not None:  # it wants to know, and there is no data loader to ask
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
-    policy.model, optimizer = accelerator.prepare(policy.model, torch.optim.AdamW(groups, weight_decay=0.0))
-    if accelerator.is_fsdp2:  # it has replaced every weight by its own view
-        policy.parameters = list(optimizer.param_groups[0]["params"])
-    return optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (warmup + 1))
 
 
 def learn(
@@ -360,12 +205,6 @@ def _line(prompt: Prompt) -> str:
     """All that makes a prompt this prompt."""
     begun = f"\t{video.sha256(prompt.start)}" if prompt.start else ""
     return f"{prompt.text}\t{prompt.weight}\t{prompt.tag}{begun}"
-
-
-def _open(out: Path | str, description: dict[str, Any], accelerator: Accelerator) -> Run:
-    """The run folder; the first process makes it, the others find it."""
-    with accelerator.main_process_first():
-        return Run.open(Path(out), description)
 
 
 def _show(run: Run, policy: Policy, prompts: Sequence[str], config: TrainConfig, step: int) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/align_cost.py [--model sandbox] [--repeats 3] [--parts phases plain memory]
     python benchmarks/align_cost.py --curves SECONDS --out DIR [--loops "plain DDPO"]   held-out reward against
-        processor seconds; loops that DIR holds are not run again
+        processor seconds; given again it goes on, so a long run can be made in pieces
 
 Everything runs in one process and one thread and is measured in processor seconds, alternating with the forward that
 it is compared with, so that a busy machine moves both alike. The unit f is one forward of one batch without gradient.
@@ -14,7 +14,6 @@ denoising step, guidance 4.5 in sampling and training, KL to the reference, prom
 """
 
 import argparse
-import json
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -32,16 +31,19 @@ from torch.utils._pytree import tree_leaves
 import base_model
 from align import objectives
 from align.advantages import group_advantages
+from align.config import TrainConfig
 from align.grpo import GRPO
 from align.nft import NFT
 from align.policy import Policy
 from align.protocol import Algorithm
+from align.reward_gradient import RewardGradient
 from align.scoring import judge
-from align.train import TrainConfig, launch, learn, policy_for, prepare
+from align.setup import launch, policy_for, prepare
+from align.train import learn
 from base_model import flow, lora, native, sampler
 from base_model.protocol import Generator, cat, take
 from base_model.world import dataset
-from core.files import atomic_write
+from core.files import atomic_write, replacing
 from core.randomness import seed_for, torch_generator
 from reward import load as load_reward
 from reward.protocol import Reward
@@ -320,8 +322,13 @@ class PlainLoop:
         return flow.transition("flow", latents, velocity, *levels, 0.7, sigma_max=schedule.sigma_max)
 
 
-LOOPS = {"NFT, 4 levels": 1e-3, "GRPO, window 2": 1e-4, "plain DDPO": 3e-4}
-"""Learning rates: of the sandbox recipes, and Flow-GRPO's."""
+LOOPS: dict[str, tuple[float, Algorithm | None]] = {
+    "DRaFT-1": (3e-4, RewardGradient()),
+    "NFT, 4 levels": (1e-3, NFT(group_size=GROUP, levels=4)),
+    "GRPO, window 2": (1e-4, GRPO(group_size=GROUP, window=2, clip_range=1e-3)),
+    "plain DDPO": (3e-4, None),
+}
+"""Learning rates are those of the sandbox recipes, and Flow-GRPO's for the plain loop."""
 
 
 def curves(
@@ -329,12 +336,12 @@ def curves(
 ) -> None:
     """Mean reward on held-out prompts against processor seconds of learning; looking is not counted.
 
-    Every loop leaves NAME.json in `out`, after every look; one that is there is not run again.
+    Every loop leaves NAME.pt in `out` at every look and goes on from there when the command is given again.
     """
     for name in loops:
-        if not (out / f"{name}.json").is_file():
-            _learn(name, fresh(), reward, seconds, out / f"{name}.json")
-    found = {name: json.loads((out / f"{name}.json").read_text()) for name in LOOPS if (out / f"{name}.json").is_file()}
+        _learn(name, fresh(), reward, seconds, out / f"{name}.pt")
+    files = {name: out / f"{name}.pt" for name in LOOPS}
+    found = {name: torch.load(path)["points"] for name, path in files.items() if path.is_file()}
     gains = {name: [(used, value - points[0][2]) for used, _, value in points] for name, points in found.items()}
     best = max(gain for _, gain in gains["plain DDPO"]) if "plain DDPO" in gains else 0.0
     print(f"| loop | clips | s a clip | held-out reward | gain | s to the plain loop's best gain ({best:.4f}) |")
@@ -351,29 +358,41 @@ def curves(
 
 
 def _learn(name: str, generator: Generator, reward: Reward, seconds: float, path: Path) -> None:
-    """Train one loop for `seconds`; writes (seconds, clips, held-out reward) of every look."""
+    """Train one loop for `seconds`; keeps (seconds, clips, held-out reward) of every look."""
     train_prompts = dataset.prompts(7, 64, "train", most_objects=1)
     held_out = dataset.prompts(8, 32, "heldout", most_objects=1)
-    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=LOOPS[name])
-    step: Callable[[Sequence[str], int], object]
-    guidance = 1.0
-    if name == "plain DDPO":
-        step, guidance = PlainLoop(generator, reward, LOOPS[name]).step, GUIDANCE
-    elif name == "NFT, 4 levels":
-        step = Bench.of(generator, reward, NFT(group_size=GROUP, levels=4), replace(config, updates=2)).step
+    rate, algorithm = LOOPS[name]
+    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=rate)
+    loop: PlainLoop | Bench
+    if algorithm is None:
+        loop, guidance = PlainLoop(generator, reward, rate), GUIDANCE
     else:
-        step = Bench.of(generator, reward, GRPO(group_size=GROUP, window=2, clip_range=1e-3), config).step
-    used, count = 0.0, 0
+        updates = 2 if isinstance(algorithm, NFT) else 1
+        loop, guidance = Bench.of(generator, reward, algorithm, replace(config, updates=updates)), 1.0
+    group = 1 if isinstance(algorithm, RewardGradient) else GROUP
+    per_step = 2 * BATCH if group == 1 else 4
+
     points = [(0.0, 0, _held_out(generator, reward, held_out, guidance))]
+    weights = lora.parameters(generator.policy_module())
+    if path.is_file():
+        state = torch.load(path)
+        points = state["points"]
+        loop.optimizer.load_state_dict(state["optimizer"])
+        for value, kept in zip(weights, state["weights"], strict=True):
+            value.data.copy_(kept)
+    used, clips, _ = points[-1]
     while used < seconds:
-        prompts = [train_prompts[(4 * count + index) % len(train_prompts)] for index in range(4)]
+        step = clips // (per_step * group)
+        prompts = [train_prompts[(per_step * step + index) % len(train_prompts)] for index in range(per_step)]
         begin = time.process_time()
-        step(prompts, count)
-        used, count = used + time.process_time() - begin, count + 1
+        loop.step(prompts, step)
+        used, clips = used + time.process_time() - begin, clips + per_step * group
         if used > len(points) * seconds / 8:
-            points.append((used, 4 * GROUP * count, _held_out(generator, reward, held_out, guidance)))
-            atomic_write(path, json.dumps(points))
-            print(f"{name}: {used:.0f} s, {4 * GROUP * count} clips, {points[-1][2]:.4f}", flush=True)
+            points.append((used, clips, _held_out(generator, reward, held_out, guidance)))
+            state = {"points": points, "optimizer": loop.optimizer.state_dict(), "weights": weights}
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
+            print(f"{name}: {used:.0f} s, {clips} clips, {points[-1][2]:.4f}", flush=True)
 
 
 def _held_out(generator: Generator, reward: Reward, prompts: Sequence[str], guidance: float) -> float:

@@ -110,6 +110,7 @@ class HalvesModel:
 
     name: str = "halves"
     fps: float = 8.0
+    team: int = 1
     family: str = "flow"
     size: VideoSize = VideoSize(2, 4, 4)
     network: Network = field(init=False)

@@ -12,7 +12,8 @@ from align import objectives
 from align.ddpo import DDPO
 from align.policy import Policy, Velocity
 from align.replay import USUAL_ETA, window_at
-from align.train import TrainConfig, launch, train
+from align.setup import launch
+from align.train import TrainConfig, train
 from base_model import flow, lora, native
 from core.errors import UserError
 from core.run import read_metrics

@@ -70,7 +70,8 @@ def invite(store: Store, name: str, role: str = "annotator") -> str:
 def enter(store: Store, name: str, token: str, *, open_to_names: bool) -> Person:
     """The person behind a name and a token.
 
-    Args: open_to_names: let in a name that has no token, known or new.
+    Args: open_to_names: let in a name that has no token, known or new, when none is given: a token beside a misspelt
+        name shall not make a new person.
     Raises: UserError when the token is wrong or missing. The same words for an unknown name as for a wrong token.
     """
     name = check_name(name)
@@ -78,7 +79,7 @@ def enter(store: Store, name: str, token: str, *, open_to_names: bool) -> Person
         row = connection.execute("SELECT role, token_hash, created FROM annotator WHERE name = ?", (name,)).fetchone()
     role, token_hash, created = row or ("annotator", None, time.time())
     if token_hash is None:
-        if open_to_names:
+        if open_to_names and not token:
             return Person(name, "annotator", False, created)
     elif hmac.compare_digest(token_hash, _hashed(token)):
         return Person(name, role, True, created)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core import video
 from core.errors import UserError
@@ -36,6 +37,11 @@ class Clip:
     height: int
     fps: float
     num_frames: int
+
+    def shown(self, alt: str) -> dict[str, Any]:
+        """As the player (components/player.js) takes it. Args: alt: what it is, for those who cannot see it."""
+        size = {"width": self.width, "height": self.height}
+        return {"url": self.url, **size, "fps": self.fps, "frames": self.num_frames, "alt": alt}
 
 
 class Library:

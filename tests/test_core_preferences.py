@@ -268,6 +268,8 @@ def test_a_token_lets_its_owner_in_and_nobody_else(store):
     with pytest.raises(UserError, match="do not belong together"):  # an open door does not open a named one
         preferences_people.enter(store, "Ada L", "", open_to_names=True)
     assert preferences_people.enter(store, "Bob", "", open_to_names=True).role == "annotator"
+    with pytest.raises(UserError, match="do not belong together"):  # a slip in the name makes no new person
+        preferences_people.enter(store, "Ada", token, open_to_names=True)
     newer = preferences_people.invite(store, "Ada L", "admin")
     with pytest.raises(UserError, match="do not belong"):
         preferences_people.enter(store, "Ada L", token, open_to_names=True)

@@ -143,6 +143,16 @@ def test_undo_brings_the_pair_back_and_takes_the_vote_away(store: Store) -> None
     assert shown(store, "ada") == task
 
 
+def test_two_apps_on_one_store_lend_no_pair_twice_and_see_each_others_labels(store: Store) -> None:
+    other = Store(store.path)
+    ada, ben = service.tasks(store, "ada"), service.tasks(other, "ben")
+    assert len({task.prompt for task in ada + ben}) == len(ada + ben) == 4
+    assert service.answer(store, "ada", answered(ada[0])) is None
+    assert service.tasks(other, "ada") == ada[1:]  # her browser came back by the other app
+    assert service.undo(other, "ada", ada[0].lease) is None
+    assert service.tasks(store, "ada") == ada and store.votes() == other.votes() == []
+
+
 def test_undo_without_a_vote_says_so(store: Store) -> None:
     assert service.undo(store, "ada", None) == "Nothing to undo."
 

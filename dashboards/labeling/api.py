@@ -152,11 +152,4 @@ def clip(store: Store, path: Path, digest: str, side: str) -> dict[str, Any]:
         if media.LIBRARY.is_news(path):
             store.log_event("video unreadable", str(error))
         return {"error": f"The {side} video is missing or damaged. Press S to skip the pair."}
-    return {
-        "url": found.url,
-        "width": found.width,
-        "height": found.height,
-        "fps": found.fps,
-        "frames": found.num_frames,
-        "alt": f"{side} video",
-    }
+    return found.shown(f"{side} video")

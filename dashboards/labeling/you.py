@@ -37,7 +37,7 @@ def show(visit: Visit) -> None:
     columns[3].metric("Time left", left, border=True, help="at this pace, without pauses")
     if mine and mine[0].left.n:
         rate = mine[0].left
-        note = f"You chose the left video {round(rate.value * rate.n)} times of {rate.n}; sides are drawn by lot."
+        note = f"You chose the left video in {round(rate.value * rate.n)} of {rate.n} labels; sides are drawn by lot."
         if rate.low > 0.5 or rate.high < 0.5:
             note += " That is more one-sided than chance: look at both with the same patience."
         st.caption(note)

@@ -57,16 +57,7 @@ def clip(path: Path, name: str, facts: str = "") -> dict[str, Any]:
         found = media.LIBRARY.add(path)
     except UserError as error:
         return {"error": str(error), "name": name, "facts": facts}
-    return {
-        "url": found.url,
-        "width": found.width,
-        "height": found.height,
-        "fps": found.fps,
-        "frames": found.num_frames,
-        "alt": f"video of {name}",
-        "name": name,
-        "facts": facts,
-    }
+    return found.shown(f"video of {name}") | {"name": name, "facts": facts}
 
 
 def page_of(entries: Sequence[T], per_page: int) -> Sequence[T]:

@@ -82,7 +82,7 @@ def choices(counts: dict[str, dict[str, int]]) -> alt.Chart:
     ]
     return (
         alt.Chart(pd.DataFrame(rows, columns=["aspect", "choice", "votes", "order"]))
-        .mark_bar(height=18)
+        .mark_bar(height={"band": 0.7})
         .encode(
             x=alt.X("votes:Q", stack="normalize", title=None, axis=alt.Axis(format="%", grid=False, tickCount=4)),
             y=alt.Y("aspect:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
@@ -95,7 +95,7 @@ def choices(counts: dict[str, dict[str, int]]) -> alt.Chart:
             order="order:Q",
             tooltip=["aspect:N", "choice:N", "votes:Q"],
         )
-        .properties(height=max(60, 34 * len(counts)), description="Shares of answers by aspect")
+        .properties(height=90 + 34 * len(counts), description="Shares of answers by aspect")
     )
 
 

@@ -138,6 +138,14 @@ def win_rate(first: str, second: str, shares: Sequence[float]) -> dict[str, Any]
     return {"first": first, "second": second} | numbers | counts
 
 
+def ranks(content: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
+    """The rank or ranks that a row of the standings may have; a dash where groups never met."""
+    low, high = standing["rank_low"], standing["rank_high"]
+    if not content["comparable"]:
+        return "\u2013"
+    return str(standing["rank"]) if low == high else f"{low}\u2013{high}"
+
+
 def _told(standing: stats.Standing) -> dict[str, Any]:
     row = asdict(standing)
     return {key: (finite(value) if isinstance(value, float) else value) for key, value in row.items()}
@@ -162,7 +170,7 @@ def summary(content: Mapping[str, Any]) -> list[str]:
     """What stands in the table, line by line."""
     lines = [f"leaderboard by {content['by']}: {content['num_comparisons']} comparisons"]
     for row in content["standings"]:
-        rank = f"{row['rank']} ({row['rank_low']}-{row['rank_high']})"
+        rank = ranks(content, row)
         rating = f"{row['rating']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
         rate = math.nan if row["win_rate"] is None else row["win_rate"]
         lines.append(f"{rank:<10}{row['player']:<28}{rating:<26}wins {rate:.0%} of {row['n']}")

@@ -17,17 +17,13 @@ from markupsafe import Markup
 from core import files
 from core.videoset import VideoItem
 from eval import gallery, page, svg, verdict
+from eval.curves import is_telling, ordered
 from eval.folder import Demo, plain
 from eval.result import finite
 from eval.verdict import Row
 
 TRAINING_PROMPTS_SHOWN = 2
 EFFECT_LIMITS = (0.5, 1.0, 2.0)  # half the width of the axis; the first that holds all intervals
-# Logged names in the order in which a run is judged; the rest follows by name.
-CURVES = ("reward/total", "reward/", "judge/", "align/approx_kl", "align/kl_reference", "align/clip_fraction", "align/")
-NOT_CURVES = ("time/", "reward/masked")
-TELLING = ("reward/", "judge/", "align/approx_kl", "align/kl_reference", "align/clip_fraction", "align/diversity")
-SPREADS = ("_p10", "_p50", "_p90", "_std", "reward/std", "reward/p10", "reward/p50", "reward/p90")
 DRAWS = {
     "random": ("At random", "drawn with seed {seed} from all {count} pairs, whatever they look like"),
     "wins": ("Biggest wins", "the pairs in which the judge prefers aligned the most"),
@@ -89,8 +85,8 @@ def _render(demo: Demo) -> str:
         effects={row.name: _effect(row, limit) for row in demo.rows},
         effect_axis=svg.effect_axis(limit),
         p_text=verdict.p_text,
-        curves=[one for one in curves if _is_telling(one[0])],
-        more_curves=[one for one in curves if not _is_telling(one[0])],
+        curves=[one for one in curves if is_telling(one[0])],
+        more_curves=[one for one in curves if not is_telling(one[0])],
         steps=_steps(demo),
         growth=_growth(demo.samples),
         card=_card(demo.reward),
@@ -130,22 +126,13 @@ def _effect(row: Row, limit: float) -> Markup:
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """(logged name, chart), rewards first, then held-out judges, then signs of health."""
-    names = {name for row in metrics for name in row if "/" in name and not name.startswith(NOT_CURVES)}
-
-    def place(name: str) -> tuple[int, str]:
-        return next((index for index, prefix in enumerate(CURVES) if name.startswith(prefix)), len(CURVES)), name
-
+    """(logged name, chart), rewards first, then held-out judges, then signs of health; times are left out."""
+    names = {name for row in metrics for name in row if "/" in name and not name.startswith("time/")}
     charts = [
         (name, svg.curve([(float(row["step"]), finite(row.get(name))) for row in metrics], name))
-        for name in sorted(names, key=place)
+        for name in ordered(names)
     ]
     return [(name, chart) for name, chart in charts if chart]
-
-
-def _is_telling(name: str) -> bool:
-    """Whether a logged number is shown at once: rewards, judges and the signs of a run that goes wrong."""
-    return name.startswith(TELLING) and not name.endswith(SPREADS) and name.count("/") == 1
 
 
 def _steps(demo: Demo) -> str:

@@ -113,7 +113,7 @@ def markdown(folders: Mapping[str, Path]) -> str:
         for one in sets.ranking["standings"]:
             interval = f"{svg.number(one['low'])} to {svg.number(one['high'])}"
             cells = [
-                _ranks(sets.ranking, one),
+                leaderboard.ranks(sets.ranking, one),
                 one["player"],
                 svg.number(one["rating"]),
                 interval,
@@ -165,11 +165,11 @@ def _render(sets: Sets) -> str:
         names=list(sets.results),
         ranking=sets.ranking,
         metric=sets.metric,
-        standings=[(one, _ranks(sets.ranking, one), _rating(one, limit)) for one in standings],
+        standings=[(one, leaderboard.ranks(sets.ranking, one), _rating(one, limit)) for one in standings],
         rating_axis=svg.effect_axis(limit),
         matrix=list(zip(names, cells, strict=True)),
         draws=draws,
-        metrics=[(row, chart) for row, entries in sets.rows if (chart := _intervals(row, entries))],
+        metrics=[(row, chart) for row, entries in sets.rows if (chart := svg.metric(row.name, entries))],
         provenance=_provenance(sets),
         share=_share,
     )
@@ -183,13 +183,6 @@ def _furthest_apart(scenes: Sequence[Scene], metric: str) -> list[Scene]:
         return max(values) - min(values) if len(values) > 1 else 0.0
 
     return [one for one in sorted(scenes, key=spread, reverse=True)[: gallery.NUM_EXTREME] if spread(one) > 0]
-
-
-def _ranks(ranking: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
-    if not ranking["comparable"]:
-        return "\u2013"
-    low, high = standing["rank_low"], standing["rank_high"]
-    return str(standing["rank"]) if low == high else f"{low}\u2013{high}"
 
 
 def _rating(standing: Mapping[str, Any], limit: float) -> Markup:
@@ -206,16 +199,6 @@ def _matrix(ranking: Mapping[str, Any]) -> tuple[list[str], list[list[dict[str, 
     names = [one["player"] for one in ranking.get("standings", [])]
     pairs = {(one["first"], one["second"]): one for one in ranking.get("pairs", [])}
     return names, [[pairs.get((row, column)) for column in names] for row in names]
-
-
-def _intervals(row: Row, entries: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """The chart of one metric, a line a set that has it."""
-    lines = []
-    for name, entry in entries.items():
-        value, bounds = finite(entry.get("value")), entry.get("interval") or (None, None)
-        if value is not None:
-            lines.append((name, value, finite(bounds[0]), finite(bounds[1])))
-    return svg.intervals(lines, row.name, row.is_share) if lines else Markup("")
 
 
 def _told(row: Row, entry: Mapping[str, Any]) -> str:

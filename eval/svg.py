@@ -8,11 +8,13 @@ beyond the titles that browsers show on hover; the dashboard has that.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup
+
+from eval.result import finite
 
 Tone = Literal["better", "worse", "unclear"]
 Point = tuple[float, float | None]
@@ -161,11 +163,11 @@ def bars(rows: Sequence[tuple[str, float, float | None, float | None]], label: s
     return _svg(width, height * len(rows), "bars", f"{label}: {said}", parts)
 
 
-def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, is_share: bool) -> Markup:
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], label: str, in_percent: bool) -> Markup:
     """(name, value, low, high) as points with whiskers, a line each, on one axis that holds them all."""
     width, height, left = 360, 24, 122
     low, high = _padded([end for _, *ends in rows for end in ends if end is not None])
-    if is_share:
+    if in_percent:
         low, high = max(0.0, low), min(1.0, high)
     bottom = height * len(rows) + 4
 
@@ -173,12 +175,14 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
         return left + (value - low) / (high - low) * (width - left - 14)
 
     def said(value: float) -> str:
-        return f"{number(100 * value)}\u2009%" if is_share else number(value)
+        return f"{number(100 * value)}\u2009%" if in_percent else number(value)
 
     parts = [_line(left, bottom, width - 14, bottom, "axis")]
     for tick in ticks(low, high, 3):
         parts += [_line(x(tick), 2, x(tick), bottom, "grid")]
-        parts.append(_text(x(tick), bottom + 15, f"{100 * tick:.3g}\u2009%" if is_share else tick_text(tick), "middle"))
+        parts.append(
+            _text(x(tick), bottom + 15, f"{100 * tick:.3g}\u2009%" if in_percent else tick_text(tick), "middle")
+        )
     for index, (name, value, from_, to) in enumerate(rows):
         middle = index * height + height / 2 + 2
         parts.append(_text(left - 8, middle + 4, name if len(name) <= 19 else f"\u2026{name[-18:]}", "end"))
@@ -188,6 +192,22 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
         parts.append(point.format(x(value), middle, name, said(value)))
     words = ", ".join(f"{name} {said(value)}" for name, value, *_ in rows)
     return _svg(width, bottom + 20, "intervals", f"{label}: {words}", parts)
+
+
+def metric(name: str, entries: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """`intervals` of one metric from its entries in results.json, set -> entry; empty where no set has a value."""
+    rows = []
+    for one, entry in entries.items():
+        low, high = entry.get("interval") or (None, None)
+        if (value := finite(entry.get("value"))) is not None:
+            rows.append((one, value, finite(low), finite(high)))
+    unit = next((str(entry.get("unit")) for entry in entries.values() if entry.get("unit")), "")
+    return intervals(rows, name, is_share(unit)) if rows else Markup("")
+
+
+def is_share(unit: str) -> bool:
+    """Whether a unit is a share of 1, which is shown in per cent."""
+    return unit.split()[:1] in (["share"], ["rate"], ["probability"])
 
 
 def all_pairs(differences: Sequence[float], tie_band: float, label: str) -> Markup:

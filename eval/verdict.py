@@ -14,7 +14,7 @@ from typing import Any
 
 from core.stats import holm
 from eval.result import finite
-from eval.svg import Tone, number
+from eval.svg import Tone, is_share, number
 
 SIGNIFICANT = 0.05
 SPREADS_PER_INTERVAL = 2 * 1.96  # a 95 % interval is this many standard errors wide
@@ -149,7 +149,7 @@ class Row:
 
     @property
     def is_share(self) -> bool:
-        return self.unit.split()[:1] in (["share"], ["rate"], ["probability"])
+        return is_share(self.unit)
 
 
 @dataclass(frozen=True)

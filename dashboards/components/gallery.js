@@ -106,6 +106,8 @@ function createGallery(root) {
       return box;
     }));
     for (const box of grid.children) seen.observe(box);
+    const widest = Math.max(1, ...data.cards.map((card) => card.clips.length));
+    grid.style.setProperty("--card", `${Math.min(9 + 7 * widest, 44)}rem`);
     gallery.dataset.cards = data.cards.length;
   }
 

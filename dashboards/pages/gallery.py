@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from core.errors import UserError
@@ -13,29 +15,37 @@ from eval.scene import Scene, by_gap, side_by_side
 
 PER_PAGE = 6
 CONFLICT = "people and metric disagree"
+JUDGE = "gold"  # shown first where it was measured
 ORDERS = ("as made", "largest gain", "largest loss")
 
 
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Gallery")
     experiment = common.choose(experiments)
-    if not experiment.sets:
+    sets = experiment.sets | {
+        f"{other.name} / {name}": folder
+        for other in experiments
+        if other is not experiment
+        for name, folder in other.sets.items()
+    }
+    if not sets:
         common.empty("No videos yet: they appear here once a video set has been generated.")
         return
-    names = list(experiment.sets)
+    names = list(sets)
     controls = st.columns([2.4, 1.6, 2, 2], vertical_alignment="bottom")
     chosen = controls[0].multiselect("Sets", names, default=names[:2], key="sets", bind="query-params") or names[:1]
-    read = {name: common.samples(experiment.sets[name]) for name in names if name in chosen}
+    read = {name: common.samples(sets[name]) for name in names if name in chosen}
     votes, wrong = _votes(experiment)
     common.report_problems([*(problem for _, problems in read.values() for problem in problems), *wrong])
     scenes = side_by_side({name: samples for name, (samples, _) in read.items()})
-    metrics = sorted({key for scene in scenes for cell in scene.videos.values() if cell for key in cell.metrics})
+    measured = {key for scene in scenes for one in scene.videos.values() if one for key in one.metrics}
+    metrics = sorted(measured, key=lambda name: (name != JUDGE, "/" in name, name))
     orders = (*ORDERS, *([CONFLICT] if votes else [])) if metrics else ORDERS[:1]
     order = controls[1].selectbox("Order", orders, key="order", bind="query-params")
     metric = controls[2].selectbox("Metric", metrics, key="metric", bind="query-params") if metrics else None
     search = (controls[3].text_input("Prompt contains", key="search", bind="query-params") or "").lower()
     if order == CONFLICT and metric:
-        _conflicts(experiment, votes, metric, search)
+        _conflicts(list(experiment.sets.values()), votes, metric, search)
         return
     scenes = [scene for scene in scenes if search in scene.prompt.lower()]
     if order != ORDERS[0] and metric:
@@ -61,9 +71,9 @@ def _votes(experiment: runs.Experiment) -> tuple[list[Vote], list[str]]:
         return [], [str(error)]
 
 
-def _conflicts(experiment: runs.Experiment, votes: list[Vote], metric: str, search: str) -> None:
+def _conflicts(folders: list[Path], votes: list[Vote], metric: str, search: str) -> None:
     samples, higher = [], True
-    for folder in experiment.sets.values():
+    for folder in folders:
         samples += common.samples(folder)[0]
         higher = runs.results(folder)[0].get(metric, {}).get("higher_is_better") is not False
     found = [one for one in runs.conflicts(votes, samples, metric, higher) if search in one.prompt.lower()]

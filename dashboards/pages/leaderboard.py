@@ -14,11 +14,18 @@ from core.preferences import existing
 from dashboards import charts, runs
 from dashboards.pages import common
 from dashboards.pages.common import figure
-from eval import leaderboard
+from eval import leaderboard, svg
 
 TIE_BAND = 0.02
 VOTES = "votes of people"
 NUM_RADAR = 10  # axes
+STYLE = """<style>
+.sora-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem; }
+.sora-charts figure { margin: 0; font-size: .85rem; } .sora-charts svg { display: block; width: 100%; }
+.sora-charts text { fill: currentColor; opacity: .7; font-size: 11px; }
+.sora-charts .grid { stroke: rgba(128,128,128,.25); } .sora-charts .axis { stroke: rgba(128,128,128,.7); }
+.sora-charts .whisker { stroke: currentColor; stroke-width: 2; } .sora-charts .point { fill: #3b82d6; }
+</style>"""
 
 
 def show(experiments: list[runs.Experiment]) -> None:
@@ -50,6 +57,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     common.report_problems(problems)
     _board(content)
+    _metrics(entries)
     _radar(entries)
 
 
@@ -78,9 +86,7 @@ def _board(content: dict[str, Any]) -> None:
         st.altair_chart(charts.win_matrix(content["pairs"], [row["player"] for row in rows]), width="stretch")
     table = [
         {
-            "rank": str(row["rank"])
-            if row["rank_low"] == row["rank_high"]
-            else f"{row['rank_low']}–{row['rank_high']}",
+            "rank": leaderboard.ranks(content, row),
             "model": row["player"],
             "rating": figure(row["rating"], signed=True),
             "95 % interval": f"{figure(row['low'], signed=True)} … {figure(row['high'], signed=True)}",
@@ -95,6 +101,19 @@ def _board(content: dict[str, Any]) -> None:
         f"same prompt and seed, ties (within {TIE_BAND:g}) half. Intervals and ranks at 95 % over resampled prompts."
     )
     common.downloads("leaderboard", rows)
+
+
+def _metrics(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Every metric that several sets have, a line a set with its interval."""
+    names = dict.fromkeys(name for metrics in entries.values() for name in metrics if "/" not in name.split("[")[0])
+    drawn = {name: svg.metric(name, {one: metrics.get(name, {}) for one, metrics in entries.items()}) for name in names}
+    with st.expander("Every metric of every set, with intervals"):
+        figures = (f"<figure>{common.escape(name)}{chart}</figure>" for name, chart in drawn.items() if chart)
+        st.html(f'{STYLE}<div class="sora-charts">{"".join(figures)}</div>')
+        st.caption(
+            "Each metric on an axis of its own, with 95 % intervals. Intervals that overlap do not say that there is "
+            "no difference: `soralign compare` tests two sets in pairs."
+        )
 
 
 def shares(entries: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:

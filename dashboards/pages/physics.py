@@ -82,7 +82,9 @@ def _passes(samples: list[Judged], probes: list[str]) -> None:
 
 def _card(sample: Judged, track: dict[str, Any] | None, probes: list[str]) -> dict[str, object]:
     verdict = {1.0: "passes", 0.0: "fails"}.get(sample.metrics.get(PASSED, -1.0), "not judged")
-    clip = common.clip(sample.path, verdict, f"quality {figure(sample.metrics.get(QUALITY))}")
+    outside = f"{sample.reasons[PASSED]} outside the band of truth" if PASSED in sample.reasons else ""
+    facts = [f"quality {figure(sample.metrics.get(QUALITY))}", *([outside] if outside else [])]
+    clip = common.clip(sample.path, verdict, " · ".join(facts))
     if track is not None and "error" not in clip:
         seen = ", ".join(f"{one.get('colour')} {one.get('shape') or 'object'}" for one in track["objects"])
         clip |= {"tracks": track, "alt": f"video of {seen or 'nothing that was read'} with the paths that were read"}

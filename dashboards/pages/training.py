@@ -6,10 +6,9 @@ import streamlit as st
 
 from dashboards import charts, runs
 from dashboards.pages import common
+from eval.curves import is_telling, ordered
 
 REFRESH_SECONDS = 3
-# Shown first, in this order; a group is the part of a logged name before the slash.
-GROUPS = ("reward", "judge", "eval", "align", "time")
 
 
 def show(experiments: list[runs.Experiment]) -> None:
@@ -21,16 +20,19 @@ def show(experiments: list[runs.Experiment]) -> None:
         common.empty("None of these folders holds a training run; `soralign align` makes one.")
         return
     names = [experiment.name for experiment in trained]
-    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
+    left, middle, right, last = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
     chosen = left.multiselect("Runs", names, default=names[:4], key="runs") if len(names) > 1 else names
     axis = middle.segmented_control("Against", list(charts.AXES), default="step", key="axis", bind="query-params")
     smoothing = right.slider("Smoothing", 0.0, 0.95, 0.0, 0.05, key="smoothing", bind="query-params")
+    everything = last.toggle("Everything logged", key="everything", bind="query-params")
     shown = [experiment for experiment in trained if experiment.name in chosen]
     running = any(runs.state(experiment) == "running" for experiment in shown)
-    st.fragment(_curves, run_every=REFRESH_SECONDS if running else None)(shown, axis or "step", smoothing, running)
+    st.fragment(_curves, run_every=REFRESH_SECONDS if running else None)(
+        shown, axis or "step", smoothing, running, bool(everything)
+    )
 
 
-def _curves(shown: list[runs.Experiment], axis: str, smoothing: float, running: bool) -> None:
+def _curves(shown: list[runs.Experiment], axis: str, smoothing: float, running: bool, everything: bool) -> None:
     read = {experiment.name: runs.metrics(experiment) for experiment in shown}
     common.report_problems(problem for _, problems in read.values() for problem in problems)
     rows = {name: lines for name, (lines, _) in read.items() if lines}
@@ -44,8 +46,8 @@ def _curves(shown: list[runs.Experiment], axis: str, smoothing: float, running: 
     metrics = list(dict.fromkeys(table["metric"]))
     if len(rows) > 1:
         st.html(_legend(charts.run_colours(table)))
-    groups = dict.fromkeys([group for group in GROUPS if any(_group(metric) == group for metric in metrics)])
-    groups |= dict.fromkeys(_group(metric) for metric in metrics)
+    metrics = [name for name in ordered(metrics) if everything or is_telling(name)] or ordered(metrics)
+    groups = dict.fromkeys(_group(metric) for metric in metrics)
     for group in groups:
         st.subheader(group)
         columns = st.columns(3)

@@ -19,7 +19,7 @@ from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
 from base_model.protocol import Condition, VideoSize
 from base_model.text import SandboxClip
-from base_model.transformer import VideoTransformer
+from base_model.transformer import VideoTransformer, check_fit
 from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
 
@@ -56,6 +56,7 @@ class NativeGenerator:
     fps: float = FPS
     family: Literal["flow", "vp"] = "flow"
     size: VideoSize = VideoSize(NUM_FRAMES, HEIGHT, WIDTH)
+    team: int = 1
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         with torch.no_grad():
@@ -127,7 +128,7 @@ def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> Na
     Args:
         dtype: of the transformer: "float32", "bfloat16", or "auto" for bf16 where it is fast. CLIP stays fp32, and so
             does the codec: decoding 16 clips took .18 s in fp32 and .32 s in bf16.
-    Raises: UserError if the folder is not a saved native pipeline, or for an unknown dtype.
+    Raises: UserError if the folder is not a saved native pipeline, for parts that do not fit, and an unknown dtype.
     """
     from base_model.pipeline import SoralignPipeline
 
@@ -150,6 +151,7 @@ def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> Na
         enable_progress_bar()
     for part in (pipeline.vae, pipeline.transformer, pipeline.clip):
         part.eval().requires_grad_(False)
+    check_fit(pipeline.transformer, pipeline.vae.channels, pipeline.clip.text_width, pipeline.clip.dim)
     shift = float(pipeline.scheduler.config.shift)
     return NativeGenerator(pipeline.vae, pipeline.transformer, pipeline.clip, shift, name or str(folder))
 

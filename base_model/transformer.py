@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from base_model.dit.blocks import Block, modulate, zeroed
 from base_model.dit.patches import grid_of, patchify, unpatchify
 from base_model.dit.position import rotary_table
+from core.errors import UserError
 
 
 def sigma_embedding(sigma: Tensor, width: int) -> Tensor:
@@ -102,3 +103,17 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """The last layer: tokens [B, token, width] to velocities of their cells; condition [B, 1 or token, width]."""
         shift, scale = self.modulation_out(F.silu(condition)).chunk(2, dim=-1)
         return self.patch_out(modulate(self.norm_out(x), shift, scale))
+
+
+def check_fit(denoiser: ConfigMixin, channels: int, text_width: int, pooled_width: int) -> None:
+    """Refuse a denoiser that was made for another codec or another CLIP than those whose sizes are given.
+
+    Raises: UserError.
+    """
+    given = {"in_channels": channels, "text_width": text_width, "pooled_width": pooled_width}
+    for name, size in given.items():
+        if denoiser.config[name] != size:
+            raise UserError(
+                f"the transformer was made for {name} {denoiser.config[name]}, but its codec and CLIP give {size}; "
+                "use the parts that were trained together"
+            )

@@ -126,3 +126,13 @@ def test_a_saved_codec_is_the_same_codec(codec: CausalVideoVAE, tmp_path: Path) 
     frames = _frames(5)
     assert torch.equal(loaded.encode(frames), codec.encode(frames))
     assert torch.equal(loaded.decode(loaded.encode(frames)), codec.decode(codec.encode(frames)))
+
+
+@pytest.mark.parametrize(("temporal", "spatial"), [(2, 4), (8, 16), (1, 8)])
+@torch.no_grad()
+def test_the_factors_say_how_many_pixels_a_cell_holds(temporal: int, spatial: int) -> None:
+    codec = CausalVideoVAE(4, 16, temporal, spatial, encoder_blocks="m", decoder_blocks="m").eval()
+    frames = _frames(1 + 2 * temporal)
+    latents = codec.encode(frames)
+    assert latents.shape == (2, 4, 3, 32 // spatial, 32 // spatial) and codec.decode(latents).shape == frames.shape
+    torch.testing.assert_close(codec.encode(frames[:, :1]), latents[:, :, :1])

@@ -13,6 +13,7 @@ from base_model.options import ModelOptions
 from base_model.pipeline import SoralignPipeline
 from base_model.protocol import VideoSize, cat, repeat, take
 from base_model.sampler import generate_frames, initial_noise
+from base_model.transformer import VideoTransformer
 from core.errors import UserError
 
 PROMPTS = ["a red ball bounces", "a blue square stays still"]
@@ -227,3 +228,12 @@ def test_a_broken_index_is_one_line(saved: Path, tmp_path: Path, text: str) -> N
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         base_model.load(str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_parts_that_were_not_trained_together_are_refused(saved: Path, tmp_path: Path) -> None:
+    folder = _copy(saved, tmp_path)
+    VideoTransformer(
+        in_channels=8, width=32, num_layers=1, num_heads=2, text_width=16, pooled_width=16
+    ).save_pretrained(folder / "transformer")
+    with pytest.raises(UserError, match="made for in_channels 8, but its codec and CLIP give 4"):
+        base_model.load(str(folder))

@@ -17,7 +17,7 @@ from base_model.pretrain.config import PretrainConfig, parse_size
 from base_model.pretrain.part import FromTheWorld
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
-from base_model.transformer import VideoTransformer
+from base_model.transformer import VideoTransformer, check_fit
 from base_model.variants import VARIANTS, Denoiser, load_transformer
 from base_model.world.dataset import make_clip
 from core.errors import UserError
@@ -28,9 +28,14 @@ from core.video import sha256
 
 
 def begin_network(config: PretrainConfig, codec: Codec, clip: SandboxClip) -> Denoiser:
-    """The network to train: that of `config.start`, or a new one that fits the codec and the CLIP."""
+    """The network to train: that of `config.start`, or a new one that fits the codec and the CLIP.
+
+    Raises: UserError where that of `config.start` does not fit.
+    """
     if config.start:
-        return load_transformer(config.start)
+        network = load_transformer(config.start)
+        check_fit(network, codec.channels, clip.text_width, clip.dim)
+        return network
     sizes = {"in_channels": codec.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "transformer weights"))

@@ -89,7 +89,7 @@ class DPO:
         if policy.batch % 2:
             raise UserError(f"batch {policy.batch} would part a pair; use an even number")
         if self.store:
-            count, world = self.pairs_per_step, policy.accelerator.num_processes
+            count, world = self.pairs_per_step, policy.world
             if count < 1 or count % world:
                 raise UserError(f"pairs_per_step {count} does not divide over {world} processes")
             choices(self.store, self.aspect)
@@ -132,7 +132,7 @@ class DPO:
         """Pairs of the store as experience: chosen and rejected in turns, the advantage saying how surely."""
         begin = time.perf_counter()
         known, count = choices(self.store, self.aspect), self.pairs_per_step
-        rows = rows_of(count, 1, policy.accelerator.process_index, policy.accelerator.num_processes)
+        rows = rows_of(count, 1, policy.rank, policy.world)
         numbers = walk(len(known), step * count + rows.start, len(rows), seed, "pair order")
         mine = [known[number] for number in numbers]
         clean = encoded(policy, [path for choice in mine for path in (choice.chosen, choice.rejected)])

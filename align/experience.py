@@ -166,8 +166,7 @@ def roll_out(
     Raises: UserError if the samples do not divide over the processes, or if no reward at all is finite.
     """
     everyone = [prompt for prompt in prompts for _ in range(group_size)]
-    rank, world = policy.accelerator.process_index, policy.accelerator.num_processes
-    rows = rows_of(len(prompts), group_size, rank, world)
+    rows = rows_of(len(prompts), group_size, policy.rank, policy.world)
     mine = [everyone[row] for row in rows]
 
     noise_index = [row // group_size if same_noise else row for row in rows]

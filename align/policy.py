@@ -92,6 +92,20 @@ class Policy:
         return self.accelerator.unwrap_model(self.model).own
 
     @property
+    def rank(self) -> int:
+        """Of this process among `world` that draw clips of their own; a team that shares its tokens counts as one."""
+        return self.accelerator.process_index // self.generator.team
+
+    @property
+    def world(self) -> int:
+        return self.accelerator.num_processes // self.generator.team
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Everybody's `rows`, in the order of `rank`."""
+        everyone = self.accelerator.gather(rows)
+        return everyone.unflatten(0, (self.world, self.generator.team, -1))[:, 0].flatten(0, 1)
+
+    @property
     def schedule(self) -> flow.Schedule:
         return self.generator.schedule(self.num_steps)
 

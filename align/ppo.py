@@ -76,7 +76,7 @@ class PPO:
             value = policy.call("critic", features.flatten(0, 1)).reshape(features.shape[:2])
         advantage, returns = critic.generalized_advantages(value, scores[rows].to(value), self.gae_lambda)
 
-        everyone = policy.accelerator.gather(torch.stack([advantage, value, returns], 1))
+        everyone = policy.gather(torch.stack([advantage, value, returns], 1))
         spread, weight, explained = _normalised(everyone, taught, self.advantage_limit)
         collected = experience(rollout, Advantages(spread.mean(1), weight, dead=float(not taught.any())))
         return replace(

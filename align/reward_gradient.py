@@ -72,7 +72,7 @@ class RewardGradient:
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         begin = time.perf_counter()
-        rows = rows_of(len(prompts), 1, policy.accelerator.process_index, policy.accelerator.num_processes)
+        rows = rows_of(len(prompts), 1, policy.rank, policy.world)
         condition = policy.condition([prompts[row] for row in rows])
         seeds = [seed_for(seed, "training clip", step, row) for row in rows]
         noise = sampler.initial_noise(policy.generator, seeds).to(policy.accelerator.device)

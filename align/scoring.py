@@ -128,7 +128,7 @@ def verdict(
     names = list(scores[0].components)
     columns = [[one.total, *(one.components[name] for name in names)] for one in scores]
     table = torch.cat([torch.cat([torch.stack(c, 1), one.look], 1) for c, one in zip(columns, scores, strict=True)])
-    table = policy.accelerator.gather(table.to(policy.accelerator.device)).cpu()
+    table = policy.gather(table.to(policy.accelerator.device)).cpu()
     values, look = table[:, : 1 + len(names)].double(), table[:, 1 + len(names) :]
     total = values[:, 0]
     parts = {name: values[:, column] for column, name in enumerate(names, start=1)}

@@ -91,7 +91,7 @@ def train(
     for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
         chosen = prompt_set.at(step, config.prompts_per_step, policy.memory.get("prompt_spread", {}))
         experience = algorithm.collect(policy, reward, chosen, config.seed, step)
-        samples += experience.num_sampled * accelerator.num_processes
+        samples += experience.num_sampled * policy.world
         warm_up(optimizer, step, config.warmup)
         metrics = experience.metrics | learn(policy, algorithm, experience, optimizer, config, step + 1)
         ema.update(policy, config.ema_decay, step)
@@ -145,6 +145,9 @@ def learn(
                 loss, metrics = algorithm.loss(policy, part)
                 accelerator.backward(loss * part.share)
             tally.add({name: value.detach() for name, value in metrics.items()} | {"loss": loss.detach()}, part.share)
+        for weight in policy.parameters if policy.generator.team > 1 else ():
+            if weight.grad is not None:  # of its own tokens in every process, and averaged: a team's sum is wanted
+                weight.grad *= policy.generator.team
         error = tally.read("ratio_error")
         if update == 0 and error is not None:
             logged["align/first_pass_ratio_error"] = float(accelerator.gather(error.reshape(1)).max())

@@ -58,7 +58,7 @@ def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
 
     from base_model.protocol import VideoSize
 
-    savers = ("offload", "vae_tiling", "attention", "quantize")
+    savers = ("offload", "vae_tiling", "attention", "quantize", "context_parallel")
     for name in savers:
         if (asked := getattr(options, name)) != getattr(ModelOptions(), name):
             raise UserError(f"{name} '{asked}' is for hub models; '{generator.name}' is small enough without")

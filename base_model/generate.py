@@ -441,10 +441,11 @@ def write_set(
     chunks = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
     # A chunk of which a part is there is generated whole: in a batch of another size its last bits would differ.
     chunks = [chunk for chunk in chunks if any(names[index] not in there for index in chunk)]
+    writes = _is_first(generator)
     for chunk in track(chunks, f"generating {Path(out).name}"):
         clips = draw([prompts[i] for i in chunk], [seeds[i] for i in chunk])
         for index, clip in zip(chunk, clips, strict=True):
-            if names[index] in there:
+            if names[index] in there or not writes:
                 continue
             details = {"seed": seeds[index], "model": generator.name, "lora": lora_name, "fps": fps}
             if len(clip) == 1:
@@ -452,3 +453,12 @@ def write_set(
                 video.write_png(Path(out) / "images" / f"{names[index]}.png", video.to_uint8(clip.numpy())[0])
             writer.append(clip.numpy(), prompts[index], id=names[index], **details)  # type: ignore[arg-type]
     return sorted(writer.items, key=lambda item: item.id)
+
+
+def _is_first(generator: Generator) -> bool:
+    """Whether this process is the one that writes, where a team of them shares every clip."""
+    if generator.team == 1:
+        return True
+    import torch
+
+    return torch.distributed.get_rank() == 0

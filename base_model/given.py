@@ -77,10 +77,10 @@ def complete(request: Request, frames: Tensor, known: Tensor, strength: float = 
 def _made(request: Request, source: Tensor, cells: Tensor | None, strength: float) -> Tensor:
     """One batch drawn: frames of the size of `source`, [B, time, 3, H, W]."""
     generator, sampling = request.generator, request.sampling
-    device = next(generator.policy_module().parameters()).device
+    condition = generator.encode_prompts(list(request.prompts))
+    device = next(iter(condition.values())).device  # of the weights it need not be: they may come layer by layer
     latents = initial_noise(generator, request.seeds, VideoSize(source.shape[1], *source.shape[3:])).to(device)
     schedule = flow.from_level(generator.schedule(sampling.num_steps), strength)
-    condition = generator.encode_prompts(list(request.prompts))
     unconditional = opposite(generator, sampling, len(latents))
     if cells is not None or strength < 1.0:
         clean = generator.encode(source.to(device))

@@ -30,6 +30,10 @@ class ModelOptions:
         default="none",
         metadata={"help": "hold the base weights in 8 bits (torchao) or 4 (bitsandbytes); LoRA on top stays fp32"},
     )
+    context_parallel: int = field(
+        default=1,
+        metadata={"help": "processes that share the tokens of every clip, for clips too large for one GPU (Wan alone)"},
+    )
     num_frames: int | None = field(default=None, metadata={"help": "frames per clip; the model's own by default"})
     height: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})
     width: int | None = field(default=None, metadata={"help": "pixels; the model's own by default"})

@@ -29,12 +29,17 @@ class VideoSize:
 
 
 class Generator(Protocol):
-    """A text-to-video diffusion model as the sampler and the aligner see it."""
+    """A text-to-video diffusion model as the sampler and the aligner see it.
+
+    team: processes, of ranks that follow each other, that share the tokens of every clip and must draw the same ones;
+        1 = every process draws its own.
+    """
 
     name: str
     fps: float
     family: Literal["flow", "vp"]
     size: VideoSize
+    team: int
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; a row must not depend on the other prompts of the call."""

@@ -261,8 +261,8 @@ def generate_frames(
         num_steps, guidance, batch: what is usually chosen of a `Sampling`; `sampling`, where given, says all of it.
     """
     sampling = sampling or Sampling(num_steps=num_steps, guidance=guidance, batch=batch)
-    device = next(generator.policy_module().parameters()).device
     condition = generator.encode_prompts(list(prompts))
+    device = next(iter(condition.values())).device  # of the weights it need not be: they may come layer by layer
     frames = []
     for start in range(0, len(prompts), sampling.batch):
         rows = slice(start, start + sampling.batch)

@@ -4,6 +4,7 @@ replay, adapters that travel, and the whole house on top with nothing but the mo
 import copy
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -515,12 +516,11 @@ def test_a_hub_id_in_the_local_cache_needs_no_network(
 
 def test_parts_that_wait_in_cpu_memory_and_layers_that_come_one_by_one_change_nothing(families: Any) -> None:
     wan = families("wan")
-    noise = initial_noise(wan.generator, [1, 2])
-    expected = wan.generator.decode(clips(wan.generator, noise))
+    expected = generate_frames(wan.generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0)
     for offload in ("model", "sequential"):
         generator = load(wan.folder, offload=offload, vae_tiling=False, attention="native")
-        with torch.no_grad():
-            assert torch.equal(generator.decode(clips(generator, noise)), expected), offload
+        drawn = generate_frames(generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0)
+        assert torch.equal(drawn, expected), offload
 
 
 def test_multistep_schedulers_whole_timesteps_and_their_first_level_are_kept(families: Any, tmp_path: Path) -> None:
@@ -560,6 +560,11 @@ BAD = {
         lambda folder: rename(folder, "WanPipeline", "StableDiffusionPipeline"),
         {},
         "'StableDiffusionPipeline' is unknown.*WanPipeline",
+    ),
+    "parts of another family": (
+        lambda folder: rename(folder, "WanPipeline", "LTXPipeline"),
+        {},
+        "says it is a LTXPipeline, but its part '(transformer|vae)' is (WanTr|AutoencoderKLW).*json is of another",
     ),
     "a part alone": (lambda folder: None, {"part": "transformer"}, "holds one part \\(WanTransformer3DModel\\)"),
     "frames": (lambda folder: None, {"num_frames": 10}, "10 frames: Wan makes clips of 4k \\+ 1 frames; 9 and 13"),
@@ -611,6 +616,18 @@ def test_offline_a_hub_id_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="'Wan-AI/Wan2.1-T2V-1.3B-Diffusers' is a hub id, this machine is offline"):
         base_model.load("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+
+
+def test_where_the_hub_has_no_name_it_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*asked: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("base_model.hub.loading.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    with pytest.raises(UserError, match="this machine is offline and its cache lacks the model"):
+        base_model.load("someone/something")
 
 
 def test_a_misspelt_path_is_not_taken_for_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ class ToyGenerator:
     fps: float = 8.0
     family: str = "flow"
     size: VideoSize = VideoSize(1, 2, 2)
+    team: int = 1
     encoded: list[str] = field(default_factory=list)
     """Every prompt that was encoded, in order, so that a test can count."""
 

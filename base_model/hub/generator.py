@@ -30,7 +30,8 @@ _GIVEN = ("known", "clean")
 class HubGenerator:
     """See `base_model.protocol.Generator`.
 
-    device, dtype: of the denoiser. park: codec and text encoders wait in CPU memory between their uses.
+    device, dtype: of the denoiser. park: codec and text encoders wait in CPU memory between their uses. team: see
+        `parallel.py`.
     """
 
     model: Family
@@ -39,6 +40,7 @@ class HubGenerator:
     device: torch.device
     dtype: torch.dtype
     park: bool = False
+    team: int = 1
     fps: float = field(init=False)
     family: Literal["flow", "vp"] = field(init=False)
     _network: nn.Module = field(init=False, repr=False)

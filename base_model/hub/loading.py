@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from base_model.hub import PIPELINES
 from base_model.options import ModelOptions
@@ -51,10 +54,11 @@ def download(model: str) -> Path:
         RepositoryNotFoundError,
     )
 
+    cached = not _hub_answers()
     try:
-        folder = Path(hf_hub_download(model, INDEX)).parent
+        folder = Path(hf_hub_download(model, INDEX, local_files_only=cached)).parent
         check(folder, model)  # before gigabytes of a model that no family here runs
-        return Path(DiffusionPipeline.download(model))
+        return Path(DiffusionPipeline.download(model, local_files_only=cached))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise UserError(
             f"'{model}' is a hub id, this machine is offline and its cache lacks the model; copy the model's folder "
@@ -74,6 +78,19 @@ def download(model: str) -> Path:
         ) from error
     except HfHubHTTPError as error:
         raise UserError(f"the hub refused '{model}': {str(error).splitlines()[0]}") from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's name is known here: offline, huggingface_hub would ask six times in half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return True  # who looks names up for us
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def family_of(folder: Path, model: str) -> str:
@@ -107,9 +124,13 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     from transformers.utils import logging as transformers_logging
 
     from base_model.hub.generator import HubGenerator
+    from base_model.hub.parallel import share_tokens
 
-    kind = resolve(PIPELINES, check(folder, model), "pipeline")
-    _check_parts(folder, model)
+    if options.context_parallel < 1:
+        raise UserError(f"context_parallel is {options.context_parallel}, it must be 1 or more")
+    name = check(folder, model)
+    kind = resolve(PIPELINES, name, "pipeline")
+    _check_parts(folder, model, name)
     device, dtype = place(options.device), precision(options.dtype, place(options.device))
     disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -136,7 +157,11 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     _save_memory(family, options, device)
     own = family.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
-    generator = HubGenerator(family, model, size, device, dtype, park=options.offload != "none")
+    if options.context_parallel > 1:
+        share_tokens(family, size, options.context_parallel)
+    generator = HubGenerator(
+        family, model, size, device, dtype, park=options.offload != "none", team=options.context_parallel
+    )
     if prompts is not None:
         generator.release_text_encoders(prompts)
     return generator
@@ -223,12 +248,23 @@ def _quantization(quantize: str, dtype: torch.dtype) -> Any:
     return PipelineQuantizationConfig(quant_mapping={"transformer": config, "transformer_2": config})
 
 
-def _check_parts(folder: Path, model: str) -> None:
-    """Raises: UserError if a part that model_index.json names has no folder."""
+def _check_parts(folder: Path, model: str, pipeline: str) -> None:
+    """Raises: UserError if a part that model_index.json names has no folder, or is of another family."""
+    import diffusers
+
+    types = getattr(diffusers, pipeline)._get_signature_types()
     for name, entry in _read_json(folder / INDEX).items():
         named = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
-        if named and not (folder / name).is_dir():
+        if not named:
+            continue
+        if not (folder / name).is_dir():
             raise UserError(f"the model at '{model}' lacks its part '{name}' ({entry[1]}); copy or download it again")
+        meant = [kind.__name__ for kind in types.get(name, ())]
+        if name in ("transformer", "vae") and entry[1] not in meant:
+            raise UserError(
+                f"the model at '{model}' says it is a {pipeline}, but its part '{name}' is {entry[1]}, not "
+                f"{' or '.join(meant)}; its {INDEX} is of another model"
+            )
 
 
 def _variant(folder: Path) -> str | None:

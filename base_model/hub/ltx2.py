@@ -44,9 +44,7 @@ class LTX2:
     @property
     def grid(self) -> Grid:
         pipe = self.pipeline
-        rate = pipe.audio_sampling_rate / pipe.audio_hop_length / pipe.audio_vae_temporal_compression_ratio
-        sound = Sound(rate, self._config.audio_in_channels, self.fps, self.channels)
-        return Grid(pipe.vae_temporal_compression_ratio, pipe.vae_spatial_compression_ratio, 1, sound=sound)
+        return Grid(pipe.vae_temporal_compression_ratio, pipe.vae_spatial_compression_ratio, 1, sound=self._sound)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -110,9 +108,9 @@ class LTX2:
 
     @property
     def _sound(self) -> Sound:
-        sound = self.grid.sound
-        assert sound is not None
-        return sound
+        pipe = self.pipeline
+        rate = pipe.audio_sampling_rate / pipe.audio_hop_length / pipe.audio_vae_temporal_compression_ratio
+        return Sound(rate, self._config.audio_in_channels, self.fps, self.channels)
 
     def _num_frames(self, latent_frames: int) -> int:
         return (latent_frames - 1) * self.grid.time + 1

@@ -1,0 +1,59 @@
+"""Context parallelism: two processes (gloo) that share the tokens of every clip make the update that one makes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import token_team
+import torch
+from tiny_pipelines import CASES, seeded
+
+from base_model.hub.ltx import LTX
+from base_model.hub.parallel import check
+from base_model.hub.wan import Wan
+from base_model.protocol import VideoSize
+from core.errors import UserError
+from core.run import read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_a_team_of_two_makes_the_update_of_one(tmp_path: Path) -> None:
+    model, two, one = (str(tmp_path / name) for name in ("model", "two", "one"))
+    seeded(CASES["wan"].build).save_pretrained(model)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "align/launch/two_cpus.yaml"), str(ROOT / "tests/token_team.py")]
+    subprocess.run(
+        [*command, model, two, "2"],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
+    token_team.main(model, one, "1")
+    rows = [[row for row in read_metrics(Path(name)) if row["step"]] for name in (one, two)]
+    for name in ("samples", "reward/total", "reward/std", "align/grad_norm", "align/lora_norm"):
+        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-3), name
+    weights = [torch.load(Path(name) / "checkpoints/step-000002/state.pt")["weights"] for name in (one, two)]
+    assert max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "size", "team", "processes", "told"),
+    [
+        (LTX, "ltx", VideoSize(9, 32, 32), 2, 2, "LTX-Video does not run so, Wan alone does"),
+        (Wan, "wan", VideoSize(9, 16, 32), 2, 1, "1 process does not divide into such teams; start 2 or a multiple"),
+        (Wan, "wan", VideoSize(9, 16, 16), 2, 2, "the 3 tokens of a clip do not divide by 2"),
+        (Wan, "wan", VideoSize(9, 16, 48), 3, 3, "the 2 attention heads do not divide by 3"),
+    ],
+)
+def test_what_cannot_be_shared_is_one_line(
+    kind: type, name: str, size: VideoSize, team: int, processes: int, told: str
+) -> None:
+    family = kind(seeded(CASES[name].build))
+    with pytest.raises(UserError, match=told):
+        check(family.networks["transformer"], family, size, team, processes)

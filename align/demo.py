@@ -73,7 +73,7 @@ class Plan:
     clips_per_prompt: int = 4
     denoising_steps: int = 10
     batch: int = 32
-    align_steps: int = 36
+    align_steps: int = 30
     learning_rate: float = 1e-3
     levels: int = 4
     eval_prompts: int = 144
@@ -156,6 +156,7 @@ def improve(out: Path, seed: int, plan: Plan, say: _Clock) -> tuple[Generator, s
         learning_rate=plan.learning_rate,
         lora_targets=ADAPTED,
         updates=2,
+        ema_decay=0.8,
         mix="sum",
         precision="bf16" if fast_dtype() == torch.bfloat16 else "no",
         overlap="on",  # the second core decodes and judges: 11.4 s a step instead of 12.9, the same bits
@@ -253,7 +254,11 @@ def look_once(clip: SandboxClip) -> None:
 
 
 def mixture(preference: PreferenceModel, clip: SandboxClip, items: Sequence[VideoItem]) -> Mixture:
-    """Preference model and CLIP score, each brought to unit spread over clips of the base model, weighted 1 to .3."""
+    """Preference model and CLIP score, each brought to unit spread over clips of the base model, weighted 1 to .1.
+
+    Of base and aligned clip the preference model named the better in .79 of the cases, the mixture in .78, with .3 of
+    CLIP in .76: to CLIP all clips look alike once the colours are right.
+    """
     import torch
 
     from reward.clip_score import ClipScore
@@ -269,7 +274,7 @@ def mixture(preference: PreferenceModel, clip: SandboxClip, items: Sequence[Vide
             for name, one in rewards.items():
                 totals[name].append(one(frames, [item.prompt for item in part]).total)
     spread = {name: (float(torch.cat(t).mean()), float(torch.cat(t).std())) for name, t in totals.items()}
-    return Mixture({"preference": 1.0, "clip": 0.3}, rewards, spread)
+    return Mixture({"preference": 1.0, "clip": 0.1}, rewards, spread)
 
 
 def picture(out: Path, pairs: int = 8) -> None:

@@ -56,7 +56,10 @@ function createDoor(root) {
   );
   form.addEventListener("keydown", (event) => event.stopPropagation());  // what is typed is no shortcut
   let data = {};
-  const go = async (who) => { notice.textContent = await enter(data.route, who); };
+  const go = async (who) => {
+    notice.textContent = await enter(data.route, who);
+    if (notice.textContent && !root.contains(notice)) root.append(notice);  // an invitation that failed on another page
+  };
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     go({ annotator: name.value, token: token.value });

@@ -8,6 +8,7 @@ const NAMES = { left: "left", right: "right", tie: "tie", both_bad: "both bad", 
 const ANSWER_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", b: "both_bad", x: "both_bad" };
 const PATIENCE_MILLISECONDS = 20000;
 const RESEND_MILLISECONDS = 2000;
+const LONG_PROMPT = 160;  // characters; two lines of a heading
 
 function createScreen(root) {
   const screen = make("div", "label");
@@ -292,6 +293,9 @@ function createScreen(root) {
       shownAt = performance.now();
       hiddenAt = document.hidden ? shownAt : null;
       prompt.textContent = next ? next.prompt || "(no prompt)" : "";
+      prompt.classList.toggle("long", prompt.textContent.length > LONG_PROMPT);
+      prompt.tabIndex = prompt.scrollHeight > prompt.clientHeight ? 0 : -1;  // the keyboard must reach its end, too
+      prompt.scrollTop = 0;
       player.show(next ? [next.left, next.right] : [], take);
     }
     if (!next) drawDone(isWaiting);

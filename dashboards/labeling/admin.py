@@ -139,6 +139,9 @@ def people(store: Store) -> None:
         st.dataframe(rows, hide_index=True, width="stretch")
     else:
         st.info("Nobody has labeled in this project yet.")
+    waiting = sorted(set(roles) - {one.annotator for one in found})
+    if waiting:
+        st.caption(plain(f"Known, without a label in this project: {', '.join(waiting)}."))
 
 
 def log(store: Store) -> None:

@@ -268,6 +268,9 @@ def serve(argv: list[str]) -> None:
 
 def expander(argv: list[str]) -> None:
     """teach a language model to expand prompts"""
+    import datasets
+    from transformers.utils import logging
+
     import base_model
     import reward as room
     from core import prompts
@@ -275,6 +278,8 @@ def expander(argv: list[str]) -> None:
     from reward import prompt_expansion
 
     options = parse(TrainExpander, argv, "soralign reward expander")
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
     asked = list(dict.fromkeys(prompts.read(options.prompts)))
     if options.captions is None:
         pairs = prompt_expansion.sandbox_captions(options.num_captions, options.seed)

@@ -19,6 +19,7 @@ import torch
 from core import stats
 from core.errors import UserError
 from core.files import append_line, read_lines
+from core.progress import track
 from core.randomness import numpy_generator, seed_for
 from reward.frame_reward import pretrained
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ARROW = " =>"  # between a short prompt and its expansion
 MAX_TOKENS = 48
+BATCH = 16  # videos made and judged at once; what is killed loses no more of them
 NUM_JUDGED = 4  # videos per held-out prompt, each of its own expansion and noise
 
 
@@ -91,11 +93,11 @@ class VideoScore:
         """Scores of videos of `expanded`, judged by `short`; higher is better, None where it cannot be judged."""
         wanted = list(zip(short, expanded, seeds, strict=True))
         new = list(dict.fromkeys(key for key in wanted if key not in self.known))
-        if new:
-            frames = self.generate([text for _, text, _ in new], [seed for _, _, seed in new])
-            totals = self.reward(frames, [text for text, _, _ in new]).total.tolist()
-            sign = 1.0 if self.reward.higher_is_better else -1.0
-            for key, total in zip(new, totals, strict=True):
+        sign = 1.0 if self.reward.higher_is_better else -1.0
+        for batch in track([new[start : start + BATCH] for start in range(0, len(new), BATCH)], "making videos"):
+            frames = self.generate([text for _, text, _ in batch], [seed for _, _, seed in batch])
+            totals = self.reward(frames, [text for text, _, _ in batch]).total.tolist()
+            for key, total in zip(batch, totals, strict=True):
                 self.known[key] = None if total != total else sign * total
                 if self.cache is not None:
                     row = {"short": key[0], "expanded": key[1], "seed": key[2], "score": self.known[key]}

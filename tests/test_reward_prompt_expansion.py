@@ -8,6 +8,7 @@ import torch
 
 from core.errors import UserError
 from reward.prompt_expansion import (
+    BATCH,
     Expander,
     ExpanderConfig,
     VideoScore,
@@ -97,6 +98,21 @@ def test_scores_are_kept_between_runs_and_a_missing_one_is_none(tmp_path: Path) 
     assert again(*asked) == first(*asked) and len(painter.made) == 2
     blind = VideoScore(lambda prompts, seeds: torch.full((1, 1, 3, 2, 2), float("nan")), brightness())
     assert blind(["x"], ["y"], [0]) == [None]
+
+
+def test_what_was_scored_before_a_crash_is_kept(tmp_path: Path) -> None:
+    class Tired(Painter):
+        def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+            if self.made:
+                raise KeyboardInterrupt
+            return super().__call__(prompts, seeds)
+
+    asked = (["a ball"] * 20, ["a large ball"] * 20, range(20))
+    with pytest.raises(KeyboardInterrupt):
+        VideoScore(Tired(), brightness(), tmp_path / "scores.jsonl")(*asked)
+    painter = Painter()
+    VideoScore(painter, brightness(), tmp_path / "scores.jsonl")(*asked)
+    assert [seed for _, seed in painter.made] == list(range(BATCH, 20))
 
 
 def test_expansions_that_score_alike_cannot_teach(copied: str) -> None:

@@ -256,7 +256,7 @@ def look_once(clip: SandboxClip) -> None:
 def mixture(preference: PreferenceModel, clip: SandboxClip, items: Sequence[VideoItem]) -> Mixture:
     """Preference model and CLIP score, each brought to unit spread over clips of the base model, weighted 1 to .1.
 
-    Of base and aligned clip the preference model named the better in .79 of the cases, the mixture in .78, with .3 of
+    Of base and aligned clip the preference model named the better in .79 of the cases, the mixture in .77, with .3 of
     CLIP in .76: to CLIP all clips look alike once the colours are right.
     """
     import torch

@@ -259,7 +259,7 @@ def _check_parts(folder: Path, model: str, pipeline: str) -> None:
             continue
         if not (folder / name).is_dir():
             raise UserError(f"the model at '{model}' lacks its part '{name}' ({entry[1]}); copy or download it again")
-        meant = [kind.__name__ for kind in types.get(name, ())]
+        meant = [kind.__name__ for kind in types.get(name, ()) if kind is not type(None)]
         if name in ("transformer", "vae") and entry[1] not in meant:
             raise UserError(
                 f"the model at '{model}' says it is a {pipeline}, but its part '{name}' is {entry[1]}, not "

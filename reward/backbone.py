@@ -1,8 +1,8 @@
 """What a preference model sees a video with: frozen, and named in the checkpoint by where it came from and its hash.
 
-Three kinds. "sandbox": the shipped CLIP and hue moments (`features.py`). "transformers": any vision or video model of
-that library, frames or tubes of frames in, its tokens pooled so that order and motion stay visible. "latent": the
-generator's own transformer, which needs no decoded frames and reads videos at any noise level.
+Three kinds. "sandbox": the shipped CLIP, hue moments and the motion tower (`features.py`). "transformers": any vision
+or video model of that library, frames or tubes of frames in, its tokens pooled so that order and motion stay visible.
+"latent": the generator's own transformer, which needs no decoded frames and reads videos at any noise level.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from base_model.text import SandboxClip, load_clip
 from core.errors import UserError
 from core.randomness import torch_generator
+from reward import motion_tower
 from reward.features import features, questions
 from reward.frame_reward import pretrained
 from reward.protocol import evenly_spaced, weights_sha256
@@ -48,20 +49,21 @@ class Backbone(Protocol):
 
 
 class SandboxBackbone:
-    """The shipped CLIP towers, hue moments and what ties them."""
+    """The shipped CLIP towers, hue moments and what ties them, and the motion tower."""
 
     kind, weights, differentiable = "sandbox", "shipped", True
 
     def __init__(self, clip: SandboxClip | None = None) -> None:
-        self.clip = clip or load_clip()
-        self.sha256 = weights_sha256(self.clip)
+        self.clip, self.tower = clip or load_clip(), motion_tower.load()
+        self.sha256 = weights_sha256(nn.ModuleList([self.clip, self.tower]))
         self.questions = questions(self.clip)
 
     def features(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
-        return features(self.clip, self.questions, frames, prompts)
+        return features(self.clip, self.questions, self.tower, frames, prompts)
 
     def to(self, device: torch.device) -> None:
         self.clip.to(device)
+        self.tower.to(device)
         self.questions = questions(self.clip)
 
 

@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.files import atomic_write
 from core.preferences import existing
 from core.progress import track
+from reward.motion_lessons import Lessons, teach
 from reward.prompt_expansion import ExpanderConfig
 from reward.train import TrainConfig
 from reward.vlm import VlmConfig
@@ -41,6 +42,7 @@ def reward(argv: list[str]) -> None:
             "serve": serve,
             "expander": expander,
             "expand": expand,
+            "motion-tower": motion_tower,
         },
         "soralign reward",
     )
@@ -319,6 +321,15 @@ def expand(argv: list[str]) -> None:
     told = [model.expand(prompt, options.seed) for prompt in track(asked, "expanding")]
     atomic_write(options.out, "".join(f"{text}\n" for text in told))
     print(f"{len(told)} prompts expanded: {options.out}")
+
+
+def motion_tower(argv: list[str]) -> None:
+    """teach the sandbox's motion tower anew"""
+    lessons = parse(Lessons, argv, "soralign reward motion-tower")
+    path = Path(lessons.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    teach(lessons).save(path)
+    print(path)
 
 
 def _told(finding: Finding) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import reward
 from core.errors import UserError
 from reward import preference_model
 from reward.backbone import SandboxBackbone
-from reward.features import OPPOSITES, features, questions
+from reward.features import OPPOSITES, questions
 from reward.moments import FEATURES, NUM_HUES, hue_colours, moments
 from reward.preference_model import Head, PreferenceModel
 
@@ -180,10 +180,9 @@ def test_there_is_one_answer_of_unit_length_per_hue_and_per_pair_of_opposites() 
 
 
 def test_features_tell_motion_from_rest_and_forwards_from_backwards() -> None:
-    clip = tiny_clip()
-    asked, frames = questions(clip), _frames()
+    eyes, frames = SandboxBackbone(tiny_clip()), _frames()
     still = frames[:, :1].expand_as(frames)
-    plain, back, rest = (features(clip, asked, video, PROMPTS) for video in (frames, frames.flip(1), still))
+    plain, back, rest = (eyes.features(video, PROMPTS) for video in (frames, frames.flip(1), still))
     assert ((plain - back).abs().amax(1) > 0.1).all() and ((plain - rest).abs().amax(1) > 0.1).all()
 
 

@@ -45,7 +45,8 @@ def _precision(dtype: str, auto: torch.dtype) -> torch.dtype:
 class NativeGenerator:
     """See `base_model.protocol.Generator`.
 
-    `shift` bends the schedule towards high noise, where layout and motion are decided.
+    `shift` bends the schedule towards high noise, where layout and motion are decided. `longest`: frames of the longest
+    clips in training; the shipped transformer saw 17 and 33.
     """
 
     vae: CausalVideoVAE
@@ -56,6 +57,7 @@ class NativeGenerator:
     fps: float = FPS
     family: Literal["flow", "vp"] = "flow"
     size: VideoSize = VideoSize(NUM_FRAMES, HEIGHT, WIDTH)
+    longest: int = 2 * NUM_FRAMES - 1
     team: int = 1
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -184,4 +186,4 @@ def nano(dtype: str = "auto") -> NativeGenerator:
         part.eval().requires_grad_(False)
     for part in (vae, transformer):
         nn.Module.to(part, precision)  # diffusers' own `to` warns of parts to be kept in fp32, even if there are none
-    return NativeGenerator(vae, transformer, clip, name="nano", size=VideoSize(5, 32, 32))
+    return NativeGenerator(vae, transformer, clip, name="nano", size=VideoSize(5, 32, 32), longest=5)

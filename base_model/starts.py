@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from base_model.given import given, grid, known_cells
 from base_model.protocol import Condition, Generator
-from base_model.tasks import last_second
+from base_model.tasks import beginning_of
 from core import video
 from core.errors import UserError
 from core.prompts import Prompt
@@ -54,7 +54,7 @@ class Starts:
 
     def last(self, clip: Tensor) -> Tensor:
         """The frames of `clip` [1, time, ...] that the model sees."""
-        return last_second(clip, self.generator.size.num_frames, grid(self.generator, True)[0])
+        return beginning_of(self.generator.size.num_frames, clip, grid(self.generator, True)[0])
 
     def frames(self, prompt: str) -> Tensor:
         """What the prompt's clips begin with, [1, 4k + 1, 3, height, width], scaled and cut to the generator's size."""

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from base_model.given import Request, complete, grid
+from base_model.native import NativeGenerator
 from base_model.protocol import Generator, VideoSize
 from base_model.sampler import generate_frames
 from core.errors import UserError
 from core.randomness import seed_for
-
-CONTEXT = 9  # frames of the end of a clip that its continuation sees, about a second
 
 
 def random_mask(shape: tuple[int, int, int], patch: int, rng: torch.Generator) -> Tensor:
@@ -51,18 +50,15 @@ def random_mask(shape: tuple[int, int, int], patch: int, rng: torch.Generator) -
     return known
 
 
-def roll(
-    request: Request, start: Tensor | None = None, *, window: int | None = None, size: VideoSize | None = None
-) -> Iterator[Tensor]:
-    """New frames, chunk after chunk, for ever: each window sees the last second of what is there and goes on from it.
+def roll(request: Request, start: Tensor | None = None, *, size: VideoSize | None = None) -> Iterator[Tensor]:
+    """New frames, chunk after chunk, for ever: each window begins with the last frames of what is there.
 
-    Only one window is held, so memory does not grow with the length.
+    Only one window is held, so memory does not grow with the length. Windows are as long as the model's training allows
+    and half given: what is torn in a short one has no whole object left to go on from.
 
     Args:
         start: frames to go on from; without them the first chunk is drawn from the prompts, in `size`.
-        window: frames the model sees at once, 4k+1; its own number by default.
     """
-    window = window or request.generator.size.num_frames
     group = grid(request.generator, True)[0]
     part = request
     if start is None:
@@ -73,7 +69,8 @@ def roll(
         part = _reseeded(request, "window", 0)
     start, number = request.each(start), 0
     while True:
-        context = last_second(start, window, group)
+        window = window_after(start.shape[1], request.generator)
+        context = beginning_of(window, start, group)
         seen = context.shape[1]
         frames, known = _blank(context, window)
         frames[:, :seen], known[:seen] = context, True
@@ -83,9 +80,16 @@ def roll(
         part = _reseeded(request, "window", number)
 
 
-def last_second(clip: Tensor, window: int, group: int) -> Tensor:
-    """The last frames of `clip` that a window of so many frames can begin with, at most `CONTEXT`."""
-    return clip[:, -_beginning(min(clip.shape[1], CONTEXT, window - group), group) :]
+def window_after(num_frames: int, generator: Generator) -> int:
+    """Frames of the window in which a clip of `num_frames` goes on: twice as many, as far as the model was trained."""
+    own, group = generator.size.num_frames, grid(generator, True)[0]
+    longest = generator.longest if isinstance(generator, NativeGenerator) else own
+    return max(own, _beginning(min(longest, 2 * num_frames - 1), group))
+
+
+def beginning_of(window: int, clip: Tensor, group: int) -> Tensor:
+    """The last frames of `clip` with which a window of so many frames begins: about half of it."""
+    return clip[:, -_beginning(min(clip.shape[1], window // 2 + 1), group) :]
 
 
 def extend(request: Request, clip: Tensor, num_new: int) -> Tensor:

@@ -9,7 +9,8 @@ backward   eight frames given, nine made before them: the same
 bridge     five frames and four frames given, eight between: the same
 loop       is the step from the last frame to the first like any other step?
 edit       a clip of one colour, asked for another: colour reached and path kept, by strength
-drift      60 seconds by rolling extension: colour, shape, size and ground, by ten seconds; memory
+drift      60 seconds by rolling extension, by ten seconds: frames in which the object is seen in its colour; colour,
+           shape, size and ground of the last two seconds; memory
 unseen     text alone: colour and shape of pairs that training never showed, against pairs it did
 bits       upper bound on the bits per latent number of true clips, with their prompt, another, and none
 """
@@ -189,8 +190,9 @@ def drift(generator: Generator, count: int, sampling: Sampling, seconds: int = 6
     for after in range(10, seconds + 1, 10):
         frames = torch.cat(list(tasks.first_frames(chunks, block)), 1)
         right: dict[str, list[bool]] = {"colour": [], "shape": []}
-        ratio, ground = [], []
+        ratio, ground, shown = [], [], []
         for index, (clip, one) in enumerate(zip(frames, clips, strict=True)):
+            shown.append(float(np.isfinite(path_of(clip, one.spec.objects[0].colour)).all(1).mean()))
             seen = reader.read(clip[-17:].numpy())
             matched = reader.match(seen, one.spec)
             for key in right:
@@ -200,6 +202,7 @@ def drift(generator: Generator, count: int, sampling: Sampling, seconds: int = 6
             ratio.append(size / first)
             ground.append(seen.residual)
         name = f"{after} s"
+        found[f"{name}: frames that show the object"] = mean_interval(shown)
         for key in right:
             found[f"{name}: {key} right"] = share(right[key])
         found[f"{name}: area over the true area"] = mean_interval(ratio)

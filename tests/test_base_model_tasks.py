@@ -256,6 +256,18 @@ def test_rolling_extension_holds_one_window_however_long(generator: NativeGenera
     assert sized.shape == (2, 9, 3, 16, 32)
 
 
+def test_rolling_looks_through_the_longest_window_of_training(generator: NativeGenerator) -> None:
+    """Twice what is there, half of it given: five frames of five with windows of nine, the last alone with five."""
+    clip, begun = _clip(5), _clip(5)
+    begun[:, 1] = 0.0
+    for longest, is_seen in ((9, True), (5, False)):
+        request = Request(replace(generator, longest=longest), PROMPTS[:1], [1], Sampling(num_steps=1))
+        made = [next(tasks.roll(request, one)) for one in (clip, begun)]
+        assert made[0].shape[1] == 4 and torch.equal(*made) != is_seen
+    long = replace(generator, longest=33)
+    assert [tasks.window_after(count, long) for count in (1, 4, 5, 9, 12, 17, 18, 40)] == [5, 5, 9, 17, 21, 33, 33, 33]
+
+
 def test_rolling_from_a_clip_is_extension(request_: Request) -> None:
     clip = _clip(5)
     rolled = torch.cat(list(tasks.first_frames(tasks.roll(request_, clip), 8)), 1)

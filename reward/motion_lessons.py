@@ -24,7 +24,7 @@ BATCH = 64  # clips rendered at once
 ACROSS = FEATURES.index("x")
 MIRRORED = {"left": "right", "right": "left"}
 SHAKE = 0.0015  # of a frame's side: a codec's noise in a centroid, which is no fault
-STRENGTH = 3.0  # of the last two answers beside the words
+STRENGTH = 6.0  # of the last two answers beside the words
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def render(lessons: Lessons) -> Pool:
         whole += [clip.corruption in (None, "caption") for clip in clips]
     words = tuple(sorted({word for text in captions for word in text}))
     mirrored = [[MIRRORED.get(word, word) for word in text] for text in captions]
-    said = [torch.tensor([[float(word in text) for word in words] for text in each]) for each in (captions, mirrored)]
+    said, other = (torch.tensor([[float(w in text) for w in words] for text in each]) for each in (captions, mirrored))
     now, mass, grey = (torch.cat(part) for part in found)
-    return Pool(now, mass, grey, *said, torch.tensor(whole).float(), words)
+    return Pool(now, mass, grey, said, other, torch.tensor(whole).float(), words)
 
 
 def loss(tower: MotionTower, pool: Pool, rows: Tensor, rng: torch.Generator) -> Tensor:
@@ -107,20 +107,15 @@ def loss(tower: MotionTower, pool: Pool, rows: Tensor, rng: torch.Generator) -> 
     grey = pool.grey[rows]
     grey = torch.where(turned[:, None], grey.unflatten(1, (GRID, GRID)).flip(2).flatten(1), grey)
     now, mass, lawful = bent(now, pool.mass[rows], rng)
-    now = torch.cat([now[..., :1], _shaken(now[..., PLACE], rng), now[..., 3:]], -1)
+    place = now[..., PLACE]
+    now = torch.cat([now[..., :1], place + SHAKE * torch.randn(place.shape, generator=rng), now[..., 3:]], -1)
     mass = mass * (1 + 0.03 * torch.randn(mass.shape, generator=rng))
     answers = tower(now, mass, grey)
     said = torch.where(turned[:, None], pool.mirrored[rows], pool.said[rows])
     whole = pool.whole[rows]
     words = F.binary_cross_entropy_with_logits(answers[:, :-2], said, reduction="none").sum(1)
-    rest = torch.stack([whole, lawful], 1)
-    return (words * lawful * (0.3 + 0.7 * whole)).mean() + 2 * STRENGTH * F.binary_cross_entropy_with_logits(
-        answers[:, -2:], rest
-    )
-
-
-def _shaken(place: Tensor, rng: torch.Generator) -> Tensor:
-    return place + SHAKE * torch.randn(place.shape, generator=rng)
+    faults = F.binary_cross_entropy_with_logits(answers[:, -2:], torch.stack([whole, lawful], 1))
+    return (words * lawful * (0.3 + 0.7 * whole)).mean() + STRENGTH * faults
 
 
 def bent(now: Tensor, mass: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,11 +124,12 @@ def bent(now: Tensor, mass: Tensor, rng: torch.Generator) -> tuple[Tensor, Tenso
     Returns: now, mass, and how lawful each course still is, [batch] in (0, 1]: a half where something is a pixel away
         from where it was, or a quarter fuller or fainter in its logarithm.
     """
-    kind = 9 * torch.rand(len(now), 1, generator=rng)
-    clock = torch.where(kind < 2, _clock(*mass.shape[:2], rng), torch.arange(mass.shape[1]).float())
+    batch, time = mass.shape[:2]
+    kind = 9 * torch.rand(batch, 1, generator=rng)
+    clock = torch.where(kind < 2, _clock(batch, time, rng), torch.arange(time).float())
     new, heavy = _at(now, clock), _at(mass, clock)
-    push = _push(*mass.shape[:2], rng) / HEIGHT * ((kind >= 2) & (kind < 4)).unsqueeze(-1)
-    fade = (-_even(len(now), 0, 1.5, rng) * _wave(*mass.shape[:2], rng).abs() * ((kind >= 4) & (kind < 6))).exp()
+    push = _push(batch, time, rng) / HEIGHT * ((kind >= 2) & (kind < 4)).unsqueeze(-1)
+    fade = (-_even(batch, 0, 1.5, rng) * _wave(batch, time, rng).abs() * ((kind >= 4) & (kind < 6))).exp()
     heavy = heavy * fade.unsqueeze(-1)
     size = fade.sqrt()[..., None, None]  # a thing of half the mass is smaller by the root of it
     new = torch.cat([new[..., :1] * size, new[..., 1:3] + push.unsqueeze(2), new[..., 3:5] * size, new[..., 5:]], -1)

@@ -29,7 +29,7 @@ from core import video
 from core.preferences import Store
 from core.run import Run
 from eval import METRICS
-from eval.run import _tracks
+from eval.bench import tracks_line
 
 PER_VIDEO = [
     name for name in METRICS if not name.startswith(("fvd", "mmd", "frame", "precision", "recall", "physics_iq"))
@@ -56,7 +56,7 @@ def write_runs(folder: Path, num_videos: int, num_runs: int) -> None:
     tracks = []
     for index, clip in enumerate(clips):
         video.write(folder / ".clips" / f"{index}.mp4", clip.frames, 8.0)
-        tracks.append(_tracks(reader.read(clip.frames)))
+        tracks.append(tracks_line(reader.read(clip.frames)))
     rng = np.random.default_rng(0)
     for number in range(num_runs):
         run = folder / f"run-{number:02d}"

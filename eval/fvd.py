@@ -16,8 +16,9 @@ import functools
 import numpy as np
 
 from core.randomness import numpy_generator
-from eval.features import CLIP, DCT, EIGHT_FRAMES, PREPROCESSING, standardised
-from eval.protocol import Array, Metric, Pool
+from eval import set_metric as kinds
+from eval.protocol import Array, Metric
+from eval.set_metric import Vectors, set_metric
 
 NUM_SIZES = 8  # subset sizes of the extrapolation
 DRAWS = 4  # subsets of each size
@@ -76,80 +77,28 @@ def infinity(vectors: Array, reference: Array) -> float:
     return float(np.polyfit(inverse, values, 1)[1])
 
 
-_BIASED = "biased by c/n: equal n only; "
+def _frechet(name: str, kind: Vectors, ddof: int = 1) -> Metric:
+    apart = functools.partial(distance, ddof=ddof)
+    return set_metric(name, apart, kind, "biased by c/n: equal n only", details=f"ddof {ddof}")
 
 
-def _metric(name: str, backbone: str, pool: Pool, blind_spots: str, preprocessing: str, ddof: int = 1) -> Metric:
-    return Metric(
-        name=name,
-        version="1",
-        unit="squared feature units",
-        range=(0.0, float("inf")),
-        higher_is_better=False,
-        needs=("frames", "reference"),
-        blind_spots=_BIASED + blind_spots,
-        per_set=functools.partial(distance, ddof=ddof),
-        pool=pool,
-        backbone=backbone,
-        preprocessing=f"{preprocessing}; ddof {ddof}",
-    )
-
-
-_CONTENT = "sees content more than motion"
-_I3D = "first 16 frames, I3D logits"
-I3D = _metric("fvd[i3d,16f,224,bilinear]", "i3d", CLIP, _CONTENT, f"{_I3D}, stretched to 224x224, no antialias")
-I3D_STYLEGAN_V = _metric(
-    "fvd[i3d,16f,stylegan-v]",
-    "i3d,own",
-    CLIP,
-    _CONTENT,
-    f"{_I3D}, resized by the detector, else stretched to 224x224, no antialias",
-    ddof=0,
-)
-I3D_VIDEOGPT = _metric(
-    "fvd[i3d,16f,videogpt]", "i3d,centre", CLIP, _CONTENT, f"{_I3D}, short side to 224, centre, no antialias"
-)
-VIDEOMAE = _metric(
-    "fvd[videomae,16f,224,bilinear]",
-    "videomae",
-    CLIP,
-    "sees what VideoMAE sees, motion more than content",
-    "first 16 frames, mean of VideoMAE's last tokens, stretched to 224x224, no antialias",
-)
-SANDBOX = Metric(
-    name="fvd[sandbox,dct]",
-    version="1",
-    unit="squared standard deviations of the reference",
-    range=(0.0, float("inf")),
-    higher_is_better=False,
-    needs=("frames", "reference"),
-    blind_spots="biased by c/n: equal n only; sees what the sandbox CLIP sees, content more than motion",
-    per_set=standardised(distance),
-    pool=DCT,
-    backbone="sandbox",
-    preprocessing=PREPROCESSING + "; ddof 1",
-)
-_FRAMES = "frames are compared one by one: order and motion are invisible"
-FRAMES_SANDBOX = _metric("frame_frechet[sandbox,8f]", "sandbox", EIGHT_FRAMES, _FRAMES, "8 frames a video")
-FRAMES_CLIP = _metric("frame_frechet[open_clip,8f]", "open_clip", EIGHT_FRAMES, _FRAMES, "8 frames a video")
-FRAMES_MOBILENET = _metric("frame_frechet[mobilenet_v2,8f]", "mobilenet_v2", EIGHT_FRAMES, _FRAMES, "8 frames a video")
-
-
-def _infinity(name: str, backbone: str, pool: Pool, preprocessing: str) -> Metric:
-    return Metric(
-        name=name,
-        version="1",
-        unit="squared feature units",
+def _infinity(kind: Vectors) -> Metric:
+    return set_metric(
+        "fvd_infinity",
+        infinity,
+        kind,
+        "needs twice as many videos as dimensions a side; noisier than the distance itself",
         range=(float("-inf"), float("inf")),
-        higher_is_better=False,
-        needs=("frames", "reference"),
-        blind_spots="needs twice as many videos as dimensions a side; noisier than the distance itself",
-        per_set=standardised(infinity) if backbone == "sandbox" else infinity,
-        pool=pool,
-        backbone=backbone,
-        preprocessing=f"{preprocessing}; ddof 1; line over 1/n of {NUM_SIZES} subset sizes x {DRAWS} draws",
+        details=f"ddof 1; line over 1/n of {NUM_SIZES} subset sizes x {DRAWS} draws",
     )
 
 
-I3D_INFINITY = _infinity("fvd_infinity[i3d,16f,224,bilinear]", "i3d", CLIP, f"{_I3D}, stretched, no antialias")
-SANDBOX_INFINITY = _infinity("fvd_infinity[sandbox,dct]", "sandbox", DCT, PREPROCESSING)
+SANDBOX = _frechet("fvd", kinds.SANDBOX)
+I3D = _frechet("fvd", kinds.I3D)
+I3D_STYLEGAN_V = _frechet("fvd", kinds.I3D_STYLEGAN_V, ddof=0)
+I3D_VIDEOGPT = _frechet("fvd", kinds.I3D_VIDEOGPT)
+VIDEOMAE = _frechet("fvd", kinds.VIDEOMAE)
+SANDBOX_INFINITY, I3D_INFINITY = _infinity(kinds.SANDBOX), _infinity(kinds.I3D)
+FRAMES_SANDBOX = _frechet("frame_frechet", kinds.FRAMES["sandbox"])
+FRAMES_CLIP = _frechet("frame_frechet", kinds.FRAMES["open_clip"])
+FRAMES_MOBILENET = _frechet("frame_frechet", kinds.FRAMES["mobilenet_v2"])

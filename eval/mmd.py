@@ -6,8 +6,9 @@ negative for that reason; clipping it would bring the bias back. On I3D features
 
 import numpy as np
 
-from eval.features import CLIP, DCT, PREPROCESSING, standardised
-from eval.protocol import Array, Metric, Pool
+from eval import set_metric as kinds
+from eval.protocol import Array, Metric
+from eval.set_metric import Vectors, set_metric
 
 
 def polynomial(a: Array, b: Array) -> Array:
@@ -32,34 +33,15 @@ def distance(vectors: Array, reference: Array) -> float:
     return within - 2 * float(polynomial(vectors, reference).mean())
 
 
-def _metric(name: str, backbone: str, pool: Pool, blind_spots: str, preprocessing: str) -> Metric:
-    return Metric(
-        name=name,
-        version="1",
+def _metric(kind: Vectors) -> Metric:
+    return set_metric(
+        "mmd",
+        distance,
+        kind,
+        "third moments at most",
         unit="squared kernel distance",
         range=(float("-inf"), float("inf")),
-        higher_is_better=False,
-        needs=("frames", "reference"),
-        blind_spots=f"{blind_spots}; third moments at most",
-        per_set=standardised(distance) if backbone == "sandbox" else distance,
-        pool=pool,
-        backbone=backbone,
-        preprocessing=preprocessing,
     )
 
 
-SANDBOX = _metric("mmd[sandbox,dct]", "sandbox", DCT, "sees what the sandbox CLIP sees", PREPROCESSING)
-I3D = _metric(
-    "mmd[i3d,16f,224,bilinear]",
-    "i3d",
-    CLIP,
-    "sees content more than motion",
-    "first 16 frames, I3D logits, stretched to 224x224, no antialias",
-)
-VIDEOMAE = _metric(
-    "mmd[videomae,16f,224,bilinear]",
-    "videomae",
-    CLIP,
-    "sees what VideoMAE sees",
-    "first 16 frames, mean of VideoMAE's last tokens, stretched to 224x224, no antialias",
-)
+SANDBOX, I3D, VIDEOMAE = (_metric(one) for one in (kinds.SANDBOX, kinds.I3D, kinds.VIDEOMAE))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.features import CLIP, DCT, PREPROCESSING, standardised
-from eval.protocol import Array, Distance, Metric, Pool
+from eval.protocol import Array, Distance, Metric
+from eval.set_metric import I3D, SANDBOX, set_metric
 
 K = 5
 SAME = 0.02
@@ -67,30 +67,28 @@ def num_copies(vectors: Array) -> int:
     return int((np.tril(apart <= SAME**2 * scale, -1)).any(axis=1).sum())
 
 
-def _metric(name: str, share: Distance, kind: tuple[str, Pool, str, str], blind_spots: str) -> Metric:
-    backbone, pool, protocol, preprocessing = kind
-    return Metric(
-        name=f"{name}[{protocol}]",
-        version="1",
-        unit="share of videos" if name != "density" else "neighbourhoods / expected",
-        range=(0.0, float("inf") if name == "density" else 1.0),
-        higher_is_better=True,
-        needs=("frames", "reference"),
-        blind_spots=blind_spots,
-        per_set=standardised(share) if backbone == "sandbox" else share,
-        pool=pool,
-        backbone=backbone,
-        preprocessing=f"{preprocessing}; k = {K}",
+def _metrics(name: str, share: Distance, blind_spots: str, unit: str = "share of videos") -> tuple[Metric, Metric]:
+    """On the vectors of the sandbox CLIP and on I3D's."""
+    most = 1.0 if unit == "share of videos" else float("inf")
+    sandbox, i3d = (
+        set_metric(
+            name, share, kind, blind_spots, unit=unit, range=(0.0, most), higher_is_better=True, details=f"k = {K}"
+        )
+        for kind in (SANDBOX, I3D)
     )
+    return sandbox, i3d
 
 
-_DCT = ("sandbox", DCT, "sandbox,dct", PREPROCESSING)
-_LOGITS = ("i3d", CLIP, "i3d,16f,224,bilinear", "first 16 frames, I3D logits, stretched to 224x224, no antialias")
-_PRECISION = "one outlier among the real videos makes a large neighbourhood; falls with fewer real videos"
-_RECALL = "outliers of the model make large neighbourhoods"
-_DENSITY = "best for a model that repeats the densest real video: read with coverage"
-_COVERAGE = "rises with the number of videos: equal n only"
-PRECISION, I3D_PRECISION = (_metric("precision", precision, kind, _PRECISION) for kind in (_DCT, _LOGITS))
-RECALL, I3D_RECALL = (_metric("recall", recall, kind, _RECALL) for kind in (_DCT, _LOGITS))
-DENSITY, I3D_DENSITY = (_metric("density", density, kind, _DENSITY) for kind in (_DCT, _LOGITS))
-COVERAGE, I3D_COVERAGE = (_metric("coverage", coverage, kind, _COVERAGE) for kind in (_DCT, _LOGITS))
+PRECISION, I3D_PRECISION = _metrics(
+    "precision",
+    precision,
+    "one outlier among the real videos makes a large neighbourhood; falls with fewer real videos",
+)
+RECALL, I3D_RECALL = _metrics("recall", recall, "outliers of the model make large neighbourhoods")
+DENSITY, I3D_DENSITY = _metrics(
+    "density",
+    density,
+    "best for a model that repeats the densest real video: read with coverage",
+    unit="neighbourhoods / expected",
+)
+COVERAGE, I3D_COVERAGE = _metrics("coverage", coverage, "rises with the number of videos: equal n only")

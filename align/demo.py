@@ -223,8 +223,8 @@ def label(store: Store, items: Sequence[VideoItem], clips_per_prompt: int, seed:
 def learn_reward(store: Store, clip: SandboxClip, folder: Path, seed: int) -> PreferenceModel:
     """The preference model of the store's votes; trained once, then read from `folder`.
 
-    Without the guard against frozen copies: it made motion pay where the prompt asks for none. Of two aligned clips of
-    a prompt the reward then named the better in .75 instead of .70 of the cases, for still things .69 instead of .37.
+    Without the guard against frozen copies: it made motion pay where the prompt asks for none, and the policy slid and
+    moved what should come to rest (docs/log.md).
     """
     from reward import preference_model
     from reward.backbone import SandboxBackbone

@@ -308,7 +308,7 @@ def expander(argv: list[str]) -> None:
     for name in ("short", "copied"):
         gain = found[f"over_{name}"]
         print(f"taught over {name}: {gain['difference']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], n={gain['n']}")
-    print(f"expander: {out}")
+    print(f"expander: {out}  ({found['words_kept']:.0%} of the prompts' words stand in its expansions)")
 
 
 def expand(argv: list[str]) -> None:

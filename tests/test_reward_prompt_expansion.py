@@ -18,6 +18,7 @@ from reward.prompt_expansion import (
     split,
     teach,
     tiny_expander,
+    words_kept,
 )
 from reward.simple import brightness
 
@@ -74,6 +75,7 @@ def test_dpo_learns_the_words_that_score(copied: str) -> None:
     drawn = [expander.expand(prompt, seed) for prompt in PROMPTS for seed in range(10)]
     assert found["short"] == 0.0 < found["copied"] < found["taught"]  # the painter paints by words of size alone
     gain = found["over_copied"]
+    assert found["words_kept"] > 0.8
     assert gain["difference"] == pytest.approx(found["taught"] - found["copied"]) and gain["n"] == 8
     assert sum("large" in text for text in drawn) >= 15
     assert len(painter.made) == len(set(painter.made))
@@ -119,6 +121,11 @@ def test_expansions_that_score_alike_cannot_teach(copied: str) -> None:
     flat = VideoScore(lambda prompts, seeds: torch.zeros(len(prompts), 2, 3, 4, 4), brightness())
     with pytest.raises(UserError, match="score alike"):
         teach(Expander(copied), PROMPTS, PROMPTS, flat, ExpanderConfig(steps=1))
+
+
+def test_words_of_a_prompt_are_found_in_its_expansion_whatever_stands_between() -> None:
+    assert words_kept("a red ball", "a large, red ball, rolling") == 1.0
+    assert words_kept("a red ball", "the the a wall") == pytest.approx(1 / 3)
 
 
 def test_prompts_are_learned_on_or_held_out() -> None:

@@ -312,6 +312,7 @@ def test_an_invitation_lets_in_once_clicked_and_its_token_is_seen_nowhere(
     page.on("request", lambda request: asked.append(f"{request.url} {request.headers.get('referer')}"))
     page.goto(manage.link(label_url, "Ada", "wrong", "default"))
     page.get_by_text("do not belong together").wait_for()
+    assert page.url.rstrip("/") == label_url
     page.goto(manage.link(label_url, "Ada", token, "default"))  # only the # differs: the page hears of it all the same
     ada.controls.wait_for()
     assert page.url == f"{label_url}/?project=default"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from base_model.protocol import Generator
 
 GENERATORS = {
-    "sandbox": "base_model.native:sandbox",
+    "sandbox": "base_model.pipeline:sandbox",
     "nano": "base_model.native:nano",
 }
 
@@ -46,9 +46,9 @@ def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str]
             raise UserError(f"no model at '{model}': {folder.parent} has no folder of that name")
         folder = loading.download(model)
     if loading.family_of(folder, model) == loading.OWN:
-        from base_model import native
+        from base_model import pipeline
 
-        return _native(native.load(folder, options.dtype, model), options)
+        return _native(pipeline.load(folder, options.dtype, model), options)
     return loading.load(folder, model, options, prompts)
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 from torch import Tensor, nn
 
 from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
 from base_model.protocol import Condition, VideoSize
 from base_model.text import SandboxClip
-from base_model.transformer import VideoTransformer, check_fit
+from base_model.transformer import VideoTransformer
 from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
 
@@ -35,7 +33,8 @@ def fast_dtype() -> torch.dtype:
     )
 
 
-def _precision(dtype: str, auto: torch.dtype) -> torch.dtype:
+def precision_of(dtype: str, auto: torch.dtype) -> torch.dtype:
+    """The precision called `dtype`, with `auto` for "auto". Raises: UserError for an unknown one."""
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype {dtype!r} is unknown; known: auto, {', '.join(DTYPES)}")
     return auto if dtype == "auto" else DTYPES[dtype]
@@ -124,53 +123,12 @@ class NativeGenerator:
         return self.transformer
 
 
-def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> NativeGenerator:
-    """The generator of a pipeline saved with `save_pretrained`, frozen.
-
-    Args:
-        dtype: of the transformer: "float32", "bfloat16", or "auto" for bf16 where it is fast. CLIP stays fp32, and so
-            does the codec: decoding 16 clips took .18 s in fp32 and .32 s in bf16.
-    Raises: UserError if the folder is not a saved native pipeline, for parts that do not fit, and an unknown dtype.
-    """
-    from base_model.pipeline import SoralignPipeline
-
-    precision = _precision(dtype, fast_dtype())
-    folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"no model at '{folder}': a saved pipeline has a model_index.json")
-    disable_progress_bar()
-    try:
-        pipeline = SoralignPipeline.from_pretrained(
-            str(folder),
-            dtype={"default": precision, "clip": torch.float32, "vae": torch.float32},
-            low_cpu_mem_usage=False,
-            local_files_only=True,
-        )
-    except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the model at '{folder}' cannot be loaded: {reason}") from error
-    finally:
-        enable_progress_bar()
-    for part in (pipeline.vae, pipeline.transformer, pipeline.clip):
-        part.eval().requires_grad_(False)
-    check_fit(pipeline.transformer, pipeline.vae.channels, pipeline.clip.text_width, pipeline.clip.dim)
-    shift = float(pipeline.scheduler.config.shift)
-    return NativeGenerator(pipeline.vae, pipeline.transformer, pipeline.clip, shift, name or str(folder))
-
-
-def sandbox(dtype: str = "auto") -> NativeGenerator:
-    """The model that ships."""
-    from base_model.pipeline import WEIGHTS
-
-    return load(WEIGHTS, dtype, "sandbox")
-
-
 def nano(dtype: str = "auto") -> NativeGenerator:
     """A tiny model with random weights, for tests: milliseconds a step. fp32 unless asked otherwise.
 
     Raises: UserError for an unknown dtype.
     """
-    precision = _precision(dtype, torch.float32)
+    precision = precision_of(dtype, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = CausalVideoVAE(latent_channels=4, width=16, encoder_blocks="m", decoder_blocks="m")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
+
+WEIGHTS = Path(__file__).parent / "weights"  # what ships
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from base_model.options import WEIGHTS
 from core.video import to_signed
 
 
@@ -96,7 +97,5 @@ class SandboxClip(ModelMixin, ConfigMixin):
 
 def load_clip(folder: str | Path | None = None) -> SandboxClip:
     """The shipped CLIP, or one saved with `save_pretrained`; in evaluation mode, its weights frozen."""
-    from base_model.pipeline import WEIGHTS
-
     clip = SandboxClip.from_pretrained(str(folder or WEIGHTS / "clip"), low_cpu_mem_usage=False)
     return clip.float().eval().requires_grad_(False)

@@ -21,7 +21,7 @@ from base_model.codec.long import decode_pieces, encode_pieces, seam_error
 from base_model.codec.quantize import perplexity
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import Past
-from base_model.pipeline import WEIGHTS
+from base_model.options import WEIGHTS
 from base_model.world.dataset import make_clip
 
 

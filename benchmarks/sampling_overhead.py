@@ -22,7 +22,7 @@ import torch
 import base_model
 from base_model import sampler, solvers
 from base_model.native import fast_dtype
-from base_model.pipeline import WEIGHTS
+from base_model.options import WEIGHTS
 from base_model.pretrain import PretrainConfig, pretrain
 from base_model.variants import load_transformer
 

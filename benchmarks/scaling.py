@@ -19,7 +19,7 @@ import torch
 import yaml
 from transformer_variants import GRIDS, SIZES, encoded, held_out_error, training_flops
 
-from base_model.pipeline import WEIGHTS
+from base_model.options import WEIGHTS
 from base_model.pretrain import PretrainConfig, pretrain
 from base_model.transformer import VideoTransformer
 from base_model.variants import load_transformer

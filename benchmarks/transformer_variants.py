@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
-from base_model.pipeline import WEIGHTS
+from base_model.options import WEIGHTS
 from base_model.text import load_clip
 from base_model.variants import VARIANTS
 from base_model.world.dataset import make_clip

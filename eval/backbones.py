@@ -68,7 +68,7 @@ class SandboxClip:
 
     def __init__(self, folder: Path | str | None = None) -> None:
         if folder is None:
-            from base_model.pipeline import WEIGHTS
+            from base_model.options import WEIGHTS
 
             folder = WEIGHTS / "clip"
         where = Path(folder)

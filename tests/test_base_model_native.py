@@ -8,9 +8,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import base_model
 from base_model import flow, lora
-from base_model.native import NativeGenerator, load, nano
+from base_model.native import NativeGenerator, nano
 from base_model.options import ModelOptions
-from base_model.pipeline import SoralignPipeline
+from base_model.pipeline import SoralignPipeline, load
 from base_model.protocol import VideoSize, cat, repeat, take
 from base_model.sampler import generate_frames, initial_noise
 from base_model.transformer import VideoTransformer

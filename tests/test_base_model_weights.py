@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from base_model.native import NativeGenerator, sandbox
-from base_model.pipeline import WEIGHTS
+from base_model.native import NativeGenerator
+from base_model.options import WEIGHTS
+from base_model.pipeline import sandbox
 from base_model.world.dataset import Clip, make_clip
 from base_model.world.reader import match, read
 from core.randomness import numpy_generator

@@ -228,7 +228,8 @@ def learn_reward(store: Store, clip: SandboxClip, folder: Path, seed: int) -> Pr
     """
     from reward import preference_model
     from reward.backbone import SandboxBackbone
-    from reward.train import TrainConfig, train
+    from reward.train import train
+    from reward.train_config import TrainConfig
 
     if not (folder / "report.json").exists():
         train(store, SandboxBackbone(clip), TrainConfig(seed=seed, guard_weight=0.0), folder)

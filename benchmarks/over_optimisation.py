@@ -30,7 +30,8 @@ from eval.best_of_n import expected, kl
 from reward.annotators import gold_utility
 from reward.backbone import SandboxBackbone
 from reward.ensemble import AGGREGATIONS
-from reward.train import TrainConfig, fit
+from reward.train import fit
+from reward.train_config import TrainConfig
 
 
 def main() -> None:

@@ -32,7 +32,9 @@ from reward import accuracy
 from reward.annotators import SimulatedAnnotator, gold_utility
 from reward.backbone import Backbone, LatentBackbone, SandboxBackbone
 from reward.bradley_terry import TIE, A, B
-from reward.train import Examples, TrainConfig, fit, most_changed
+from reward.examples import Examples
+from reward.train import fit, most_changed
+from reward.train_config import TrainConfig
 
 CHOICE = {"a": A, "tie": TIE, "b": B}
 NUM_FROZEN = 256

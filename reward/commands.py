@@ -18,7 +18,7 @@ from core.preferences import existing
 from core.progress import track
 from reward.motion_lessons import Lessons, teach
 from reward.prompt_expansion import ExpanderConfig
-from reward.train import TrainConfig
+from reward.train_config import TrainConfig
 from reward.vlm import VlmConfig
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ from core.errors import UserError
 from core.randomness import torch_generator
 from reward.backbone import LatentBackbone
 from reward.ensemble import AGGREGATIONS
+from reward.examples import Examples
 from reward.preference_model import PreferenceModel
-from reward.train import Examples, TrainConfig, fit
+from reward.train import fit
+from reward.train_config import TrainConfig
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 BATCH = 32  # videos at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 from core.stats import Interval, mean_interval
 from reward import accuracy
 from reward.bradley_terry import TIE, A, B
+from reward.examples import Examples
 from reward.preference_model import PreferenceModel
-
-if TYPE_CHECKING:
-    from reward.train import Examples, TrainConfig
+from reward.train_config import TrainConfig
 
 
 def judge(

@@ -15,9 +15,9 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,159 +26,22 @@ from torch import Tensor, nn
 from core import video
 from core.errors import UserError
 from core.files import atomic_write
-from core.preferences import ASPECTS, Store, Vote
+from core.preferences import Store, Vote
 from core.progress import track
 from core.randomness import numpy_generator, seed_for
 from reward import accuracy
 from reward.backbone import Backbone
-from reward.bradley_terry import LOSSES, TIE, A, B, likelihood_loss, vote_chances
-from reward.dawid_skene import consensus
-from reward.ensemble import AGGREGATIONS
+from reward.bradley_terry import LOSSES, A, B, likelihood_loss, vote_chances
+from reward.examples import Examples, examples, split
 from reward.preference_model import Head, PreferenceModel, blended
 from reward.report import judge
+from reward.train_config import TrainConfig
 
 BATCH = 32  # videos whose features are computed at once
 NUM_GUARDS = 128  # videos whose frozen copies are learned from, at most
 MOVES = ("motion_quality", "overall")  # aspects that a frozen copy is worse in
 GUARD_MARGIN = 0.5  # logits by which a video must beat its frozen copy; more is not asked, so votes keep their say
 BLENDS = (0.0, 0.25, 0.5, 1.0)
-CHOICE = {"a": A, "tie": TIE, "both_bad": TIE, "b": B}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How heads are trained."""
-
-    num_heads: int = field(default=5, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
-    epochs: int = field(default=15, metadata={"help": "passes over the training pairs"})
-    batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
-    learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
-    weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
-    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
-        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
-    )
-    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
-    aggregation: Literal["mean", "worst", "penalised"] = field(
-        default="mean", metadata={"help": "how heads become one score: mean, lowest, or mean less their variance"}
-    )
-    backend: Literal["own", "trl"] = field(
-        default="own", metadata={"help": "own: every loss, aspect and tie; trl: its RewardTrainer, one aspect, no ties"}
-    )
-    reliability: bool = field(
-        default=True, metadata={"help": "weigh annotators of the same pairs by their agreement (Dawid and Skene)"}
-    )
-    guard_weight: float = field(
-        default=0.01, metadata={"help": "weight of pairs of a video and its frozen copy; 0 trains on votes alone"}
-    )
-    calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
-    held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
-    seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
-
-    def __post_init__(self) -> None:
-        whole = {"num_heads": self.num_heads, "epochs": self.epochs, "batch_pairs": self.batch_pairs}
-        for name, value in whole.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, seen {value}")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0):
-            raise UserError(f"learning_rate must be above 0, seen {self.learning_rate}; weight_decay at least 0")
-        if self.backend == "trl" and self.loss != "bradley_terry":
-            raise UserError(f"backend trl knows only `--loss bradley_terry`, seen {self.loss}; it has no guards either")
-        if not (self.guard_weight >= 0 and self.margin >= 0):
-            raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}; so must margin: {self.margin}")
-        for name, chosen, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
-            if chosen not in known:
-                raise UserError(f"{name} {chosen!r} is unknown; known: {', '.join(known)}")
-        shares = (self.calibration_share, self.held_out_share)
-        if not (min(shares) > 0 and sum(shares) < 0.9):
-            raise UserError(
-                f"calibration_share and held_out_share must be above 0 and sum to less than .9, seen {shares}"
-            )
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Votes as tensors.
-
-    videos, prompts [video]: each distinct pairing of a file and a prompt; pair [pair, 2]: indices of a and b;
-    votes [pair, aspect, 3]: shares over (a, tie, b), all zero where nobody was asked.
-    """
-
-    videos: tuple[Path, ...]
-    prompts: tuple[str, ...]
-    pair: Tensor
-    votes: Tensor
-    aspects: tuple[str, ...]
-
-    @property
-    def pair_prompts(self) -> list[str]:
-        return [self.prompts[index] for index in self.pair[:, 0].tolist()]
-
-
-def examples(votes: Sequence[Vote], reliability: bool = True) -> Examples:
-    """Votes of one pair and aspect become shares, "both bad" counts as a tie, "skip" as not asked.
-
-    Args: reliability: where several people judged the same pairs, shares are the chances of Dawid and Skene's model
-        instead of counts, so that a careful vote outweighs a careless one.
-    Raises: UserError when no vote remains, or when every remaining vote is a tie.
-    """
-    asked = [vote for vote in votes if vote.choice in CHOICE]
-    if not asked:
-        raise UserError(
-            f"no vote to learn from among {len(votes)} (skips do not count); label some with `soralign label`"
-        )
-    found = {vote.aspect for vote in asked}
-    aspects = tuple([name for name in ASPECTS if name in found] + sorted(found - set(ASPECTS)))
-    rows: dict[tuple[str, Path, Path], int] = {}
-    people: dict[str, int] = {}
-    by_aspect: list[list[tuple[int, int, int]]] = [[] for _ in aspects]
-    for vote in asked:
-        row = rows.setdefault((vote.prompt, vote.video_a, vote.video_b), len(rows))
-        person = people.setdefault(vote.annotator, len(people))
-        by_aspect[aspects.index(vote.aspect)].append((row, person, CHOICE[vote.choice]))
-    shares = torch.zeros(len(rows), len(aspects), 3)
-    for column, given in enumerate(by_aspect):
-        shares[:, column] = _shares(given, len(rows), reliability)
-    if shares[..., [A, B]].sum() == 0:
-        raise UserError(f"all {len(rows)} pairs are ties; a reward needs some votes for a or b")
-    index: dict[tuple[Path, str], int] = {}
-    pair = [[index.setdefault((path, prompt), len(index)) for path in (a, b)] for prompt, a, b in rows]
-    videos, prompts = zip(*index, strict=True)
-    return Examples(videos, prompts, torch.tensor(pair), shares, aspects)
-
-
-def _shares(given: Sequence[tuple[int, int, int]], num_pairs: int, reliability: bool) -> Tensor:
-    """Votes (pair, person, choice) of one aspect as shares [pair, 3]; all zero where nobody was asked."""
-    shares = torch.zeros(num_pairs, 3)
-    pair, person, choice = (list(column) for column in zip(*given, strict=True))
-    shares.index_put_((torch.tensor(pair), torch.tensor(choice)), torch.ones(len(given)), accumulate=True)
-    count = shares.sum(-1, keepdim=True)
-    several = (count > 1).squeeze(-1)
-    shares = shares / count.clamp(min=1)
-    if reliability and several.any() and len(set(person)) > 1:
-        asked = torch.nonzero(count.squeeze(-1)).squeeze(-1)
-        number = {row: position for position, row in enumerate(asked.tolist())}
-        found = consensus([number[row] for row in pair], person, choice, 3)
-        shares[asked] = torch.from_numpy(found.posterior).float()
-    return shares
-
-
-def split(prompts: Sequence[str], config: TrainConfig) -> list[Tensor]:
-    """Row numbers of the training, calibration and held-out pairs; all pairs of one prompt go to one side.
-
-    Raises: UserError with fewer than five prompts.
-    """
-    distinct = sorted(set(prompts))
-    if len(distinct) < 5:
-        raise UserError(f"votes on {len(distinct)} prompts cannot be split; label pairs of at least 5 prompts")
-    order = numpy_generator(config.seed, "reward split").permutation(len(distinct))
-    num_held_out = max(1, round(config.held_out_share * len(distinct)))
-    num_calibration = max(1, round(config.calibration_share * len(distinct)))
-    bounds = {0: 2, num_held_out: 1, num_held_out + num_calibration: 0}
-    side = {}
-    for position, index in enumerate(order.tolist()):
-        side[distinct[index]] = [kind for bound, kind in bounds.items() if bound <= position][-1]
-    rows = [[row for row, prompt in enumerate(prompts) if side[prompt] == kind] for kind in range(3)]
-    return [torch.tensor(row, dtype=torch.long) for row in rows]
 
 
 def decode(videos: Sequence[Path], prompts: Sequence[str], backbone: Backbone, hold: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models
@@ -20,10 +20,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from core.errors import UserError
 from core.randomness import seed_for
 from reward.bradley_terry import A, B
+from reward.examples import Examples
 from reward.preference_model import Head
-
-if TYPE_CHECKING:
-    from reward.train import Examples, TrainConfig
+from reward.train_config import TrainConfig
 
 
 class ScalarConfig(PretrainedConfig):

@@ -27,10 +27,11 @@ from core.progress import track
 from core.randomness import numpy_generator
 from reward import accuracy
 from reward.bradley_terry import LOSSES, vote_chances
+from reward.examples import examples, split
 from reward.frame_reward import CLIP_MEAN, CLIP_STD, pretrained
 from reward.protocol import Scores, check, evenly_spaced, only_finite, weights_sha256
 from reward.report import by_aspect, counts
-from reward.train import TrainConfig, examples, split
+from reward.train_config import TrainConfig
 
 KIND = "soralign vlm reward"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"

@@ -12,7 +12,8 @@ from base_model import native
 from core.errors import UserError
 from reward import backbone, preference_model
 from reward.backbone import LatentBackbone, TransformersBackbone, over_time
-from reward.train import TrainConfig, train
+from reward.train import train
+from reward.train_config import TrainConfig
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 PROMPTS = ["a red ball", "a blue ball"]

@@ -11,8 +11,9 @@ from core.errors import UserError
 from reward import latent
 from reward.backbone import LatentBackbone, SandboxBackbone
 from reward.bradley_terry import A, B
+from reward.examples import Examples, split
 from reward.preference_model import Head, PreferenceModel
-from reward.train import Examples, TrainConfig, split
+from reward.train_config import TrainConfig
 
 
 def test_a_taste_for_large_latents_is_read_at_every_level_and_has_a_gradient() -> None:

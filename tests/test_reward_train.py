@@ -13,8 +13,9 @@ from core.preferences import Store, Vote
 from reward import preference_model, train
 from reward.backbone import SandboxBackbone
 from reward.bradley_terry import TIE, A, B
+from reward.examples import Examples, examples, split
 from reward.report import summary
-from reward.train import Examples, TrainConfig
+from reward.train_config import TrainConfig
 
 WRONG = [("epochs", 0), ("num_heads", 0), ("guard_weight", -0.1), ("learning_rate", -1.0), ("held_out_share", 0.0)]
 QUICK = TrainConfig(num_heads=2, epochs=2)
@@ -40,7 +41,7 @@ def test_learns_that_ordered_frames_are_better_than_shuffled_ones() -> None:
     eyes = _eyes()
     features = eyes.features(batch([frames for _, right, wrong in clips for frames in (right, wrong)]), prompts)
     config = TrainConfig(num_heads=1, epochs=20, batch_pairs=16)
-    parts = train.split(data.pair_prompts, config)
+    parts = split(data.pair_prompts, config)
     report = train.judge(train.fit(features, data, parts, eyes, config), features, data, parts, config)
     found = report["aspects"]["overall"]
     assert found["accuracy"]["value"] >= 0.9
@@ -63,7 +64,7 @@ def test_guards_teach_that_a_frozen_copy_is_worse_though_no_vote_says_so(tmp_pat
 def test_votes_of_several_people_become_shares_and_skips_are_not_asked() -> None:
     votes = [_vote(1, "a"), _vote(1, "b", annotator="two"), _vote(1, "a", annotator="three")]
     votes += [_vote(2, "both_bad"), _vote(2, "skip", "motion_quality"), _vote(3, "b", "motion_quality")]
-    data = train.examples(votes, reliability=False)
+    data = examples(votes, reliability=False)
     assert data.aspects == ("motion_quality", "overall")
     assert data.votes[0, 1, A] == pytest.approx(2 / 3) and data.votes[0, 1, B] == pytest.approx(1 / 3)
     assert data.votes[1, 1, TIE] == 1 and data.votes[1, 0].sum() == 0
@@ -73,10 +74,10 @@ def test_votes_of_several_people_become_shares_and_skips_are_not_asked() -> None
 def test_who_agrees_with_nobody_counts_less() -> None:
     votes = [_vote(pair, "ab"[pair % 2], annotator=name) for pair in range(40) for name in ("one", "two")]
     votes += [_vote(pair, "ab"[pair // 2 % 2], annotator="careless") for pair in range(40)]
-    counted, weighed = (train.examples(votes, reliability=flag).votes[1, 0] for flag in (False, True))
+    counted, weighed = (examples(votes, reliability=flag).votes[1, 0] for flag in (False, True))
     assert counted[B] == pytest.approx(2 / 3)
     assert weighed[B] > 0.9 and weighed.sum() == pytest.approx(1)
-    alone = train.examples([vote for vote in votes if vote.annotator == "one"]).votes
+    alone = examples([vote for vote in votes if vote.annotator == "one"]).votes
     assert set(alone.flatten().tolist()) == {0.0, 1.0}
 
 
@@ -89,7 +90,7 @@ def test_every_model_of_votes_learns_the_planted_preference(loss: str) -> None:
     prompts = tuple(f"prompt {index // 4}" for index in range(80))
     data = Examples(tuple(Path(str(i)) for i in range(80)), prompts, pair, votes, ("overall",))
     config = TrainConfig(num_heads=1, epochs=20, batch_pairs=8, loss=loss)  # type: ignore[arg-type]
-    parts = train.split(data.pair_prompts, config)
+    parts = split(data.pair_prompts, config)
     model = train.fit(features, data, parts, _eyes(), config)
     utility = model.utilities(features).mean(0)[:, 0]
     assert ((utility[pair[:, 0]] > utility[pair[:, 1]]) == wins).float().mean() > 0.85
@@ -97,7 +98,7 @@ def test_every_model_of_votes_learns_the_planted_preference(loss: str) -> None:
 
 def test_no_prompt_is_on_two_sides_of_the_split() -> None:
     prompts = [f"prompt {i % 20}" for i in range(100)]
-    parts = train.split(prompts, QUICK)
+    parts = split(prompts, QUICK)
     sides = [{prompts[row] for row in part.tolist()} for part in parts]
     assert sum(map(len, sides)) == 20 and len(set.union(*sides)) == 20
     assert sum(map(len, parts)) == 100
@@ -127,9 +128,9 @@ def test_the_same_seed_gives_the_same_reward_and_another_seed_another(tmp_path: 
 
 def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
     store, eyes = fill_store(tmp_path), _eyes()
-    data = train.examples(store.votes())
+    data = examples(store.votes())
     features = train.decode(data.videos, data.prompts, eyes)
-    parts = train.split(data.pair_prompts, QUICK)
+    parts = split(data.pair_prompts, QUICK)
     model = train.fit(features, data, parts, eyes, QUICK)
     scores = model.normalised(features[data.pair[parts[0]].unique()]).mean(0)
     torch.testing.assert_close(scores.mean(0), torch.zeros(1), atol=1e-4, rtol=0)

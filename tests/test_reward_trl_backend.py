@@ -9,7 +9,8 @@ import torch
 from core.errors import UserError
 from reward import train
 from reward.bradley_terry import TIE, A, B
-from reward.train import Examples, TrainConfig
+from reward.examples import Examples
+from reward.train_config import TrainConfig
 from reward.trl_backend import train_head
 
 CONFIG = TrainConfig(num_heads=1, epochs=6, batch_pairs=32, loss="bradley_terry", weight_decay=0.0)

@@ -1,0 +1,60 @@
+"""The recipe of a preference model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.errors import UserError
+from reward.bradley_terry import LOSSES
+from reward.ensemble import AGGREGATIONS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How heads are trained."""
+
+    num_heads: int = field(default=5, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
+    epochs: int = field(default=15, metadata={"help": "passes over the training pairs"})
+    batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
+    weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
+        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
+    )
+    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
+    aggregation: Literal["mean", "worst", "penalised"] = field(
+        default="mean", metadata={"help": "how heads become one score: mean, lowest, or mean less their variance"}
+    )
+    backend: Literal["own", "trl"] = field(
+        default="own", metadata={"help": "own: every loss, aspect and tie; trl: its RewardTrainer, one aspect, no ties"}
+    )
+    reliability: bool = field(
+        default=True, metadata={"help": "weigh annotators of the same pairs by their agreement (Dawid and Skene)"}
+    )
+    guard_weight: float = field(
+        default=0.01, metadata={"help": "weight of pairs of a video and its frozen copy; 0 trains on votes alone"}
+    )
+    calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
+    held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
+    seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
+
+    def __post_init__(self) -> None:
+        whole = {"num_heads": self.num_heads, "epochs": self.epochs, "batch_pairs": self.batch_pairs}
+        for name, value in whole.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, seen {value}")
+        if not (self.learning_rate > 0 and self.weight_decay >= 0):
+            raise UserError(f"learning_rate must be above 0, seen {self.learning_rate}; weight_decay at least 0")
+        if self.backend == "trl" and self.loss != "bradley_terry":
+            raise UserError(f"backend trl knows only `--loss bradley_terry`, seen {self.loss}; it has no guards either")
+        if not (self.guard_weight >= 0 and self.margin >= 0):
+            raise UserError(f"guard_weight must be at least 0, seen {self.guard_weight}; so must margin: {self.margin}")
+        for name, chosen, known in (("loss", self.loss, LOSSES), ("aggregation", self.aggregation, AGGREGATIONS)):
+            if chosen not in known:
+                raise UserError(f"{name} {chosen!r} is unknown; known: {', '.join(known)}")
+        shares = (self.calibration_share, self.held_out_share)
+        if not (min(shares) > 0 and sum(shares) < 0.9):
+            raise UserError(
+                f"calibration_share and held_out_share must be above 0 and sum to less than .9, seen {shares}"
+            )

@@ -73,7 +73,7 @@ class Plan:
     clips_per_prompt: int = 4
     denoising_steps: int = 10
     batch: int = 32
-    align_steps: int = 30
+    align_steps: int = 20
     learning_rate: float = 1e-3
     levels: int = 4
     eval_prompts: int = 144

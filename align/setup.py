@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from align.config import TrainConfig
@@ -23,9 +24,11 @@ def launch(precision: str = "no") -> Accelerator:
     """The accelerator, checked against what the launcher promised.
 
     `cpu=True` matters: without it torchrun on a machine without GPU starts processes that all believe to be alone.
+    Accelerate holds a process to its first precision; the runs of one notebook may differ in it.
 
     Raises: UserError if the launcher started more processes than accelerate sees.
     """
+    AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != promised:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_generator import Brightness, Scores, ToyGenerator
 from toy_run import WithCritic
 
@@ -180,3 +181,12 @@ def test_no_forward_is_spent_beyond_the_floor(
     config = replace(CONFIG, steps=3, updates=1, **changes)
     train(generator, Brightness(), replace(TOY, **settings), PROMPTS, config, tmp_path / "run")
     assert len(calls) == 3 * 2 * forwards  # 3 steps of 2 batches
+
+
+def test_runs_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    """Accelerate holds a process to its first precision, which a notebook and these tests would trip over."""
+    for precision in ("bf16", "no"):
+        config = replace(CONFIG, steps=1, precision=precision)
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / precision)
+    low, full = (load_file(next((tmp_path / name).rglob("*lora*.safetensors"))) for name in ("bf16", "no"))
+    assert any(not torch.equal(value, full[name]) for name, value in low.items())

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import ConfigMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from base_model.lora import experts
 from core.errors import UserError
-
-FILE_NAME = "diffusion_pytorch_model.safetensors"
 
 
 def save(module: nn.Module, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -26,7 +25,7 @@ def save(module: nn.Module, folder: Path, weights: Mapping[str, Tensor]) -> None
         if isinstance(network, ConfigMixin):
             network.save_config(folder / name)
         own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        save_file(own, folder / name / FILE_NAME, {"format": "pt"})
+        save_file(own, folder / name / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
 
 
 def load(module: nn.Module, folder: Path) -> None:
@@ -35,7 +34,7 @@ def load(module: nn.Module, folder: Path) -> None:
     Raises: UserError if a file is missing, broken, or of another model.
     """
     for name, network in experts(module).items():
-        path = Path(folder) / name / FILE_NAME
+        path = Path(folder) / name / SAFETENSORS_WEIGHTS_NAME
         if not path.is_file():
             raise UserError(f"no weights at '{path}': give the `model` folder of a checkpoint made with adapter: full")
         try:

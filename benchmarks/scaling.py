@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from lines import COLOURS, sheet, text
 from transformer_variants import GRIDS, SIZES, encoded, held_out_error, training_flops
 
 from base_model.options import WEIGHTS
@@ -28,7 +29,6 @@ from eval.svg import tick_text, ticks
 
 BATCH = 8
 DATA = ("seed", "noise", "families", "codec", "clip")  # what encoded clips depend on, taken from the recipe
-COLOURS = ("#3b82d6", "#e08a1e", "#2a9d74", "#c061a8", "#8a8f98", "#b8a300")
 
 
 def recipe(path: str, latents: Path, num_clips: int) -> PretrainConfig:
@@ -81,15 +81,12 @@ def plot(rows: list[dict[str, float]]) -> str:
     def y(loss: float) -> float:
         return bottom - (math.log10(loss) - min(ys)) / (max(ys) - min(ys) or 1.0) * (bottom - top)
 
-    def text(across: float, down: float, words: str, anchor: str = "middle") -> str:
-        return f'<text x="{across:.0f}" y="{down:.0f}" text-anchor="{anchor}" fill="#444">{words}</text>'
-
-    parts = [text((left + right) / 2, bottom + 42, "training compute, TFLOP (logarithmic)")]
-    parts.append(text(8, top - 14, "held-out velocity error (logarithmic)", "start"))
+    parts = [text((left + right) / 2, bottom + 42, "training compute, TFLOP (logarithmic)", anchor="middle")]
+    parts.append(text(8, top - 14, "held-out velocity error (logarithmic)"))
     for budget in sorted({row["budget"] for row in rows}):
-        parts.append(text(x(budget), bottom + 20, f"{budget:g}"))
+        parts.append(text(x(budget), bottom + 20, f"{budget:g}", anchor="middle"))
     for tick in ticks(min(row["loss"] for row in rows), max(row["loss"] for row in rows)):
-        parts.append(text(left - 8, y(tick) + 4, tick_text(tick), "end"))
+        parts.append(text(left - 8, y(tick) + 4, tick_text(tick), anchor="end"))
         parts.append(f'<path d="M{left} {y(tick):.1f}H{right}" stroke="#ddd"/>')
     for index, width in enumerate(sorted({row["width"] for row in rows})):
         own, colour = (
@@ -100,11 +97,8 @@ def plot(rows: list[dict[str, float]]) -> str:
         parts.append(f'<path d="M{"L".join(places)}" stroke="{colour}" stroke-width="2"/>')
         parts += ['<circle cx="{}" cy="{}" r="4" fill="{}"/>'.format(*place.split(), colour) for place in places]
         label = f"width {width}: {own[0]['parameters'] / 1e6:.1f} M parameters"
-        parts.append(f'<text x="{right + 14}" y="{top + 20 * index}" fill="{colour}">{label}</text>')
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 350" fill="none" font-family="sans-serif" '
-        'font-size="12"><rect width="100%" height="100%" fill="#fff"/>' + "".join(parts) + "</svg>\n"
-    )
+        parts.append(text(right + 14, top + 20 * index, label, colour))
+    return sheet(780, 350, "".join(parts))
 
 
 def main() -> None:

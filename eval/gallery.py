@@ -24,6 +24,7 @@ from core import video
 from core.errors import UserError
 from core.randomness import numpy_generator
 from eval import svg
+from eval.result import JUDGE
 from eval.scene import Scene, by_gap
 
 Frames = NDArray[np.float32]
@@ -35,7 +36,6 @@ FILM_BYTES = 160_000
 COLUMNS = 4  # videos beside each other in a film
 STRIP_COLUMNS = 6
 MOST_FRAMES = 128
-JUDGE = "gold"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def rankable(entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str
             if entry.get("value") is not None and isinstance(entry.get("higher_is_better"), bool):
                 counts[name] = counts.get(name, 0) + 1
     names = [name for name, count in counts.items() if count > 1 and name.split("[")[0] not in OF_SETS]
-    return sorted(names, key=lambda name: (name != "gold", "/" in name, name))
+    return result.known_first(names)
 
 
 def by_votes(store: Store, aspect: str) -> list[Match]:

@@ -15,11 +15,12 @@ from markupsafe import Markup
 
 from eval import gallery, svg
 from eval.gallery import Film, Trails
+from eval.result import JUDGE
 from eval.scene import Judged, Scene, Tracks
 
 HERE = Path(__file__).parent
 PAGE_BYTES = 5_000_000  # of films and strips; the rest of a page is about a hundred thousand
-SHOWN = {gallery.JUDGE: "judge", "physics_pass_rate": "physics", "clip_sim": "text match"}  # metric -> its word
+SHOWN = {JUDGE: "judge", "physics_pass_rate": "physics", "clip_sim": "text match"}  # metric -> its word
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from core.videoset import VideoItem
 from eval import gallery, page, svg, verdict
 from eval.curves import is_telling, ordered
 from eval.folder import Demo, plain
-from eval.result import finite
+from eval.result import JUDGE, finite
 from eval.verdict import Row
 
 TRAINING_PROMPTS_SHOWN = 2
@@ -59,7 +59,7 @@ def markdown(demo_dir: Path | str) -> str:
 
 
 def _render(demo: Demo) -> str:
-    reel = page.Reel(demo.tracks, lambda scene: _preferred(scene.gap(gallery.JUDGE), demo.tie_band))
+    reel = page.Reel(demo.tracks, lambda scene: _preferred(scene.gap(JUDGE), demo.tie_band))
     chosen = gallery.choose(demo.pairs)
     draws = [
         reel.draw(title, rule.format(seed=gallery.SEED, count=len(demo.pairs)), chosen[name])
@@ -67,7 +67,7 @@ def _render(demo: Demo) -> str:
         if chosen[name]
     ]
     notes = [*demo.notes, *reel.said()]
-    if demo.pairs and all(pair.gap(gallery.JUDGE) is None for pair in demo.pairs):
+    if demo.pairs and all(pair.gap(JUDGE) is None for pair in demo.pairs):
         notes.append("The judge's score of single videos is missing: pairs are shown at random only.")
     furthest = max((abs(end) for row in demo.rows for end in row.effect or ()), default=0.0)
     limit = next((limit for limit in EFFECT_LIMITS if furthest <= limit), EFFECT_LIMITS[-1])
@@ -108,7 +108,7 @@ def _preferred(gain: float | None, tie_band: float) -> str:
 
 def _wins(demo: Demo) -> dict[str, Any] | None:
     """How many pairs aligned won, tied and lost, and the chart of all of them."""
-    gains = [gain for pair in demo.pairs if (gain := pair.gap(gallery.JUDGE)) is not None]
+    gains = [gain for pair in demo.pairs if (gain := pair.gap(JUDGE)) is not None]
     if not gains:
         return None
     won, lost = sum(gain > demo.tie_band for gain in gains), sum(gain < -demo.tie_band for gain in gains)

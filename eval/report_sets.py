@@ -19,7 +19,7 @@ from core import files
 from core.errors import UserError
 from eval import gallery, leaderboard, page, result, svg, verdict
 from eval.folder import plain
-from eval.result import finite
+from eval.result import JUDGE, finite
 from eval.scene import Scene, Tracks, read_set, read_tracks, side_by_side
 from eval.verdict import Row
 
@@ -138,7 +138,7 @@ def headline(sets: Sets) -> str:
         return f"{len(sets.results)} sets side by side; no metric ranks them."
     standings = sets.ranking["standings"]
     first = [one["player"] for one in standings if one["rank_low"] == 1]
-    by = "the judge" if sets.metric == gallery.JUDGE else sets.metric
+    by = "the judge" if sets.metric == JUDGE else sets.metric
     if not sets.ranking["comparable"]:
         return f"{len(standings)} sets by {by}, in {len(sets.ranking['groups'])} groups that never met."
     if len(first) == 1:

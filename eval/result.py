@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from core import files
 from core.errors import UserError
 
+JUDGE = "gold"  # the metric whose word on a single video counts first, where it was measured
 RESULTS, SAMPLES, FEATURES, TRACKS = "results.json", "samples.jsonl", "features.npz", "tracks.jsonl"
 
 
@@ -46,6 +47,11 @@ class SetFeatures:
         for row, name in enumerate(self.ids):
             rows.setdefault(name, []).append(row)
         return rows
+
+
+def known_first(metrics: Iterable[str]) -> list[str]:
+    """Names of metrics: the judge, then whole metrics, then their parts, each by name."""
+    return sorted(metrics, key=lambda name: (name != JUDGE, "/" in name, name))
 
 
 def finite(value: Any) -> float | None:

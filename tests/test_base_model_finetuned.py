@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from tiny_pipelines import wan_a14b
 from torch import nn
 
@@ -58,7 +59,7 @@ def test_generate_draws_with_the_trained_weights_and_says_so(tmp_path: Path) -> 
 def test_missing_and_broken_weights_are_one_clear_line(tmp_path: Path, damage: object, told: str) -> None:
     network = native.nano().transformer
     finetuned.save(network, tmp_path, network.state_dict())
-    damage(tmp_path / "transformer" / finetuned.FILE_NAME)  # type: ignore[operator]
+    damage(tmp_path / "transformer" / SAFETENSORS_WEIGHTS_NAME)  # type: ignore[operator]
     with pytest.raises(UserError, match=told):
         finetuned.load(network, tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from base_model import flow
@@ -98,6 +99,7 @@ class TransformerPart(FromTheWorld):
 
 
 SHARD = 512  # clips per file of latents
+CLIPS = 16  # drawn and encoded at once
 
 
 def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, list[str]]:
@@ -107,42 +109,23 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
     The first size has `num_clips` clips, each other one an eighth of that. Raises: UserError for a folder whose clips
     come from another recipe.
     """
-    num_frames, height, width = parse_size(size)
     count = config.num_clips if size == config.sizes[0] else max(1, config.num_clips // 8)
     source = json.dumps(
         [
-            sha256(Path(config.codec) / "diffusion_pytorch_model.safetensors"),
+            sha256(Path(config.codec) / SAFETENSORS_WEIGHTS_NAME),
             config.seed,
             config.noise,
             *config.families,
         ]
     )
     folder = Path(config.latents) / size
-    seed = seed_for(config.seed, f"pretrain/{config.part}")
     latents, prompts = [], []
     for start in track(range(0, count, SHARD), f"encoding {size} clips"):
         path = folder / f"{start // SHARD:04d}.npz"
         if not path.is_file():
-            stop = min(start + SHARD, count)
-            encoded, words = [], []
-            for first in range(start, stop, 16):
-                clips = [
-                    make_clip(
-                        seed,
-                        index,
-                        noise=config.noise,
-                        families=config.families,
-                        num_frames=num_frames,
-                        height=height,
-                        width=width,
-                    )
-                    for index in range(first, min(first + 16, stop))
-                ]
-                words += [clip.prompt for clip in clips]
-                with torch.no_grad():
-                    encoded.append(vae.encode(torch.from_numpy(np.stack([clip.frames for clip in clips]))).half())
+            encoded, words = encode_clips(config, vae, size, range(start, min(start + SHARD, count)))
             with replacing(path) as temporary:
-                np.savez(temporary, latents=torch.cat(encoded).numpy(), prompts=np.array(words), source=source)
+                np.savez(temporary, latents=encoded.numpy(), prompts=np.array(words), source=source)
         with np.load(path) as stored:
             if str(stored["source"]) != source or len(stored["latents"]) != min(SHARD, count - start):
                 raise UserError(
@@ -152,3 +135,27 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
             latents.append(torch.from_numpy(stored["latents"]))
             prompts += stored["prompts"].tolist()
     return torch.cat(latents), prompts
+
+
+def encode_clips(config: PretrainConfig, vae: Codec, size: str, numbers: range) -> tuple[Tensor, list[str]]:
+    """Latents fp16 [clip, C, T, H, W] and prompts of the training clips of these numbers, drawn and encoded."""
+    num_frames, height, width = parse_size(size)
+    seed = seed_for(config.seed, f"pretrain/{config.part}")
+    encoded, prompts = [], []
+    for first in range(0, len(numbers), CLIPS):
+        clips = [
+            make_clip(
+                seed,
+                index,
+                noise=config.noise,
+                families=config.families,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+            )
+            for index in numbers[first : first + CLIPS]
+        ]
+        prompts += [clip.prompt for clip in clips]
+        with torch.no_grad():
+            encoded.append(vae.encode(torch.from_numpy(np.stack([clip.frames for clip in clips]))).half())
+    return torch.cat(encoded), prompts

@@ -11,11 +11,11 @@ from core.preferences import Vote, existing
 from dashboards import components, runs
 from dashboards.pages import common
 from dashboards.pages.common import figure
+from eval.result import known_first
 from eval.scene import Scene, by_gap, side_by_side
 
 PER_PAGE = 6
 CONFLICT = "people and metric disagree"
-JUDGE = "gold"  # shown first where it was measured
 ORDERS = ("as made", "largest gain", "largest loss")
 
 
@@ -39,7 +39,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     common.report_problems([*(problem for _, problems in read.values() for problem in problems), *wrong])
     scenes = side_by_side({name: samples for name, (samples, _) in read.items()})
     measured = {key for scene in scenes for one in scene.videos.values() if one for key in one.metrics}
-    metrics = sorted(measured, key=lambda name: (name != JUDGE, "/" in name, name))
+    metrics = known_first(measured)
     orders = (*ORDERS, *([CONFLICT] if votes else [])) if metrics else ORDERS[:1]
     order = controls[1].selectbox("Order", orders, key="order", bind="query-params")
     metric = controls[2].selectbox("Metric", metrics, key="metric", bind="query-params") if metrics else None

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from align.ema import averaging
 from align.policy import Policy
-from align.sharding import place, place_state, whole
 from base_model import finetuned, lora
+from base_model.large import place, place_state, whole
 from core.errors import UserError
 from core.run import Run, step_of
 

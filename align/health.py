@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.sharding import whole
+from base_model.large import whole
 from core.errors import UserError
 
 RATIO_TOLERANCE = 1e-6

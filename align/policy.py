@@ -5,8 +5,7 @@ between the two for another reason (guidance, batch shape, precision, train mode
 it is fixed here, once, and both sides go through the same function.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils import checkpoint as activations
 
-from align.sharding import place
 from base_model import flow, lora, sampler
+from base_model.large import place, repeated_blocks
 from base_model.protocol import Condition, Generator, cat, take
 from base_model.starts import Starts
 
@@ -239,31 +237,3 @@ def join(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
         mean=torch.cat([part.mean for part in parts]),
         log_prob=torch.cat([part.log_prob for part in parts]),
     )
-
-
-def checkpoint_activations(network: nn.Module) -> None:
-    """Keep only the inputs of `network`'s repeated blocks for the backward pass and compute the rest again.
-
-    The same numbers for a third more time and a fraction of the memory. Done here and not by diffusers' switch, which
-    not every transformer honours.
-    """
-    for block in repeated_blocks(network):
-        block.forward = functools.partial(_recomputed, block.forward)
-
-
-def repeated_blocks(network: nn.Module) -> list[nn.Module]:
-    """The outermost members of `network`'s module lists that have parts; single layers in a list do not count."""
-    found = []
-    for child in network.children():
-        members = list(child) if isinstance(child, nn.ModuleList) else []
-        if members and all(list(member.children()) for member in members):
-            found += members
-        else:
-            found += repeated_blocks(child)
-    return found
-
-
-def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*inputs, **options)
-    return activations.checkpoint(forward, *inputs, use_reentrant=False, **options)

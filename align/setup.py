@@ -1,42 +1,21 @@
 """What a run stands on before its first step: processes, the generator with what is trained of it, the optimizer."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from align.config import TrainConfig
-from align.policy import Policy, Velocity, checkpoint_activations
+from align.policy import Policy, Velocity
 from align.protocol import Algorithm
 from base_model import lora
+from base_model.large import checkpoint_activations
 from base_model.protocol import Generator
-from core.errors import UserError
 from core.randomness import seed_for
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
-
-
-def launch(precision: str = "no") -> Accelerator:
-    """The accelerator, checked against what the launcher promised.
-
-    `cpu=True` matters: without it torchrun on a machine without GPU starts processes that all believe to be alone.
-    Accelerate holds a process to its first precision; the runs of one notebook may differ in it.
-
-    Raises: UserError if the launcher started more processes than accelerate sees.
-    """
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != promised:
-        raise UserError(
-            f"the launcher started {promised} processes but accelerate sees {accelerator.num_processes}; on CPUs "
-            "start with `torchrun --nproc-per-node N -m align ...`"
-        )
-    return accelerator
 
 
 def policy_for(

@@ -24,8 +24,8 @@ from align.held_out import HeldOut
 from align.policy import Policy
 from align.prompts import PromptSet
 from align.protocol import Algorithm
-from align.setup import launch, policy_for, prepare
-from align.sharding import whole
+from align.setup import policy_for, prepare
+from base_model.large import launch, whole
 from base_model.protocol import Generator
 from base_model.starts import Starts
 from core import video, videoset
@@ -92,7 +92,7 @@ def train(
         chosen = prompt_set.at(step, config.prompts_per_step, policy.memory.get("prompt_spread", {}))
         experience = algorithm.collect(policy, reward, chosen, config.seed, step)
         samples += experience.num_sampled * policy.world
-        warm_up(optimizer, step, config.warmup)
+        set_rates(optimizer, step, config)
         metrics = experience.metrics | learn(policy, algorithm, experience, optimizer, config, step + 1)
         ema.update(policy, config.ema_decay, step)
         if (step + 1) % config.judge_every == 0 or step + 1 == config.steps:
@@ -108,14 +108,15 @@ def train(
     return run
 
 
-def warm_up(optimizer: Any, step: int, warmup: int) -> None:
-    """Set the learning rates of training step `step` (0-based), which rise over the first `warmup` steps.
+def set_rates(optimizer: Any, step: int, config: TrainConfig) -> None:
+    """Set the learning rates of training step `step` (0-based): a rise, a constant, a fall to nothing after the last.
 
     AdamW's first steps have full size however noisy the gradient is: without warm-up they moved the sandbox policy ten
     times as far as later ones, in no direction.
     """
+    left = (config.steps - step) / (config.decay * config.steps) if config.decay else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (warmup + 1))
+        group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1), left)
 
 
 def learn(

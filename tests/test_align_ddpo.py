@@ -12,9 +12,9 @@ from align import objectives
 from align.ddpo import DDPO
 from align.policy import Policy, Velocity
 from align.replay import USUAL_ETA, window_at
-from align.setup import launch
 from align.train import TrainConfig, train
 from base_model import flow, lora, native
+from base_model.large import launch
 from core.errors import UserError
 from core.run import read_metrics
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import toy_run
 
-from align.setup import launch
+from base_model.large import launch
 from core.errors import UserError
 from core.run import read_metrics
 

@@ -11,9 +11,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from align.policy import Velocity, repeated_blocks
-from align.sharding import place, place_state, whole
+from align.policy import Velocity
 from base_model import native
+from base_model.large import place, place_state, repeated_blocks, whole
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from align.policy import Policy, Velocity
-from align.setup import launch
 from base_model import lora
 from base_model.flow import Schedule, linear_schedule
+from base_model.large import launch
 from base_model.protocol import Condition, VideoSize
 
 

@@ -20,6 +20,7 @@ from align.advantages import group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
+from align.reference import check_held, held_velocity
 from align.renoise import check_levels, old_velocity, renoised, target
 from align.replay import ratio_metrics
 from core.errors import UserError
@@ -40,6 +41,7 @@ class AdvantageMatching:
     kl_weight: float = option(0.0, "weight of the squared velocity difference to the reference (adapters off)")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
+        check_held(self.kl_weight)
         check_levels(policy, self.levels, "awm")
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
@@ -58,9 +60,8 @@ class AdvantageMatching:
         return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, rollout.rows))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
         old, goal = old_velocity(policy, part), target(policy, part)
-        velocity = policy.velocity(part.before, part.step, part.condition)
+        velocity, pull, logged = held_velocity(policy, part, self.kl_weight)
         old = velocity.detach() if old is None else old
         log_ratio = objectives.velocity_distance(old, goal) - objectives.velocity_distance(velocity, goal)
         per_sample = objectives.clipped_surrogate(log_ratio, part.advantage, self.clip_range)
@@ -68,8 +69,4 @@ class AdvantageMatching:
             "approx_kl": ratio_metrics(log_ratio)["approx_kl"],
             "clip_fraction": objectives.clipped_share(log_ratio.detach(), part.advantage, self.clip_range).mean(),
         }
-        if reference is not None:
-            kl = objectives.velocity_distance(velocity, reference)
-            per_sample = per_sample + self.kl_weight * kl
-            metrics["kl_reference"] = kl.detach().mean()
-        return (part.weight * per_sample).mean(), metrics
+        return (part.weight * (per_sample + pull)).mean(), metrics | logged

@@ -21,8 +21,9 @@ class TrainConfig:
     guidance: float = option(1.0, "guidance scale, the same in sampling and training; 1 = none, half the cost")
     updates: int = option(1, "optimizer steps per pass over the samples, each on its own share of them")
     passes: int = option(1, "passes over the samples of a training step")
-    learning_rate: float = option(3e-4, "of AdamW, constant after the warm-up")
+    learning_rate: float = option(3e-4, "of AdamW, between warm-up and decay")
     warmup: int = option(5, "training steps over which the learning rate rises to its value")
+    decay: float = option(0.0, "last share of the training steps over which the learning rate falls to zero")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm")
     mix: Literal["group", "sum"] = option(
         "group", "several rewards: each one's place in its group, weighted (GDPO), or the weighted sum of their values"
@@ -74,8 +75,9 @@ class TrainConfig:
             raise UserError(f"warmup is {self.warmup}, it must be 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}, it must be 0 (none) or more and below 1; .9 is usual")
-        if not 0 <= self.curriculum <= 1:
-            raise UserError(f"curriculum is {self.curriculum}, it must be a share from 0 to 1")
+        for name in ("curriculum", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, it must be a share from 0 to 1")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be above 0")

@@ -20,7 +20,7 @@ from align.advantages import Advantages, group_advantages, prompt_advantages
 from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
 from align.protocol import option
-from align.replay import KLForm, check_exploration, explore, ratio_metrics, replay
+from align.replay import KLForm, check_exploration, explore, replay
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class DDPO:
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(self, policy, part)
-        metrics = ratio_metrics(now.log_ratio)
+        metrics = dict(now.metrics)
         if self.estimator == "sf":
             if float(metrics["ratio_error"]) > health.RATIO_TOLERANCE:
                 raise UserError(
@@ -83,10 +83,7 @@ class DDPO:
         else:
             per_sample = objectives.clipped_surrogate(now.log_ratio, part.advantage, self.clip_range)
             metrics["clip_fraction"] = objectives.clipped_share(now.log_ratio, part.advantage, self.clip_range).mean()
-        if now.kl is not None:
-            per_sample = per_sample + self.kl_weight * now.kl
-            metrics["kl_reference"] = now.kl.mean()
-        return (part.weight * per_sample).mean(), metrics
+        return (part.weight * (per_sample + now.pull)).mean(), metrics
 
     def _advantages(self, policy: Policy, rollout: Rollout) -> Advantages:
         if self.advantage == "group":

@@ -20,7 +20,7 @@ from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience
 from align.policy import Policy
 from align.protocol import option
-from align.replay import KLForm, check_exploration, explore, ratio_metrics, replay
+from align.replay import KLForm, check_exploration, explore, replay
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class GRPO:
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(self, policy, part)
-        metrics = ratio_metrics(now.log_ratio)
+        metrics = dict(now.metrics)
         log_ratio = now.log_ratio
         if self.trust == "mask":
             moved = objectives.latent_kl(now.mean, part.mean, now.std)
@@ -87,7 +87,4 @@ class GRPO:
                 levels = policy.schedule.at(part.step)
                 per_sample = per_sample * objectives.even_step_weight(*levels, policy.num_steps).to(per_sample)
             metrics["clip_fraction"] = objectives.clipped_share(log_ratio, part.advantage, self.clip_range).mean()
-        if now.kl is not None:
-            per_sample = per_sample + self.kl_weight * now.kl
-            metrics["kl_reference"] = now.kl.mean()
-        return (part.weight * per_sample).mean(), metrics
+        return (part.weight * (per_sample + now.pull)).mean(), metrics

@@ -19,6 +19,7 @@ from align.advantages import group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
+from align.reference import check_held, held_velocity
 from align.renoise import check_levels, old_velocity, renoised
 from core.errors import UserError
 
@@ -40,6 +41,7 @@ class NFT:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        check_held(self.kl_weight)
         check_levels(policy, self.levels, "nft")
         if not 0 <= self.old_decay < 1 or not self.strength > 0 or not self.advantage_limit > 0:
             raise UserError("old_decay must be in [0, 1), strength and advantage_limit above 0")
@@ -67,15 +69,10 @@ class NFT:
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         sigma = policy.schedule.at(part.step)[0]
-        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
         old = old_velocity(policy, part)
-        velocity = policy.velocity(part.before, part.step, part.condition)
+        velocity, pull, logged = held_velocity(policy, part, self.kl_weight)
         old = velocity.detach() if old is None else old
         goodness = 0.5 + part.advantage / (2.0 * self.advantage_limit)
         per_sample = objectives.contrast(part.clean, part.before, sigma, velocity, old, goodness, self.strength)
         metrics = {"policy_distance": objectives.velocity_distance(velocity.detach(), old).mean()}
-        if reference is not None:
-            kl = objectives.velocity_distance(velocity, reference)
-            per_sample = per_sample + self.kl_weight * kl
-            metrics["kl_reference"] = kl.detach().mean()
-        return (part.weight * per_sample).mean(), metrics
+        return (part.weight * (per_sample + pull)).mean(), metrics | logged

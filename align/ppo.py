@@ -20,7 +20,7 @@ from align.advantages import EPSILON, Advantages
 from align.experience import Experience, Part, experience
 from align.policy import Policy
 from align.protocol import option
-from align.replay import KLForm, check_exploration, explore, ratio_metrics, replay
+from align.replay import KLForm, check_exploration, explore, replay
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,16 +89,13 @@ class PPO:
         now = replay(self, policy, part)
         advantage = part.extra["advantage"]
         per_sample = objectives.clipped_surrogate(now.log_ratio, advantage, self.clip_range)
-        metrics = ratio_metrics(now.log_ratio)
+        metrics = dict(now.metrics)
         metrics["clip_fraction"] = objectives.clipped_share(now.log_ratio, advantage, self.clip_range).mean()
-        if now.kl is not None:
-            per_sample = per_sample + self.kl_weight * now.kl
-            metrics["kl_reference"] = now.kl.mean()
         value = policy.call("critic", part.extra["feature"])
         # Critic and adapters share no weight, so their losses can be added as they are.
         error = objectives.clipped_value_loss(value, part.extra["value"], part.extra["return"], self.value_clip)
         metrics["value_loss"] = error.mean()
-        return (part.weight * (per_sample + error)).mean(), metrics
+        return (part.weight * (per_sample + now.pull + error)).mean(), metrics
 
 
 def _normalised(everyone: Tensor, taught: Tensor, limit: float) -> tuple[Tensor, Tensor, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from align import objectives
 from align.experience import Part, Rollout, roll_out
 from align.policy import Policy
+from align.reference import check_held, held_velocity
 from base_model import flow
 from base_model.sampler import check_noise
 from core.errors import UserError
@@ -29,13 +30,15 @@ USUAL_ETA: dict[flow.Kind, float] = {"flow": 0.7, "dance": 0.3, "cps": 0.8, "ddi
 class Replay:
     """One denoising step of a part under the present policy.
 
-    mean, std: of the step's Gaussian. log_ratio [batch]: log p_new - log p_old. kl [batch]: to the reference, or None.
+    mean, std: of the step's Gaussian. log_ratio [batch]: log p_new - log p_old. pull [batch]: what the distance to the
+    reference costs. metrics: what every likelihood-ratio algorithm logs.
     """
 
     mean: Tensor
     std: Tensor
     log_ratio: Tensor
-    kl: Tensor | None
+    pull: Tensor
+    metrics: dict[str, Tensor]
 
 
 class Explorer(Protocol):
@@ -63,6 +66,7 @@ def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -
     """Raises: UserError for a group too small to compare in, a window that does not fit, or noise without a density."""
     if settings.group_size < smallest_group:
         raise UserError(f"group_size {settings.group_size} must be {smallest_group} or more; 8 is usual for groups")
+    check_held(settings.kl_weight)
     stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
     check_noise(policy.generator.family, settings.noise, amount(settings), range(stop), policy.num_steps)
 
@@ -91,7 +95,7 @@ def explore(
 
 
 def replay(settings: Explorer, policy: Policy, part: Part) -> Replay:
-    """The step of `part` again, with gradients; without a KL weight the reference is not asked."""
+    """The step of `part` again, with gradients."""
     schedule = policy.schedule
     levels = schedule.at(part.step)
 
@@ -99,16 +103,15 @@ def replay(settings: Explorer, policy: Policy, part: Part) -> Replay:
         eta = amount(settings)
         return flow.transition(settings.noise, part.before, velocity, *levels, eta, sigma_max=schedule.sigma_max)
 
-    reference = policy.reference_velocity(part.before, part.step, part.condition) if settings.kl_weight > 0 else None
-    velocity = policy.velocity(part.before, part.step, part.condition)
+    def latent_kl(velocity: Tensor, reference: Tensor) -> Tensor:
+        mean, std = gaussian(velocity)
+        return objectives.latent_kl(mean, gaussian(reference)[0], std)
+
+    distance = latent_kl if settings.kl_form == "latent" else objectives.velocity_distance
+    velocity, pull, logged = held_velocity(policy, part, settings.kl_weight, distance)
     mean, std = gaussian(velocity)
     log_ratio = flow.log_prob(part.after, mean, std) - part.log_prob
-    kl = None
-    if reference is not None and settings.kl_form == "latent":
-        kl = objectives.latent_kl(mean, gaussian(reference)[0], std)
-    elif reference is not None:
-        kl = objectives.velocity_distance(velocity, reference)
-    return Replay(mean, std, log_ratio, kl)
+    return Replay(mean, std, log_ratio, pull, ratio_metrics(log_ratio) | logged)
 
 
 def window_limit(num_steps: int, window: int, stop: int) -> int:
@@ -133,6 +136,6 @@ def window_at(num_steps: int, window: int, stop: int, seed: int, step: int) -> r
 
 
 def ratio_metrics(log_ratio: Tensor) -> dict[str, Tensor]:
-    """What every likelihood-ratio algorithm logs; `ratio_error` is a maximum and must be 0 before the first update."""
+    """How far the policy has moved; `ratio_error` is a maximum and must be 0 before the first update."""
     moved = log_ratio.detach()
     return {"ratio_error": moved.expm1().abs().max(), "approx_kl": objectives.approximate_kl(moved).mean()}

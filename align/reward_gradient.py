@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from align import objectives
 from align.experience import Experience, Part, rows_of
 from align.policy import Policy
 from align.protocol import option
+from align.reference import check_held, held_velocity
 from align.scoring import Verdict, judge
 from base_model import flow, sampler
 from base_model.protocol import Condition, take
@@ -56,6 +56,7 @@ class RewardGradient:
                 f"reward '{reward.name}' says it is not differentiable, so it has no gradient to follow; "
                 "use grpo or nft, which only compare"
             )
+        check_held(self.kl_weight)
         last = policy.num_steps
         for name, value, most in (
             ("last_steps", self.last_steps, last),
@@ -108,18 +109,13 @@ class RewardGradient:
         )
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
-        velocity = policy.velocity(part.before, part.step, part.condition)
+        velocity, pull, logged = held_velocity(policy, part, self.kl_weight)
         clean = self._finish(policy, part.before, velocity, part.condition, int(part.step[0]))
         slope = part.extra["slope"]
         # The predicted gain of reward: 0 before the update, and its derivative is the reward's.
         per_sample = -(slope * (clean - part.after)).flatten(1).sum(1)
         metrics = {"reward_slope": slope.flatten(1).norm(dim=1).mean()}
-        if reference is not None:
-            kl = objectives.velocity_distance(velocity, reference)
-            per_sample = per_sample + self.kl_weight * kl
-            metrics["kl_reference"] = kl.detach().mean()
-        return per_sample.mean(), metrics
+        return (per_sample + pull).mean(), metrics | logged
 
     def _slope(self, verdict: Verdict, reward: "Reward", rows: range) -> Tensor:
         """d reward / d clean latents of this process's clips, 0 above the ceiling."""

@@ -23,6 +23,7 @@ from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.protocol import option
+from align.reference import check_held, held_velocity
 from align.renoise import check_levels, renoised, target
 from core.errors import UserError
 
@@ -42,6 +43,7 @@ class WeightedRegression:
     kl_weight: float = option(0.0, "weight of the squared velocity difference to the reference (adapters off)")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
+        check_held(self.kl_weight)
         check_levels(policy, self.levels, "weighted_regression")
         if self.group_size < 2:
             raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
@@ -72,16 +74,9 @@ class WeightedRegression:
         return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, numbers))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        reference = policy.reference_velocity(part.before, part.step, part.condition) if self.kl_weight > 0 else None
-        velocity = policy.velocity(part.before, part.step, part.condition)
+        velocity, pull, logged = held_velocity(policy, part, self.kl_weight)
         error = objectives.velocity_distance(velocity, target(policy, part))
-        loss = (part.weight * error).mean()
-        metrics = {"velocity_error": error.detach().mean()}
-        if reference is not None:
-            kl = objectives.velocity_distance(velocity, reference).mean()
-            loss = loss + self.kl_weight * kl
-            metrics["kl_reference"] = kl.detach()
-        return loss, metrics
+        return (part.weight * error + pull).mean(), {"velocity_error": error.detach().mean()} | logged
 
 
 def exponential_weights(advantage: Tensor, weight: Tensor, group_size: int, temperature: float) -> Tensor:

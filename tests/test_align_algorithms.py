@@ -13,10 +13,12 @@ from toy_generator import Brightness, toy_policy
 
 from align import ALGORITHMS
 from base_model import lora
+from core.errors import UserError
 from core.registry import resolve
 from core.run import read_metrics
 
 ROOT = Path(__file__).parents[1]
+HELD = sorted(ALGORITHMS.keys() - {"dpo"})  # dpo holds to the reference by its own formula
 
 
 def test_every_algorithm_of_the_table_is_tried_here() -> None:
@@ -55,6 +57,29 @@ def test_what_is_kept_of_sampling_does_not_grow_with_its_steps(name: str) -> Non
         path = algorithm.collect(policy, Brightness(), list("abcd"), seed=0, step=0).trajectory
         kept.append([tuple(value.shape) for value in (path.before, path.after, path.mean, path.log_prob)])
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_the_pull_to_the_reference_has_a_gradient_once_the_policy_has_moved(name: str) -> None:
+    policy, found = toy_policy(), []
+    for value in policy.parameters:
+        value.data += 0.1
+    for weight in (0.0, 1.0):
+        algorithm = dataclasses.replace(toy_algorithms.TOYS[name], kl_weight=weight)  # type: ignore[type-var]
+        if name == "ppo":
+            policy.own.update(algorithm.modules(policy))
+        part = next(iter(algorithm.collect(policy, Brightness(), list("abcd"), seed=0, step=0).parts(16, 0, 1)))
+        loss, metrics = algorithm.loss(policy, part)
+        assert ("kl_reference" in metrics) == (weight > 0)
+        found.append(torch.autograd.grad(loss, policy.parameters))
+    assert all(float((a - b).abs().max()) > 1e-6 for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_pull_away_from_the_reference_is_refused(name: str) -> None:
+    algorithm = dataclasses.replace(toy_algorithms.TOYS[name], kl_weight=-0.1)  # type: ignore[type-var]
+    with pytest.raises(UserError, match=r"kl_weight -0\.1 must be 0"):
+        algorithm.check(toy_policy(), Brightness())
 
 
 @pytest.mark.slow

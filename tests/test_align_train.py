@@ -12,7 +12,7 @@ from toy_run import WithCritic
 
 from align.ddpo import DDPO
 from align.prompts import PromptSet
-from align.train import TrainConfig, train
+from align.train import TrainConfig, set_rates, train
 from base_model import lora
 from core import videoset
 from core.errors import UserError
@@ -21,7 +21,15 @@ from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d", "e"]
 CONFIG = TrainConfig(
-    steps=7, prompts_per_step=2, batch=8, denoising_steps=6, learning_rate=1e-2, updates=2, sample_every=0, save_every=2
+    steps=7,
+    prompts_per_step=2,
+    batch=8,
+    denoising_steps=6,
+    learning_rate=1e-2,
+    decay=0.5,
+    updates=2,
+    sample_every=0,
+    save_every=2,
 )
 TOY = DDPO(group_size=8, window=2, clip_range=1e-2, advantage="prompt", history_enough=4)
 
@@ -133,6 +141,18 @@ def test_the_first_step_has_the_size_that_the_warm_up_allows(tmp_path: Path, war
         float(value.detach().abs().max()) for name, value in generator.network.named_parameters() if "lora_B" in name
     )
     assert moved == pytest.approx(expected, rel=0.02)  # AdamW's first step is learning rate x sign
+
+
+def test_learning_rates_rise_stay_and_fall_to_nothing_after_the_last_step() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1.0
+    config = TrainConfig(steps=10, warmup=3, decay=0.4)
+    seen = []
+    for step in range(config.steps):
+        set_rates(optimizer, step, config)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
 def test_two_seeds_differ_and_one_seed_repeats(tmp_path: Path) -> None:

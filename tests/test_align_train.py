@@ -76,7 +76,7 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, torn: bo
 
 def test_an_algorithms_own_networks_are_trained_saved_and_restored_beside_the_adapters(tmp_path: Path) -> None:
     algorithm = WithCritic(group_size=8, window=2, clip_range=1e-2)
-    config = replace(CONFIG, warmup=0, updates=1, steps=4)
+    config = replace(CONFIG, warmup=0, decay=0.0, updates=1, steps=4)
     unbroken = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(ToyGenerator(), Killed(fatal=6), algorithm, PROMPTS, config, tmp_path / "broken")

@@ -28,6 +28,7 @@ from core.stats import krippendorff_alpha
 
 ASPECTS = ("text_alignment", "motion_quality", "visual_quality", "overall")
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
+ANSWERS = ("a", "b", "tie")  # that a gold pair may have
 SIDES = ("left", "right", "tie", "both_bad", "skip")
 # A vote counts while nothing supersedes it and it is not itself a withdrawal.
 CURRENT = "v.choice <> 'withdrawn' AND NOT EXISTS (SELECT 1 FROM vote s WHERE s.supersedes = v.id)"
@@ -47,6 +48,8 @@ class Settings:
         for name in ("gold_share", "repeat_share", "min_watched"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie between 0 and 1, seen {getattr(self, name)}")
+        if not self.fast_seconds >= 0:
+            raise UserError(f"fast_seconds must be at least 0, seen {self.fast_seconds}")
         if self.gold_share + self.repeat_share > 0.5:
             raise UserError("gold_share and repeat_share together may be at most 0.5: labels are the purpose")
 
@@ -257,8 +260,8 @@ class Store:
                 f"pair of {prompt!r}: sampling_probability must lie in (0, 1] and target_votes be at least 1, "
                 f"seen {sampling_probability} and {target_votes}"
             )
-        if gold not in (None, "a", "b", "tie"):
-            raise UserError(f"pair of {prompt!r}: gold answer {gold!r} is unknown; known: a, b, tie")
+        if gold not in (None, *ANSWERS):
+            raise UserError(f"pair of {prompt!r}: gold answer {gold!r} is unknown; known: {', '.join(ANSWERS)}")
         rank = seed_for(video_a_id, prompt, video_b_id)
         target = EVERYONE if gold or repeats else target_votes
         with self.transaction() as connection:
@@ -394,10 +397,13 @@ class Store:
         seconds: float | None = None,
         watched: float | None = None,
         comment: str | None = None,
+        make_room: bool = False,
     ) -> int:
         """Record a vote that was not given under a lease: imported, or by a simulated annotator.
 
-        Args: choice: "a", "b", "tie", "both_bad" or "skip".
+        Args:
+            choice: "a", "b", "tie", "both_bad" or "skip".
+            make_room: where the pair has its labels already, raise its target: what was labelled elsewhere is kept.
         Returns: the vote's id; the same vote again changes nothing.
         Raises: UserError when the annotator has voted differently on it, or the pair has its labels already.
         """
@@ -417,6 +423,8 @@ class Store:
             facts = (left_is, None, given, seconds, watched, comment)
             vote_id = self._insert(connection, (pair_id, who, aspect, choice, *facts), last)
             if aspect == self.aspects[-1]:
+                if make_room and choice != "skip":
+                    self.raise_target(pair_id, self.num_labels(pair_id) + 1)
                 self._count(connection, pair_id)
             return vote_id
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from core import preferences_io, preferences_pairing, preferences_people, videoset
 from core.cli import parse, verb
 from core.errors import UserError
-from core.preferences import ASPECTS, Settings, Store, existing
+from core.preferences import ANSWERS, ASPECTS, Settings, Store, existing
 from core.progress import track
 
 
@@ -45,6 +45,12 @@ class Add:
     project: str | None = field(
         default=None, metadata={"help": "which of the store's projects; its first if not given"}
     )
+
+    def __post_init__(self) -> None:
+        if self.target_votes < 1:
+            raise UserError(f"target_votes must be at least 1, seen {self.target_votes}")
+        if self.gold not in (None, *ANSWERS):
+            raise UserError(f"gold answer {self.gold!r} is unknown; known: {', '.join(ANSWERS)}")
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,6 @@ def _import_vote(store: Store, row: Row, annotator: str) -> int:
         gold=row.get("gold"),
         repeats=store.find_pair(row["prompt"], video_b, video_a) if row.get("is_repeat") else None,
     )
-    _make_room(store, pair)
     facts = {name: row.get(name) for name in ("left_is", "seconds", "watched", "comment")}
     store.record_vote(
         pair,
@@ -211,6 +210,7 @@ def _import_vote(store: Store, row: Row, annotator: str) -> int:
         row["aspect"],
         row["choice"],
         time_given=row.get("time"),
+        make_room=True,
         **facts,  # type: ignore[arg-type]
     )
     return 1
@@ -230,8 +230,7 @@ def _import_preference(store: Store, row: Row, annotator: str) -> int:
     choices = ["a"] * (lead + split) + ["b"] * split + ["tie"] * ties
     for number, choice in enumerate(choices, start=1):
         turned = {"a": "b", "b": "a"}.get(choice, choice) if is_swapped else choice
-        _make_room(store, pair)
-        store.record_vote(pair, f"{annotator}-{number}", row["aspect"], turned)
+        store.record_vote(pair, f"{annotator}-{number}", row["aspect"], turned, make_room=True)
     return n
 
 
@@ -245,14 +244,9 @@ def _import_videoalign(store: Store, row: Row, annotator: str) -> int:
             raise UserError(f"{column} is {row[column]!r}; known: {', '.join(VIDEOALIGN_CHOICES)}")
         choice = VIDEOALIGN_CHOICES[row[column]]
         if choice is not None:
-            store.record_vote(pair, annotator, aspect, choice)
+            store.record_vote(pair, annotator, aspect, choice, make_room=True)
             count += 1
     return count
-
-
-def _make_room(store: Store, pair: int) -> None:
-    """What was labelled elsewhere is kept, even where it is more than was asked for here."""
-    store.raise_target(pair, store.num_labels(pair) + 1)
 
 
 def _tallies(store: Store) -> Iterable[tuple[Pair, str, Counter[str]]]:

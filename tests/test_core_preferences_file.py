@@ -159,9 +159,11 @@ def test_a_newer_store_another_database_and_a_text_file_are_refused(store, tmp_p
     other.close()
     with pytest.raises(UserError, match="no preference store"):
         Store(tmp_path / "other.db")
-    (tmp_path / "text.db").write_text("not a database, but long enough to be read as one by mistake " * 20)
-    with pytest.raises(UserError, match="text.db"):
-        Store(tmp_path / "text.db")
+    for text in ("x", "not a database, but long enough to be read as one by mistake " * 20):
+        (tmp_path / "text.db").write_text(text)
+        with pytest.raises(UserError, match="text.db: not a preference store"):
+            Store(tmp_path / "text.db")
+        assert (tmp_path / "text.db").read_text() == text
 
 
 def test_a_store_that_cannot_be_written_is_told(store):

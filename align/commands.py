@@ -79,6 +79,8 @@ def align(argv: list[str]) -> None:
 
     if options.offload == "sequential":
         raise UserError("offload 'sequential' is for sampling only: gradients need the transformer whole; use 'model'")
+    if options.quantize != "none" and options.adapter != "lora":
+        raise UserError(f"adapter '{options.adapter}' needs weights of full precision; use 'lora', or quantize 'none'")
     judge_prompts = prompts.read_all(options.judge_prompts) if options.judge_prompts else []
     # Pairs of a preference store bring prompts of their own; text encoders stay for them.
     known = None if from_votes else [one.text for one in (*listed, *judge_prompts)]

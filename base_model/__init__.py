@@ -6,6 +6,7 @@ its id. Which family a pipeline belongs to, its model_index.json says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ from core.errors import UserError
 if TYPE_CHECKING:
     from base_model.native import NativeGenerator
     from base_model.protocol import Generator
+
+# Where the extra `quantize` is installed, peft and diffusers import torchao and bitsandbytes whatever is asked of them,
+# and these tell every command about each other's versions and about kernels for CPUs.
+for _talker in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
 
 GENERATORS = {
     "sandbox": "base_model.pipeline:sandbox",
@@ -53,9 +59,15 @@ def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str]
 
 
 def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
-    """The size that `options` ask for. Raises: UserError for a memory saver, which the native model does not have."""
+    """Of the size and in the place that `options` ask for.
+
+    Raises: UserError for a memory saver, which the native model does not have, and a device that is not there.
+    """
     from dataclasses import replace
 
+    from torch import nn
+
+    from base_model.hub.loading import place
     from base_model.protocol import VideoSize
 
     savers = ("offload", "vae_tiling", "attention", "quantize", "context_parallel")
@@ -65,4 +77,7 @@ def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
     own = generator.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
     generator.latent_shape(size)
+    device = place(options.device)
+    for part in (generator.vae, generator.transformer, generator.clip):
+        nn.Module.to(part, device)
     return replace(generator, size=size)

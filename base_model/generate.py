@@ -102,6 +102,8 @@ def generate(argv: list[str]) -> None:
             "offload 'sequential' can carry neither a LoRA nor other weights; merge first (soralign lora merge) or use "
             "'model'"
         )
+    if config.quantize != "none" and config.weights is not None:
+        raise UserError(f"quantize '{config.quantize}' cannot carry other weights; leave it out, or train a LoRA")
 
     import base_model
     from base_model import finetuned, lora

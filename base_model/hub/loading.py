@@ -11,6 +11,8 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -119,6 +121,7 @@ def check(folder: Path, model: str) -> str:
 
 def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str] | None) -> HubGenerator:
     """The pipeline saved in `folder`, frozen; see `base_model.load`."""
+    import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
     from transformers.utils import logging as transformers_logging
@@ -132,16 +135,19 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     kind = resolve(PIPELINES, name, "pipeline")
     _check_parts(folder, model, name)
     device, dtype = place(options.device), precision(options.dtype, place(options.device))
+    _check_quantize(options, device)
     disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            variant=_variant(folder),
-            quantization_config=_quantization(options.quantize, dtype),
-            local_files_only=True,
-        )
+        # bitsandbytes puts what it quantises on the current GPU, whichever we mean
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            pipeline = DiffusionPipeline.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                variant=_variant(folder),
+                quantization_config=_quantization(options.quantize, folder, dtype),
+                local_files_only=True,
+            )
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
@@ -222,30 +228,43 @@ def _save_memory(family: Any, options: ModelOptions, device: torch.device) -> No
                 raise UserError(f"attention '{options.attention}' cannot be used: {reason}") from error
         if options.offload == "sequential":
             cpu_offload(network, device)
-        elif options.quantize == "none":  # quantised weights were placed as they were loaded
+        else:
             network.to(device)
     if options.offload == "none":
         pipeline.vae.to(device)
 
 
-def _quantization(quantize: str, dtype: torch.dtype) -> Any:
-    """What diffusers is to do to the denoisers' weights, or None. Raises: UserError if the library is missing."""
-    from importlib.util import find_spec
-
+def _check_quantize(options: ModelOptions, device: torch.device) -> None:
+    """Raises: UserError if the library for `quantize` is missing, or the weights cannot be held so."""
+    quantize = options.quantize
     if quantize == "none":
-        return None
+        return
     library = {"int8": "torchao", "nf4": "bitsandbytes"}[quantize]
     if find_spec(library) is None:
-        raise UserError(f"quantize '{quantize}' needs the package {library}: pip install {library}")
+        raise UserError(f"quantize '{quantize}' needs the package {library}: pip install 'soralign[quantize]'")
+    if quantize == "nf4" and device.type == "cpu":
+        raise UserError("quantize 'nf4' is for GPUs; a CPU takes 'int8'")
+    if options.offload == "sequential":
+        raise UserError(f"quantize '{quantize}' with offload 'sequential': quantised layers stay whole; use 'model'")
+
+
+def _quantization(quantize: str, folder: Path, dtype: torch.dtype) -> Any:
+    """What diffusers is to do to the linear layers of the denoisers in `folder`, or None."""
+    if quantize == "none":
+        return None
     from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
 
-    if quantize == "int8":
+    from base_model.lora import EXPERT_FILE_NAMES
+
+    def config() -> Any:
+        if quantize == "nf4":
+            return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
         from torchao.quantization import Int8WeightOnlyConfig
 
-        config = TorchAoConfig(Int8WeightOnlyConfig())
-    else:
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return PipelineQuantizationConfig(quant_mapping={"transformer": config, "transformer_2": config})
+        return TorchAoConfig(Int8WeightOnlyConfig())
+
+    networks = [name for name in EXPERT_FILE_NAMES if (folder / name).is_dir()]
+    return PipelineQuantizationConfig(quant_mapping={name: config() for name in networks})
 
 
 def _check_parts(folder: Path, model: str, pipeline: str) -> None:

@@ -7,6 +7,7 @@ add their own pooling.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,10 @@ class SandboxClip(ModelMixin, ConfigMixin):
         )
         text = CLIPTextCfg(context_length=context_length, width=text_width, heads=4, layers=text_layers)
         self.clip = CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text)
-        self.tokenizer = SimpleTokenizer(context_length=context_length)
+
+    @property
+    def tokenizer(self) -> SimpleTokenizer:
+        return _tokenizer(self.context_length)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids [n, context_length]; 0 after the end token. A longer prompt is cut, see `unread`."""
@@ -93,6 +97,12 @@ class SandboxClip(ModelMixin, ConfigMixin):
     def score(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine between each video and its prompt, [batch] in [-1, 1]; differentiable in `frames`."""
         return (self.encode_videos(frames) * self.encode_text(prompts)).sum(dim=-1)
+
+
+@functools.cache
+def _tokenizer(context_length: int) -> SimpleTokenizer:
+    """One for all models of a process: reading the vocabulary takes as long as a tiny model's clip."""
+    return SimpleTokenizer(context_length=context_length)
 
 
 def load_clip(folder: str | Path | None = None) -> SandboxClip:

@@ -8,6 +8,7 @@ One process writes a run folder; under a launcher that is the main one. What a c
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -156,22 +157,28 @@ def read_metrics(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """What ran: commit, versions, machine, command line. Libraries that are not installed are left out."""
+    """What ran: commit, versions, machine, command line."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "libraries": _libraries(),
+        "command": sys.argv,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    """Name -> version of those installed. Read once: a process keeps the versions it has imported."""
     versions = {}
     for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "libraries": versions,
-        "command": sys.argv,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    return versions
 
 
 def _commit() -> str | None:

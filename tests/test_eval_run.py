@@ -1,9 +1,12 @@
 """An evaluation survives what a folder can hold, repeats nothing, and gives the same numbers in any order."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,24 @@ from eval import result, run
 FAST = ("physics_pass_rate", "physics/inertia", "flicker", "clip_sim", "diversity", "fvd", "mmd")
 
 
-def write_set(folder: Path, count: int = 6, *, seed: int = 3, order: list[int] | None = None) -> Path:
-    """`count` true clips, two seeds a prompt."""
-    writer = videoset.Writer(folder)
-    for index in order or range(count):
-        clip = dataset.make_clip(seed, index, style="descriptive")
-        prompt = dataset.make_clip(seed, index // 2 * 2, style="descriptive").prompt
-        writer.append(clip.frames, prompt, id=f"v{index}", seed=index % 2, state=clip.state)
+@functools.cache
+def true_set(seed: int, order: tuple[int, ...]) -> dict[str, bytes]:
+    """Files of a set of true clips, two seeds a prompt, by their names."""
+    clips = {index: dataset.make_clip(seed, index, style="descriptive") for index in range(max(order) + 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        writer = videoset.Writer(folder)
+        for index in order:
+            prompt = clips[index // 2 * 2].prompt
+            writer.append(clips[index].frames, prompt, id=f"v{index}", seed=index % 2, state=clips[index].state)
+        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def write_set(folder: Path, count: int = 6, *, seed: int = 3, order: Sequence[int] = ()) -> Path:
+    """`count` true clips; drawn and encoded once for all tests."""
+    for name, content in true_set(seed, tuple(order) or tuple(range(count))).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     return folder
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -30,6 +30,7 @@ CRF = 10  # x264's scale: 0 lossless, 18 usually called visually lossless; 10 le
 # Without these two flags swscale darkens every pixel by 1.3 of 255 on the way back to RGB; with them the bias is 0.03.
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 BROWSER_CODECS = ("h264", "vp8", "vp9", "av1")
+FAR = 250  # frames into a file: what lies before is not decoded any more to get there
 Numbers = TypeVar("Numbers", bound=Any)  # a NumPy array or a torch tensor: only arithmetic is used
 
 
@@ -89,7 +90,7 @@ def read(path: Path | str, start: int = 0, count: int | None = None) -> Video:
     with _opened(path) as (container, stream):
         fps = _fps(stream)
         try:
-            for frame in islice(container.decode(stream), start, None if count is None else start + count):
+            for frame in islice(_from(container, stream, start), count):
                 pixels.append(frame.reformat(format="rgb24", interpolation=EXACT, threads=1).to_ndarray())
         except av.error.FFmpegError as error:
             reached = start + len(pixels)
@@ -98,6 +99,18 @@ def read(path: Path | str, start: int = 0, count: int | None = None) -> Video:
         where = f"no frame from number {start} on" if start else "no frame"
         raise UserError(f"{path}: the file has a video stream but {where}; was it cut off while being written?")
     return Video(from_uint8(np.stack(pixels)), fps)
+
+
+def _from(container: Any, stream: Any, start: int) -> Iterator[VideoFrame]:
+    """Frames from number `start` on. Far in, decoding begins at the last key frame before it, where a frame's time says
+    its number: at a constant rate."""
+    rate = stream.average_rate
+    if start < FAR or not rate or rate != stream.base_rate:
+        return islice(container.decode(stream), start, None)
+    first = (stream.start_time or 0) + round(start / rate / stream.time_base)
+    container.seek(first, stream=stream)
+    half = 0.5 / rate / stream.time_base
+    return (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts > first - half)
 
 
 def write(path: Path | str, frames: NDArray[np.floating], fps: float) -> None:

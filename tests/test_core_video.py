@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -99,6 +100,31 @@ def test_contact_sheet_has_a_row_per_clip_and_spans_its_time(clip, tmp_path):
     np.testing.assert_array_equal(sheet[1:33, 101:149], video.to_uint8(clip)[-1])
     video.write_png(tmp_path / "a.png", sheet)
     np.testing.assert_array_equal(video.to_uint8(video.read(tmp_path / "a.png").frames)[0], sheet)
+
+
+@pytest.mark.parametrize("fps", [24.0, 29.97])
+def test_frames_far_into_a_file_are_those_of_the_whole_without_decoding_what_lies_before(tmp_path, fps):
+    frames = np.random.default_rng(0).random((620, 3, 1, 1), dtype=np.float32) * np.ones((1, 1, 16, 16), np.float32)
+    video.write(tmp_path / "long.mp4", frames, fps)
+    whole = video.read(tmp_path / "long.mp4").frames
+    decoded = []
+    for start, count in ((249, 3), (250, 20), (499, 17), (500, 1), (603, 40)):
+        part = video.read(tmp_path / "long.mp4", start, count).frames
+        np.testing.assert_array_equal(part, whole[start : start + count])
+    with pytest.raises(UserError, match="no frame from number 700 on"):
+        video.read(tmp_path / "long.mp4", 700, 5)
+    with video._opened(tmp_path / "long.mp4") as (container, stream):
+        counted = SimpleNamespace(
+            seek=container.seek, decode=lambda stream: _counting(container.decode(stream), decoded)
+        )
+        next(video._from(counted, stream, 600))
+    assert len(decoded) <= 250  # x264 sets a key frame at least so often; 620 lie in the file
+
+
+def _counting(frames, seen):
+    for frame in frames:
+        seen.append(frame.pts)
+        yield frame
 
 
 def test_missing_text_and_cut_files_are_user_errors(clip, tmp_path):

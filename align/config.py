@@ -71,8 +71,9 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
-        if self.warmup < 0:
-            raise UserError(f"warmup is {self.warmup}, it must be 0 or more")
+        for name in ("warmup", "judge_clips", "sample_every", "num_samples"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}, it must be 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}, it must be 0 (none) or more and below 1; .9 is usual")
         for name in ("curriculum", "decay"):

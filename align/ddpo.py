@@ -62,6 +62,8 @@ class DDPO:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if self.clip_range <= 0:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
+        if self.history_size < 1:
+            raise UserError(f"history_size {self.history_size} remembers nothing; use 1 or more, 16 to 32 are usual")
         check_exploration(self, policy, smallest_group=2 if self.advantage == "group" else 1)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:

@@ -40,7 +40,8 @@ class PromptSet:
         """
         drawn = round(self.curriculum * count) if spread else 0
         if self.weights is None:
-            turns = walk(len(self.prompts), step * (count - drawn), count - drawn, self.seed, "prompt order")
+            first = step * (count - drawn) + drawn  # step 0 knows of no spread and takes all of its prompts in turn
+            turns = walk(len(self.prompts), first, count - drawn, self.seed, "prompt order")
         else:
             turns = self._draw(np.array(self.weights), count - drawn, step, "prompt draw")
         if drawn:

@@ -57,15 +57,23 @@ class Explorer(Protocol):
     @property
     def same_noise(self) -> bool: ...
     @property
+    def advantage_limit(self) -> float: ...
+    @property
     def kl_weight(self) -> float: ...
     @property
     def kl_form(self) -> KLForm: ...
 
 
 def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -> None:
-    """Raises: UserError for a group too small to compare in, a window that does not fit, or noise without a density."""
+    """Refuse what could not learn from noisy steps.
+
+    Raises: UserError for a group too small to compare in, advantages cut to nothing, a pull away from the reference, a
+        window that does not fit, or noise without a density.
+    """
     if settings.group_size < smallest_group:
         raise UserError(f"group_size {settings.group_size} must be {smallest_group} or more; 8 is usual for groups")
+    if not settings.advantage_limit > 0:
+        raise UserError(f"advantage_limit {settings.advantage_limit} must be above 0; 5 is usual")
     check_held(settings.kl_weight)
     stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
     check_noise(policy.generator.family, settings.noise, amount(settings), range(stop), policy.num_steps)

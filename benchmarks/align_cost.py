@@ -1,23 +1,29 @@
 """What does a step of alignment cost, beside the forwards it cannot do without and beside the loop peers write?
 
-    python benchmarks/align_cost.py [--model sandbox] [--repeats 3] [--parts phases plain memory]
-    python benchmarks/align_cost.py --curves SECONDS --out DIR [--loops "plain DDPO"]   held-out reward against
-        processor seconds; given again it goes on, so a long run can be made in pieces
+    python benchmarks/align_cost.py [--model sandbox] [--repeats 3] [--parts phases plain memory shapes]
+    python benchmarks/align_cost.py --curves SECONDS --out DIR [--loops "plain DDPO"] [--seeds 0 1]   held-out reward
+        against processor seconds; given again it goes on, so a long run can be made in pieces
 
 Everything runs in one process and one thread and is measured in processor seconds, alternating with the forward that
 it is compared with, so that a busy machine moves both alike. The unit f is one forward of one batch without gradient.
 Floor of a clipped-ratio step with LoRA: c (T + 2 E S) f, T sampled and S trained denoising steps, E passes, c = 2 with
 guidance; a backward through frozen weights is counted as one forward.
 
-The plain loop is DDPO as it is usually written: noise and gradients in every step but the last, one forward per
-denoising step, guidance 4.5 in sampling and training, KL to the reference, prompts encoded again for every batch.
+The plain loop is DDPO as it is usually written (flow_grpo's settings for Wan): noise and gradients in every step but
+the last, one forward per denoising step, guidance 4.5 in sampling and training, KL to the reference, clip range 1e-3,
+prompts encoded again for every batch. For the curves all loops have the same adapters (rank 16, none on the
+cross-attention), 16 clips a forward, 10 denoising steps, 32 clips an update (reward gradients 16), bf16 where that is
+fast, the same prompts, and no warm-up. Held-out clips are sampled with the guidance that was trained with, so those of
+the plain loop are better, and twice as dear, before any training.
 """
 
 import argparse
+import itertools
+import math
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,17 +44,18 @@ from align.policy import Policy
 from align.protocol import Algorithm
 from align.reward_gradient import RewardGradient
 from align.scoring import judge
-from align.setup import launch, policy_for, prepare
+from align.setup import policy_for, prepare
 from align.train import learn
 from base_model import flow, lora, native, sampler
-from base_model.protocol import Generator, cat, take
+from base_model.large import launch
+from base_model.protocol import Condition, Generator, take
 from base_model.world import dataset
 from core.files import atomic_write, replacing
 from core.randomness import seed_for, torch_generator
 from reward import load as load_reward
 from reward.protocol import Reward
 
-GUIDANCE = 4.5
+PARTS = ("phases", "plain", "memory", "shapes")
 KL_WEIGHT = 0.004
 GROUP = 8
 BATCH = 8
@@ -59,11 +66,10 @@ def main() -> None:
     parser.add_argument("--model", default="sandbox", help="sandbox, or nano: two tiny blocks with random weights")
     parser.add_argument("--reward", default="clip")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--parts", nargs="+", choices=("phases", "plain", "memory"), default=["phases", "plain", "memory"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--curves", type=float, default=0.0, help="processor seconds of learning for each loop")
     parser.add_argument("--loops", nargs="+", choices=tuple(LOOPS), default=list(LOOPS), help="with --curves")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="with --curves")
     parser.add_argument("--out", type=Path, default=Path("runs/align_cost"), help="with --curves")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -73,8 +79,9 @@ def main() -> None:
         return native.nano() if options.model == "nano" else base_model.load(options.model)
 
     if options.curves:
-        setting = f"{options.model}, {options.reward}"
-        curves(fresh, reward, options.curves, options.loops, options.out, setting)
+        for seed, name in itertools.product(options.seeds, options.loops):
+            _learn(name, fresh(), reward, options.curves, seed, options.out / f"{name}, seed {seed}.pt")
+        curves(options.out, f"{options.model}, {options.reward}")
         return
     print(
         f"model {options.model}, reward {options.reward}, batch {BATCH}, {options.repeats} repeats, processor seconds"
@@ -85,6 +92,8 @@ def main() -> None:
         plain(fresh, reward, options.repeats)
     if "memory" in options.parts:
         memory(fresh, reward)
+    if "shapes" in options.parts:
+        shapes(fresh, reward)
 
 
 @dataclass
@@ -97,6 +106,10 @@ class Bench:
     config: TrainConfig
     reward: Reward
 
+    @property
+    def guidance(self) -> float:
+        return self.policy.guidance
+
     @classmethod
     def of(cls, generator: Generator, reward: Reward, algorithm: Algorithm, config: TrainConfig) -> "Bench":
         policy = policy_for(generator, reward, config, launch(), {})
@@ -106,7 +119,7 @@ class Bench:
     def step(self, prompts: Sequence[str], step: int) -> tuple[float, float]:
         """Processor seconds of (collecting, learning) one training step."""
         begin = time.process_time()
-        experience = self.algorithm.collect(self.policy, self.reward, prompts, 0, step)
+        experience = self.algorithm.collect(self.policy, self.reward, prompts, self.config.seed, step)
         middle = time.process_time()
         learn(self.policy, self.algorithm, experience, self.optimizer, self.config, step + 1)
         return middle - begin, time.process_time() - middle
@@ -226,6 +239,26 @@ class Alive(TorchDispatchMode):
             self._now -= size
 
 
+def shapes(fresh: Callable[[], Generator], reward: Reward) -> None:
+    """How far the ratio is from 1 where steps are replayed in batches of another size than they were sampled in."""
+    batches = (16, 8, 4, 1)
+    print(f"\nlargest |ratio - 1| of 16 clips sampled together and replayed by {', '.join(map(str, batches))}")
+    for precision in ("no", "bf16"):
+        config = TrainConfig(denoising_steps=10, batch=16, precision=precision)  # type: ignore[arg-type]
+        bench = Bench.of(fresh(), reward, GRPO(group_size=GROUP, window=2), config)
+        prompts = dataset.prompts(7, 2, "train", most_objects=1)
+        experience = bench.algorithm.collect(bench.policy, reward, prompts, 0, 0)
+        with torch.no_grad():
+            worst = [
+                max(
+                    float(bench.algorithm.loss(bench.policy, part)[1]["ratio_error"])
+                    for part in experience.parts(batch, 0, 1)
+                )
+                for batch in batches
+            ]
+        print(f"precision {precision:<14}" + "".join(f"{error:10.1e}" for error in worst), flush=True)
+
+
 def plain(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:
     """Processor seconds per training step of as many clips: ours against the plain loop."""
     prompts = dataset.prompts(7, 2, "train", most_objects=1)
@@ -235,7 +268,7 @@ def plain(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:
         "NFT, 4 levels": NFT(group_size=GROUP, levels=4),
     }
     benches = {name: Bench.of(fresh(), reward, algorithm, config) for name, algorithm in ours.items()}
-    loop = PlainLoop(fresh(), reward, learning_rate=1e-4)
+    loop = PlainLoop(fresh(), reward, config)
     seconds: dict[str, list[float]] = {name: [] for name in (*ours, "plain DDPO")}
     for repeat in range(repeats):
         for name, bench in benches.items():
@@ -252,20 +285,28 @@ def plain(fresh: Callable[[], Generator], reward: Reward, repeats: int) -> None:
 class PlainLoop:
     """DDPO as peers write it; see the head of this file."""
 
-    def __init__(self, generator: Generator, reward: Reward, learning_rate: float, num_steps: int = 10) -> None:
-        self.generator, self.reward, self.num_steps = generator, reward, num_steps
+    guidance = 4.5
+
+    def __init__(self, generator: Generator, reward: Reward, config: TrainConfig) -> None:
+        self.generator, self.reward, self.config = generator, reward, config
+        self.num_steps, self.seed = config.denoising_steps, config.seed
         self.network = generator.policy_module()
-        self.parameters = lora.attach(self.network, 16, 32, (), seed_for(0, "lora"))
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.0)
+        self.parameters = lora.attach(
+            self.network, config.lora_rank, config.lora_alpha, config.lora_targets, seed_for(config.seed, "lora")
+        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
 
     def step(self, prompts: Sequence[str], step: int) -> float:
         """One round of sampling and one optimizer step; returns the mean reward."""
         clips = [prompt for prompt in prompts for _ in range(GROUP)]
-        batches = [self._sample(clips[start : start + BATCH], step, start) for start in range(0, len(clips), BATCH)]
+        batches = [
+            self._sample(clips[start : start + self.config.batch], step, start)
+            for start in range(0, len(clips), self.config.batch)
+        ]
         total = torch.cat([batch[-1] for batch in batches])
-        advantages = group_advantages(total, total.isfinite(), GROUP, limit=5.0).value.split(BATCH)
-        for (prompts_of, path, log_probs, _), advantage in zip(batches, advantages, strict=True):
-            condition, empty = self._encode(prompts_of)
+        advantages = group_advantages(total, total.isfinite(), GROUP, limit=5.0).value.split(self.config.batch)
+        for (condition, path, log_probs, _), advantage in zip(batches, advantages, strict=True):
+            empty = self.generator.unconditional(len(advantage))
             for index, log_prob in enumerate(log_probs):
                 velocity = self._velocity(path[index], index, condition, empty)
                 mean, std = self._transition(path[index], velocity, index)
@@ -285,11 +326,11 @@ class PlainLoop:
     @torch.no_grad()
     def _sample(
         self, clips: Sequence[str], step: int, start: int
-    ) -> tuple[Sequence[str], list[Tensor], list[Tensor], Tensor]:
-        condition, empty = self._encode(clips)
-        rng = [torch_generator(0, "plain", step, start + row) for row in range(len(clips))]
+    ) -> tuple[Condition, list[Tensor], list[Tensor], Tensor]:
+        condition, empty = self.generator.encode_prompts(clips), self.generator.unconditional(len(clips))
+        rng = [torch_generator(self.seed, "plain", step, start + row) for row in range(len(clips))]
         latents = sampler.initial_noise(
-            self.generator, [seed_for(0, "plain", step, start + r) for r in range(len(clips))]
+            self.generator, [seed_for(self.seed, "plain", step, start + row) for row in range(len(clips))]
         )
         path, log_probs = [latents], []
         for index in range(self.num_steps):
@@ -303,18 +344,14 @@ class PlainLoop:
                 levels = schedule.at(torch.full((len(clips),), index))
                 latents, _ = flow.transition("ode", latents, velocity, *levels, 0.0, sigma_max=schedule.sigma_max)
             path.append(latents)
-        return clips, path, log_probs, self.reward(self.generator.decode(latents), list(clips)).total
+        return condition, path, log_probs, self.reward(self.generator.decode(latents), list(clips)).total
 
-    def _encode(self, clips: Sequence[str]) -> tuple[Any, Any]:
-        with torch.no_grad():
-            each = [self.generator.encode_prompts([prompt]) for prompt in clips]
-            return cat(each), self.generator.unconditional(len(clips))
-
-    def _velocity(self, latents: Tensor, index: int, condition: Any, empty: Any) -> Tensor:
+    def _velocity(self, latents: Tensor, index: int, condition: Condition, empty: Condition) -> Tensor:
         steps = torch.full((len(latents),), index)
-        return self.generator.predict(
-            latents, steps, self.generator.schedule(self.num_steps), condition, empty, GUIDANCE
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.generator.predict(
+                latents, steps, self.generator.schedule(self.num_steps), condition, empty, self.guidance
+            )
 
     def _transition(self, latents: Tensor, velocity: Tensor, index: int) -> tuple[Tensor, Tensor]:
         schedule = self.generator.schedule(self.num_steps)
@@ -328,76 +365,86 @@ LOOPS: dict[str, tuple[float, Algorithm | None]] = {
     "GRPO, window 2": (1e-4, GRPO(group_size=GROUP, window=2, clip_range=1e-3)),
     "plain DDPO": (3e-4, None),
 }
-"""Learning rates are those of the sandbox recipes, and Flow-GRPO's for the plain loop."""
+"""Learning rates are those of the sandbox recipes; the plain loop's is that of flow_grpo's SD3 recipe."""
+LOOKS = 3
+ADAPTED = ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out", "mlp_in", "mlp_out", "modulation"]
 
 
-def curves(
-    fresh: Callable[[], Generator], reward: Reward, seconds: float, loops: Sequence[str], out: Path, setting: str
-) -> None:
-    """Mean reward on held-out prompts against processor seconds of learning; looking is not counted.
+def _learn(name: str, generator: Generator, reward: Reward, seconds: float, seed: int, path: Path) -> None:
+    """Train one loop for `seconds`, going on from `path`; looking at held-out clips is not counted.
 
-    Every loop leaves NAME.pt in `out` at every look and goes on from there when the command is given again.
+    `path` keeps (seconds, clips, mean reward on held-out prompts) of every look.
     """
-    for name in loops:
-        _learn(name, fresh(), reward, seconds, out / f"{name}.pt")
-    files = {name: out / f"{name}.pt" for name in LOOPS}
-    found = {name: torch.load(path)["points"] for name, path in files.items() if path.is_file()}
-    gains = {name: [(used, value - points[0][2]) for used, _, value in points] for name, points in found.items()}
-    best = max(gain for _, gain in gains["plain DDPO"]) if "plain DDPO" in gains else 0.0
-    print(f"| loop | clips | s a clip | held-out reward | gain | s to the plain loop's best gain ({best:.4f}) |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, points in found.items():
-        used, clips, value = points[-1]
-        print(
-            f"| {name} | {clips:.0f} | {used / clips:.3f} | {points[0][2]:.4f} -> {value:.4f} "
-            f"| {gains[name][-1][1]:+.4f} | {reaches(gains[name], best):.1f} |"
-        )
-    low, high = (round(end(value for line in gains.values() for _, value in line), 3) for end in (min, max))
-    panel = Panel(f"gain in held-out reward, {setting}", {n: [g] for n, g in gains.items()}, seconds, "s", low, high)
-    atomic_write(out / "align_cost.svg", picture([panel]))
-
-
-def _learn(name: str, generator: Generator, reward: Reward, seconds: float, path: Path) -> None:
-    """Train one loop for `seconds`; keeps (seconds, clips, held-out reward) of every look."""
     train_prompts = dataset.prompts(7, 64, "train", most_objects=1)
-    held_out = dataset.prompts(8, 32, "heldout", most_objects=1)
+    held_out = dataset.prompts(8, 64, "heldout", most_objects=1)
     rate, algorithm = LOOPS[name]
-    config = TrainConfig(denoising_steps=10, batch=BATCH, lora_rank=16, learning_rate=rate)
-    loop: PlainLoop | Bench
-    if algorithm is None:
-        loop, guidance = PlainLoop(generator, reward, rate), GUIDANCE
-    else:
-        updates = 2 if isinstance(algorithm, NFT) else 1
-        loop, guidance = Bench.of(generator, reward, algorithm, replace(config, updates=updates)), 1.0
+    config = TrainConfig(
+        denoising_steps=10,
+        batch=16,
+        precision="bf16" if native.fast_dtype() == torch.bfloat16 else "no",
+        lora_targets=ADAPTED,
+        learning_rate=rate,
+        updates=2 if isinstance(algorithm, NFT) else 1,
+        seed=seed,
+    )
+    loop = PlainLoop(generator, reward, config) if algorithm is None else Bench.of(generator, reward, algorithm, config)
     group = 1 if isinstance(algorithm, RewardGradient) else GROUP
-    per_step = 2 * BATCH if group == 1 else 4
+    per_step = 16 if group == 1 else 32 * config.updates // group
 
-    points = [(0.0, 0, _held_out(generator, reward, held_out, guidance))]
     weights = lora.parameters(generator.policy_module())
     if path.is_file():
         state = torch.load(path)
-        points = state["points"]
         loop.optimizer.load_state_dict(state["optimizer"])
         for value, kept in zip(weights, state["weights"], strict=True):
             value.data.copy_(kept)
-    used, clips, _ = points[-1]
+        points, used, clips = state["points"], state["seconds"], state["clips"]
+    else:
+        points, used, clips = [(0.0, 0, _held_out(generator, reward, held_out, loop.guidance))], 0.0, 0
     while used < seconds:
         step = clips // (per_step * group)
         prompts = [train_prompts[(per_step * step + index) % len(train_prompts)] for index in range(per_step)]
         begin = time.process_time()
         loop.step(prompts, step)
         used, clips = used + time.process_time() - begin, clips + per_step * group
-        if used > len(points) * seconds / 8:
-            points.append((used, clips, _held_out(generator, reward, held_out, guidance)))
-            state = {"points": points, "optimizer": loop.optimizer.state_dict(), "weights": weights}
-            with replacing(path) as temporary:
-                torch.save(state, temporary)
-            print(f"{name}: {used:.0f} s, {clips} clips, {points[-1][2]:.4f}", flush=True)
+        if used >= min(points[-1][0] + seconds / LOOKS, seconds):
+            points.append((used, clips, _held_out(generator, reward, held_out, loop.guidance)))
+            print(f"{name}, seed {seed}: {used:.0f} s, {clips} clips, {points[-1][2]:.4f}", flush=True)
+        state = {"points": points, "seconds": used, "clips": clips}
+        with replacing(path) as temporary:
+            torch.save(state | {"optimizer": loop.optimizer.state_dict(), "weights": weights}, temporary)
+
+
+def curves(out: Path, setting: str) -> None:
+    """Table and picture of all loops and seeds that have left a file in `out`."""
+    found: dict[str, list[list[tuple[float, int, float]]]] = {}
+    for name in LOOPS:
+        points = [torch.load(path)["points"] for path in sorted(out.glob(f"{name}, seed *.pt"))]
+        found |= {name: points} if points else {}
+    lines = {name: [[(used, value) for used, _, value in one] for one in several] for name, several in found.items()}
+    gains = {name: [[(used, value - one[0][1]) for used, value in one] for one in lines[name]] for name in lines}
+    print("| loop | seconds | s a clip | held-out reward | best gain | s to +.01 | s to +.02 | s to +.04 |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, several in found.items():
+        for points, gain in zip(several, gains[name], strict=True):
+            used, clips, value = points[-1]
+            reached = [reaches(gain, level) for level in (0.01, 0.02, 0.04)]
+            shown = " | ".join("-" if seconds == math.inf else f"{seconds:.0f}" for seconds in reached)
+            print(
+                f"| {name} | {used:.0f} | {used / clips:.3f} | {points[0][2]:.4f} -> {value:.4f} "
+                f"| {max(value for _, value in gain):+.4f} | {shown} |"
+            )
+    panels = []
+    for title, drawn in (("held-out reward", lines), ("gain", gains)):
+        values = [value for several in drawn.values() for one in several for _, value in one]
+        low, high = math.floor(100 * min(values)) / 100, math.ceil(100 * max(values)) / 100
+        most = max(one[-1][0] for several in drawn.values() for one in several)
+        panels.append(Panel(f"{title}, {setting}", drawn, math.ceil(most), "s", low, high))
+    atomic_write(out / "align_cost.svg", picture(panels))
 
 
 def _held_out(generator: Generator, reward: Reward, prompts: Sequence[str], guidance: float) -> float:
     frames = sampler.generate_frames(
-        generator, prompts, seeds=list(range(len(prompts))), num_steps=10, guidance=guidance, batch=BATCH
+        generator, prompts, seeds=list(range(len(prompts))), num_steps=10, guidance=guidance, batch=32
     )
     with torch.no_grad():
         return float(reward(frames, list(prompts)).total.mean())

@@ -38,7 +38,9 @@ TOY = DDPO(group_size=8, window=3, clip_range=1e-2)
     ids=["flow", "dance", "cps", "prompt-history", "kl", "same-noise"],
 )
 def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: DDPO) -> None:
-    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=16, updates=2), tmp_path / "run")
+    run = train(
+        ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=16, batch=32, passes=2), tmp_path / "run"
+    )
     brightness = [row["reward/total"] for row in read_metrics(run.folder)]
     assert abs(brightness[0] - 0.5) < 0.05
     assert sum(brightness[-3:]) / 3 > 0.75
@@ -46,7 +48,7 @@ def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: DDPO) -
 
 def test_score_function_alone_learns_and_uses_samples_once(tmp_path: Path) -> None:
     algorithm = replace(TOY, estimator="sf")
-    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=24), tmp_path / "run")
+    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, steps=24, batch=32), tmp_path / "run")
     brightness = [row["reward/total"] for row in read_metrics(run.folder)]
     assert sum(brightness[-3:]) / 3 > 0.7
     with pytest.raises(UserError, match="'sf' is wrong once the policy has moved"):
@@ -73,7 +75,7 @@ def test_a_strong_kl_keeps_the_policy_at_the_reference(tmp_path: Path) -> None:
             Brightness(),
             replace(TOY, kl_weight=weight),
             PROMPTS,
-            replace(QUICK, steps=12),
+            replace(QUICK, steps=12, batch=32),
             tmp_path / f"{weight}",
         )
         norms[weight] = read_metrics(run.folder)[-1]["reward/total"]
@@ -196,6 +198,8 @@ def test_the_window_depends_on_seed_and_step_alone_and_visits_every_place() -> N
         ({"window_stop": 2}, "window of 3 steps"),
         ({"window_stop": 6}, "does not fit 6 denoising steps"),
         ({"noise": "ddim"}, "family 'flow'"),
+        ({"advantage_limit": 0.0}, "advantage_limit 0.0"),
+        ({"history_size": 0}, "history_size 0"),
     ],
 )
 def test_impossible_settings_are_refused_before_any_file_is_written(

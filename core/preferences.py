@@ -466,6 +466,10 @@ class Store:
             newest = None if who is None else self._newest(connection, who[0])
         return None if newest is None else newest[0]
 
+    def newest_vote(self) -> int:
+        """A number that grows with every vote and every withdrawal in the store; 0 before the first."""
+        return int(self._one("SELECT coalesce(max(id), 0) FROM vote")[0])
+
     def votes(self, aspect: str | None = None, *, checks: bool = False) -> list[Vote]:
         """The votes that count, oldest first, of one aspect or of all.
 

@@ -32,7 +32,7 @@ class Add:
     seed: int = field(default=0, metadata={"help": "decides which pairs are drawn"})
     scores: list[str] | None = field(
         default=None,
-        metadata={"help": "files of `soralign reward score`, one per model: draw what they are torn on more often"},
+        metadata={"help": "files of `soralign reward score`: draw more often what a reward's heads, or several, doubt"},
     )
     uniform_share: float = field(
         default=preferences_pairing.MIN_UNIFORM_SHARE,
@@ -128,23 +128,16 @@ def add(argv: list[str]) -> None:
     count = len(pairs) if config.num_pairs is None else config.num_pairs
     if not 1 <= count <= len(pairs):
         raise UserError(f"--num-pairs must be between 1 and {len(pairs)} here, seen {count}")
-    if config.scores:
-        gaps = preferences_pairing.gaps_from_files(pairs, config.scores)
-        drawn = preferences_pairing.draw_active(pairs, gaps, count, config.seed, config.uniform_share)
-    else:
-        drawn = preferences_pairing.draw_uniform(pairs, count, config.seed)
+    drawn = preferences_pairing.draw(pairs, count, config.seed, config.scores or (), config.uniform_share)
     store = Store(config.store, project=config.project)
     with store.transaction():
-        for (a, b), probability in track(list(zip(*drawn, strict=True)), "adding pairs"):
-            store.add_pair(
-                a.prompt,
-                store.add_video(a.video, model=a.model, seed=a.seed),
-                store.add_video(b.video, model=b.model, seed=b.seed),
-                source="active" if config.scores else "random",
-                sampling_probability=probability,
-                target_votes=config.target_votes,
-                gold=config.gold,
-            )
+        preferences_pairing.put(
+            store,
+            track(list(zip(*drawn, strict=True)), "adding pairs"),
+            source="active" if config.scores else "random",
+            target_votes=config.target_votes,
+            gold=config.gold,
+        )
         store.log_event("pairs added", f"{count} to {store.project} from {', '.join(config.videosets)}")
     if unlike := store.num_unlike():
         print(f"note: {unlike} pairs have videos of different length, rate or size; annotators will see that")

@@ -1,15 +1,16 @@
 """Which pairs are worth asking people about: those a reward model is torn on, mixed with pairs drawn blindly.
 
-Scores come from files that `soralign reward score` writes, one file per model of an ensemble; nothing here needs a
-model. Every pair keeps the probability with which it was drawn, so that rates over the drawn pairs can be weighted back
-to all pairs (Horvitz and Thompson 1952). A quarter or more is drawn blindly, or those weights would explode.
+Scores come from files that `soralign reward score` writes, with one for every head of a preference model; nothing here
+needs a model. Every pair keeps the probability with which it was drawn, so that rates over the drawn pairs can be
+weighted back to all pairs (Horvitz and Thompson 1952). A quarter or more is drawn blindly, or those weights would
+explode.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import special
 
 from core import files
 from core.errors import UserError
+from core.preferences import Store
 from core.randomness import numpy_generator
 from core.videoset import VideoItem
 
@@ -37,6 +39,31 @@ def pairs_of(sets: Sequence[Sequence[VideoItem]]) -> list[ItemPair]:
         for (set_a, a), (set_b, b) in itertools.combinations(members, 2)
         if len(sets) == 1 or set_a != set_b
     ]
+
+
+def draw(
+    pairs: Sequence[ItemPair],
+    count: int,
+    seed: int,
+    scores: Sequence[Path | str] = (),
+    uniform_share: float = MIN_UNIFORM_SHARE,
+) -> tuple[list[ItemPair], list[float]]:
+    """`count` of the pairs and their sampling probabilities: by score files where there are some, else blindly."""
+    if not scores:
+        return draw_uniform(pairs, count, seed)
+    return draw_active(pairs, gaps_from_files(pairs, scores), count, seed, uniform_share)
+
+
+def put(
+    store: Store, drawn: Iterable[tuple[ItemPair, float]], *, source: str, target_votes: int, gold: str | None
+) -> None:
+    """Add pairs with their sampling probabilities, and their videos, to a project: all of them or none."""
+    with store.transaction():
+        for (a, b), probability in drawn:
+            ids = [store.add_video(item.video, model=item.model, seed=item.seed) for item in (a, b)]
+            store.add_pair(
+                a.prompt, *ids, source=source, sampling_probability=probability, target_votes=target_votes, gold=gold
+            )
 
 
 def draw_uniform(pairs: Sequence[ItemPair], count: int, seed: int) -> tuple[list[ItemPair], list[float]]:
@@ -74,24 +101,28 @@ def information(gaps: ArrayLike) -> NDArray[np.float64]:
 
 
 def gaps_from_files(pairs: Sequence[ItemPair], paths: Sequence[Path | str]) -> NDArray[np.float64]:
-    """Score differences [files, pairs], from one score file per model.
+    """Score differences [members, pairs], from score files: a member per head of a preference model ("heads"), or one
+    ("total") for any other reward.
 
-    Raises: UserError when a file lacks a video of the pairs, or its score is missing.
+    Raises: UserError when a file lacks a video of the pairs or its score, or mixes models.
     """
-    rows = []
+    members = []
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such score file; `soralign reward score VIDEOSET --out FILE` writes one")
-        scores = {(row.get("id"), row.get("prompt")): row.get("total") for row in files.read_lines(Path(path))}
-        row = []
-        for pair in pairs:
-            values = [scores.get((item.id, item.prompt)) for item in pair]
-            for item, value in zip(pair, values, strict=True):
+        rows = files.read_lines(Path(path))
+        scores = {(row.get("id"), row.get("prompt")): row.get("heads") or [row.get("total")] for row in rows}
+        if len({len(values) for values in scores.values()}) > 1:
+            raise UserError(f"{path}: scores of several rewards; score the whole set with one")
+        for item in itertools.chain(*pairs):
+            for value in scores.get((item.id, item.prompt), [None]):
                 if not isinstance(value, int | float) or not math.isfinite(value):
                     raise UserError(f"{path}: no score for video {item.id!r} of {item.prompt!r}; score the whole set")
-            row.append(float(values[0]) - float(values[1]))  # type: ignore[arg-type]
-        rows.append(row)
-    gaps = np.array(rows)
+        a, b = (
+            np.array([scores[item.id, item.prompt] for item in side], dtype=float) for side in zip(*pairs, strict=True)
+        )
+        members.append((a - b).T)
+    gaps = np.concatenate(members)
     # A reward's unit is its own. One unit of spread is one log-odds, as Bradley-Terry scores have it.
     spread = gaps.std(axis=1, keepdims=True)
     return gaps / np.where(spread > 0, spread, 1.0)

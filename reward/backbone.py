@@ -127,7 +127,8 @@ class LatentBackbone:
     """Hidden states of a generator's transformer for noisy latents and a prompt.
 
     It is noise-aware: `at` reads latents at any noise level, and so in the middle of denoising. `features` encodes
-    frames and noises them to `sigma` with one fixed noise, so that a score repeats.
+    frames and noises them to `sigma` with one fixed noise, so that a score repeats. Videos of another length or size
+    are brought to the generator's.
     """
 
     kind, differentiable = "latent", True
@@ -164,9 +165,18 @@ class LatentBackbone:
         return torch.cat([over_time(tokens.mean(2)), tokens.amax((1, 2)), level], 1)
 
     def features(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
-        latents = self.generator.encode(frames)
+        latents = self.encode(frames)
         sigma = torch.full((len(latents),), self.sigma, device=latents.device)
         return self.at(self.noised(latents, self.sigma), sigma, self.generator.encode_prompts(prompts))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Clean latents of frames [batch, time, 3, height, width] in [0, 1]."""
+        size = self.generator.size
+        frames = frames[:, evenly_spaced(frames.shape[1], size.num_frames)]
+        if frames.shape[3:] != (size.height, size.width):
+            flat = F.interpolate(frames.flatten(0, 1), (size.height, size.width), mode="bilinear", antialias=True)
+            frames = flat.unflatten(0, frames.shape[:2])
+        return self.generator.encode(frames)
 
     def noised(self, latents: Tensor, sigma: float) -> Tensor:
         """Clean latents brought to level sigma with the same noise for every video."""

@@ -75,6 +75,10 @@ class TrainVlm(VlmConfig):
     num_frames: int = field(default=12, metadata={"help": "evenly spaced frames that the model sees of a video"})
     max_pixels: int = field(default=448 * 448, metadata={"help": "of a frame; larger ones are scaled down"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "num_frames", "max_pixels")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -113,6 +117,11 @@ class Serve:
     max_mb: int = field(default=1024, metadata={"help": "size of one request in MB, at most"})
     max_batch: int = field(default=32, metadata={"help": "videos judged in one call, at most"})
 
+    def __post_init__(self) -> None:
+        _at_least_one(self, "max_mb", "max_batch")
+        if not 0 <= self.port <= 65535:
+            raise UserError(f"port must lie between 0 and 65535, seen {self.port}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainExpander(ExpanderConfig):
@@ -132,6 +141,10 @@ class TrainExpander(ExpanderConfig):
     copy_epochs: int = field(default=10, metadata={"help": "passes over the captions"})
     denoising_steps: int = field(default=10, metadata={"help": "of each video"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "num_captions", "copy_epochs", "denoising_steps")
+
 
 @dataclass(frozen=True)
 class Expand:
@@ -146,13 +159,12 @@ class Expand:
 def train(argv: list[str]) -> None:
     """learn a reward from the votes of a store"""
     from base_model.text import load_clip
-    from reward import backbone
+    from reward import backbone, latent
     from reward import train as trainer
     from reward.report import summary
 
     options = parse(Train, argv, "soralign reward train")
-    if Path(options.out).is_file():
-        raise UserError(f"--out {options.out!r} is a file; give the name of a folder")
+    _check_folder(options.out)
     if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
         raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
     store = existing(options.store)
@@ -160,7 +172,10 @@ def train(argv: list[str]) -> None:
     kind, _, weights = options.backbone.partition(":")
     clip = load_clip(options.clip) if kind == "sandbox" else None
     seen = backbone.load(kind, weights or "sandbox", clip)
-    _, report = trainer.train(store, seen, config, options.out)
+    if isinstance(seen, backbone.LatentBackbone):
+        _, report = latent.train(store, seen, config, options.out)
+    else:
+        _, report = trainer.train(store, seen, config, options.out)
     print(summary(report))
     print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
 
@@ -171,8 +186,7 @@ def vlm(argv: list[str]) -> None:
     from reward.report import summary
 
     options = parse(TrainVlm, argv, "soralign reward vlm")
-    if Path(options.out).is_file():
-        raise UserError(f"--out {options.out!r} is a file; give the name of a folder")
+    _check_folder(options.out)
     config = VlmConfig(**{one.name: getattr(options, one.name) for one in fields(VlmConfig)})
     shown = {"num_frames": options.num_frames, "max_pixels": options.max_pixels}
     report = trainer.train(existing(options.store).votes(), options.weights, config, options.out, **shown)
@@ -183,15 +197,22 @@ def vlm(argv: list[str]) -> None:
 def score(argv: list[str]) -> None:
     """score the videos of a set"""
     import reward as room
+    from reward.preference_model import PreferenceModel
 
     options = parse(Score, argv, "soralign reward score", positional=("videoset",))
     judge, items = room.load(options.reward), videoset.read(options.videoset)
     rows: list[dict[str, Any]] = []
     for batch in track(list(_batches(items)), "scoring"):
-        scores = judge(_frames(batch), [item.prompt for item in batch])
+        frames, prompts = _frames(batch), [item.prompt for item in batch]
+        if isinstance(judge, PreferenceModel):  # pairs on which its heads disagree are the ones to ask people about
+            scores, each = judge.judged(frames, prompts)
+            heads = [{"heads": [_number(one) for one in column]} for column in each.T]
+        else:
+            scores, heads = judge(frames, prompts), [{}] * len(batch)
         for index, item in enumerate(batch):
             parts = {name: _number(values[index]) for name, values in scores.parts.items()}
-            rows.append({"id": item.id, "prompt": item.prompt, "total": _number(scores.total[index]), "parts": parts})
+            row = {"id": item.id, "prompt": item.prompt, "total": _number(scores.total[index]), "parts": parts}
+            rows.append(row | heads[index])
     finite: list[float] = [row["total"] for row in rows if row["total"] is not None]
     if options.out is not None:
         atomic_write(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -248,6 +269,7 @@ def serve(argv: list[str]) -> None:
     """serve a reward over HTTP"""
     import os
 
+    import torch
     import uvicorn
 
     import reward as room
@@ -260,8 +282,11 @@ def serve(argv: list[str]) -> None:
         raise UserError(
             f"--host {options.host} can be reached from outside: set {TOKEN}, here and where the client runs"
         )
-    if options.max_mb < 1 or options.max_batch < 1:
-        raise UserError(f"max_mb and max_batch must be at least 1, seen {options.max_mb} and {options.max_batch}")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"--device {options.device!r} cannot be used here: {line}") from None
     judge = room.load(options.reward)
     limits = Limits(max_bytes=options.max_mb * 10**6, max_batch=options.max_batch, device=options.device)
     print(f"serving {judge.name} ({judge.version}) on http://{options.host}:{options.port}", flush=True)
@@ -276,17 +301,17 @@ def expander(argv: list[str]) -> None:
     import base_model
     import reward as room
     from core import prompts
-    from core.files import read_lines
     from reward import prompt_expansion
 
     options = parse(TrainExpander, argv, "soralign reward expander")
+    _check_folder(options.out)
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     asked = list(dict.fromkeys(prompts.read(options.prompts)))
     if options.captions is None:
         pairs = prompt_expansion.sandbox_captions(options.num_captions, options.seed)
     else:
-        pairs = [(str(row["short"]), str(row["detailed"])) for row in read_lines(Path(options.captions))]
+        pairs = prompt_expansion.read_captions(Path(options.captions))
     config = ExpanderConfig(**{one.name: getattr(options, one.name) for one in fields(ExpanderConfig)})
     learning, held_out = prompt_expansion.split(asked, config)
     judge, out = room.load(options.reward), Path(options.out)
@@ -327,9 +352,22 @@ def motion_tower(argv: list[str]) -> None:
     """teach the sandbox's motion tower anew"""
     lessons = parse(Lessons, argv, "soralign reward motion-tower")
     path = Path(lessons.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"--out {lessons.out!r} is a folder; give the name of a .safetensors file")
     teach(lessons).save(path)
     print(path)
+
+
+def _at_least_one(options: object, *names: str) -> None:
+    """Raises: UserError naming the first of these numbers that is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"{name} must be at least 1, seen {getattr(options, name)}")
+
+
+def _check_folder(out: str) -> None:
+    if Path(out).is_file():
+        raise UserError(f"--out {out!r} is a file; give the name of a folder")
 
 
 def _told(finding: Finding) -> dict[str, Any]:

@@ -130,4 +130,4 @@ def pretrained(kind: Any, weights: str, **options: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

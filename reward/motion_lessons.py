@@ -15,6 +15,7 @@ from torch import Tensor
 from base_model.world import dataset
 from base_model.world.caption import caption
 from base_model.world.spec import HEIGHT
+from core.errors import UserError
 from core.progress import track
 from core.randomness import seed_for, torch_generator
 from reward.moments import FEATURES, moments
@@ -39,6 +40,15 @@ class Lessons:
     noise: float = field(default=0.25, metadata={"help": "share of clips that web noise spoils"})
     seed: int = field(default=0, metadata={"help": "decides clips, weights and steps"})
 
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, seen {getattr(self, name)}")
+        if not (self.learning_rate > 0 and 0 <= self.noise <= 1):
+            raise UserError(
+                f"learning_rate must be above 0 and noise in [0, 1], seen {self.learning_rate} and {self.noise}"
+            )
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -55,7 +65,7 @@ class Pool:
 
 
 def teach(lessons: Lessons) -> MotionTower:
-    """A tower taught from nothing. Raises: ValueError with fewer clips than one render takes."""
+    """A tower taught from nothing."""
     pool = render(lessons)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(lessons.seed, "motion tower"))

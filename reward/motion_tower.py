@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core.files import replacing
 from reward.moments import FEATURES, NUM_HUES, SIDE
 
 WEIGHTS = Path(__file__).parent / "weights" / "motion_tower.safetensors"
@@ -83,7 +84,8 @@ class MotionTower(nn.Module):
 
     def save(self, path: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, path, metadata={"words": " ".join(self.words)})
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata={"words": " ".join(self.words)})
 
 
 def load(path: Path = WEIGHTS) -> MotionTower:

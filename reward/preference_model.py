@@ -99,6 +99,10 @@ class PreferenceModel:
 
     def __call__(self, frames: Tensor, prompts: Sequence[str]) -> Scores:
         """`total` and one part per aspect; "disagreement" is the standard deviation of `total` over the heads."""
+        return self.judged(frames, prompts)[0]
+
+    def judged(self, frames: Tensor, prompts: Sequence[str]) -> tuple[Scores, Tensor]:
+        """The scores, and what each head would have for `total` by itself, [head, batch]."""
         check(frames, prompts)
         if next(self.heads.parameters()).device != frames.device:
             self._to(frames.device)
@@ -107,7 +111,8 @@ class PreferenceModel:
         parts = {aspect: scores[..., column].mean(0) for column, aspect in enumerate(self.aspects)}
         parts["disagreement"] = each.std(0, correction=0)
         total = AGGREGATIONS[self.aggregation](each)
-        return Scores(only_finite(total, frames), {key: only_finite(part, frames) for key, part in parts.items()})
+        scored = Scores(only_finite(total, frames), {key: only_finite(part, frames) for key, part in parts.items()})
+        return scored, each
 
     def features(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         """Frozen features [batch, feature]; carries gradients to `frames`."""

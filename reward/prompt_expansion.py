@@ -133,6 +133,16 @@ class ExpanderConfig:
             raise UserError(f"num_expansions must be at least 2, seen {self.num_expansions}: one has none to beat")
         if not 0 < self.held_out_share < 1:
             raise UserError(f"held_out_share must lie between 0 and 1, seen {self.held_out_share}")
+        if min(self.steps, self.batch) < 1 or not (self.learning_rate > 0 and self.beta >= 0):
+            raise UserError(
+                "steps and batch must be at least 1, learning_rate above 0 and beta at least 0, seen "
+                f"{self.steps}, {self.batch}, {self.learning_rate} and {self.beta}"
+            )
+        if self.method == "grpo" and self.batch % self.num_expansions:
+            raise UserError(
+                f"grpo compares whole groups: batch must be a multiple of num_expansions {self.num_expansions}, "
+                f"seen {self.batch}"
+            )
 
 
 def copy_captions(
@@ -284,6 +294,19 @@ def _run(trainer: Any) -> None:
 
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+
+
+def read_captions(path: Path) -> list[tuple[str, str]]:
+    """(short, detailed) captions of a file of JSON lines. Raises: UserError for a row without them."""
+    pairs = []
+    for number, row in enumerate(read_lines(path), start=1):
+        pair = row.get("short"), row.get("detailed")
+        if not all(isinstance(text, str) and text.strip() for text in pair):
+            raise UserError(f"{path}: entry {number}: texts under 'short' and 'detailed' are expected, seen {row}")
+        pairs.append(pair)
+    if not pairs:
+        raise UserError(f"{path} holds no captions; write one {{short, detailed}} a line")
+    return pairs
 
 
 def sandbox_captions(count: int, seed: int) -> list[tuple[str, str]]:

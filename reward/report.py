@@ -129,6 +129,11 @@ def summary(report: dict[str, Any]) -> str:
             f"{_short(ties['value']):>9}{_short(row['majority_with_ties']):>10}{_short(row['random_with_ties']):>8}"
             f"{_short(row['calibration_error']):>7}{_short(row.get('calibration_floor')):>7}"
         )
+    more = [(f"at noise {level}", one) for level, one in report.get("levels", {}).items()]
+    more += [(f"of {point['num_pairs']} pairs", point["accuracy"]) for point in report.get("learning_curve", [])]
+    for name, one in more:
+        if one is not None:
+            lines.append(f"{name:<18}{_short(one['value'])} [{_short(one['low'])}, {_short(one['high'])}]")
     pairs = report["num_pairs"]
     return "\n".join(
         [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,15 @@ GUARD_MARGIN = 0.5  # logits by which a video must beat its frozen copy; more is
 BLENDS = (0.0, 0.25, 0.5, 1.0)
 
 
-def decode(videos: Sequence[Path], prompts: Sequence[str], backbone: Backbone, hold: bool = False) -> Tensor:
-    """Frozen features of video files, [video, feature], each file read once; `hold` shows only the first frame.
+def decode(
+    videos: Sequence[Path],
+    prompts: Sequence[str],
+    look: Callable[[Tensor, Sequence[str]], Tensor],
+    hold: bool = False,
+) -> Tensor:
+    """What `look` (a backbone's `features`) sees in video files, [video, ...], each file read once.
 
+    Args: hold: show only the first frame.
     Raises: UserError for a file that is missing or cannot be read, naming it.
     """
     parts, waiting = [], list(range(len(videos)))
@@ -58,7 +64,7 @@ def decode(videos: Sequence[Path], prompts: Sequence[str], backbone: Backbone, h
                 if hold:
                     frames = frames[:, :1].expand_as(frames)
                 texts = [prompts[row] for row, _ in group]
-                parts.append(([row for row, _ in group], backbone.features(frames, texts)))
+                parts.append(([row for row, _ in group], look(frames, texts)))
     back = torch.argsort(torch.tensor([row for rows, _ in parts for row in rows]))
     return torch.cat([features for _, features in parts])[back]
 
@@ -80,20 +86,60 @@ def train(
     Raises: UserError for votes that cannot teach (none, ties only, too few prompts) and videos that cannot be read.
     """
     begin = time.perf_counter()
+    data, parts = lessons(source, config)
+    features = decode(data.videos, data.prompts, backbone.features)
+    guards = guard(data, features, parts[0], backbone, config)
+    looked = time.perf_counter()
+
+    def taught(rows: Tensor) -> PreferenceModel:
+        return fit(features, data, [rows, *parts[1:]], backbone, config, guards)
+
+    model = taught(parts[0])
+    report = judge(model, features, data, parts, config)
+    if config.learning_curve:
+        report["learning_curve"] = learning_curve(taught, features, data, parts, config)
+    report["seconds"] = {"features": looked - begin, "heads": time.perf_counter() - looked}
+    if folder is not None:
+        save(model, report, folder)
+    return model, report
+
+
+def lessons(source: Store | Sequence[Vote], config: TrainConfig) -> tuple[Examples, list[Tensor]]:
+    """The votes as tensors, and the rows to learn from, to calibrate on and to report on.
+
+    Raises: UserError for votes that cannot teach.
+    """
     data = examples(source.votes() if isinstance(source, Store) else source, config.reliability)
     parts = split(data.pair_prompts, config)
     if data.votes[parts[0]][..., [A, B]].sum() == 0:
         raise UserError("every training pair is a tie; label more pairs, or try another seed")
-    features = decode(data.videos, data.prompts, backbone)
-    guards = guard(data, features, parts[0], backbone, config)
-    looked = time.perf_counter()
-    model = fit(features, data, parts, backbone, config, guards)
-    report = judge(model, features, data, parts, config)
-    report["seconds"] = {"features": looked - begin, "heads": time.perf_counter() - looked}
-    if folder is not None:
-        model.save(folder)
-        atomic_write(Path(folder) / "report.json", json.dumps(report, indent=2) + "\n")
-    return model, report
+    return data, parts
+
+
+def learning_curve(
+    taught: Callable[[Tensor], PreferenceModel],
+    features: Tensor,
+    data: Examples,
+    parts: Sequence[Tensor],
+    config: TrainConfig,
+) -> list[dict[str, Any]]:
+    """Held-out accuracy of the closing aspect after an eighth, a quarter and half of the training pairs.
+
+    Args: taught: the model that some rows of the training pairs teach.
+    """
+    order = parts[0][torch.from_numpy(numpy_generator(config.seed, "learning curve").permutation(len(parts[0])))]
+    curve = []
+    for share in (8, 4, 2):
+        rows = order[: max(1, len(order) // share)]
+        found = judge(taught(rows), features, data, parts, config)["aspects"][data.aspects[-1]]
+        curve.append({"num_pairs": len(rows), "accuracy": found.get("accuracy")})
+    return curve
+
+
+def save(model: PreferenceModel, report: dict[str, Any], folder: Path | str) -> None:
+    """Write the model, then report.json: a folder with a report is whole."""
+    model.save(folder)
+    atomic_write(Path(folder) / "report.json", json.dumps(report, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -109,14 +155,21 @@ def guard(data: Examples, features: Tensor, learning: Tensor, backbone: Backbone
 
     Of twice as many the half is kept that freezing changes most: what stands still anyhow is no worse for it.
     """
+    videos = guarded(data, learning, config)
+    if videos is None:
+        return None
+    rows = videos.tolist()
+    frozen = decode([data.videos[r] for r in rows], [data.prompts[r] for r in rows], backbone.features, hold=True)
+    return most_changed(videos, features[videos], frozen)
+
+
+def guarded(data: Examples, learning: Tensor, config: TrainConfig) -> Tensor | None:
+    """Twice as many training videos as there shall be guards; None without guards."""
     if config.guard_weight == 0 or not set(MOVES) & set(data.aspects):
         return None
     videos = data.pair[learning].unique()
     order = numpy_generator(config.seed, "reward guards").permutation(len(videos))[: 2 * NUM_GUARDS]
-    videos = videos[torch.from_numpy(order)]
-    rows = videos.tolist()
-    frozen = decode([data.videos[r] for r in rows], [data.prompts[r] for r in rows], backbone, hold=True)
-    return most_changed(videos, features[videos], frozen)
+    return videos[torch.from_numpy(order)]
 
 
 def most_changed(videos: Tensor, moving: Tensor, frozen: Tensor) -> Guards:

@@ -37,6 +37,9 @@ class TrainConfig:
     )
     calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
     held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
+    learning_curve: bool = field(
+        default=False, metadata={"help": "train on an eighth, a quarter and half of the pairs too: would more help?"}
+    )
     seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
 
     def __post_init__(self) -> None:

@@ -57,6 +57,17 @@ def test_all_pairs_can_be_drawn_and_uniform_means_uniform():
     assert chosen == PAIRS and probability == pytest.approx([1.0] * len(PAIRS))
 
 
+def test_every_head_of_a_reward_is_a_member(tmp_path):
+    lines = [{"id": item.id, "prompt": item.prompt, "total": 0, "heads": [n, -n * n]} for n, item in enumerate(ITEMS)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "heads.jsonl").write_text(text)
+    gaps = pairing.gaps_from_files(PAIRS, [tmp_path / "heads.jsonl"])
+    assert gaps.shape == (2, len(PAIRS)) and (gaps[0] < 0).all() and (gaps[1] > 0).all()
+    (tmp_path / "mixed.jsonl").write_text(text + '{"id": "other", "prompt": "x", "total": 1}\n')
+    with pytest.raises(UserError, match="several rewards"):
+        pairing.gaps_from_files(PAIRS, [tmp_path / "mixed.jsonl"])
+
+
 def test_scores_are_read_one_file_a_model(tmp_path):
     for member in range(2):
         lines = [

@@ -9,7 +9,7 @@ from demo_folder import write_demo
 from streamlit.testing.v1 import AppTest
 
 from core import preferences_people
-from core.preferences import Store
+from core.preferences import Settings, Store
 from dashboards import PAGES
 from dashboards.labeling import entry
 
@@ -156,3 +156,26 @@ def test_a_wrong_token_a_borrowed_name_and_an_unknown_project_lead_to_the_door(
         app.query_params["project"] = project
         app.run()
         assert not app.exception and word in str((door(app) or {})["refused"])
+
+
+def project_page(path: str) -> None:
+    from core.preferences import Store
+    from core.preferences_people import Person
+    from dashboards.labeling import admin, entry
+
+    admin.show(entry.Visit(Store(path), Person("admin", "admin", True, 0.0)))
+
+
+def test_the_project_page_shows_whatever_was_set_from_the_command_line(labeling: tuple[AppTest, Store]) -> None:
+    _, store = labeling
+    store.raise_target(1, 80)
+    store.save_settings(Settings(fast_seconds=90))
+    store.record_vote(1, "Ada", "overall", "a")
+    store.log_event("exported", "1 row")
+    app = AppTest.from_function(project_page, default_timeout=60, args=(str(store.path),)).run()
+    assert not app.exception and not app.error
+    assert [metric.value for metric in app.metric[:2]] == ["1 of 82", "0 of 3"]
+    assert {80, 90} <= {field.value for field in app.number_input}
+    agreement, people, log = (table.value for table in app.dataframe)
+    assert list(agreement["pairs with several labels"]) == [0] * 4 and list(people["annotator"]) == ["Ada"]
+    assert list(log["what"]) == ["exported"]

@@ -38,7 +38,7 @@ def test_train_then_score_with_the_folder(
     assert main(["reward", "score", str(videos), "--reward", str(out), "--out", str(lines)]) == 0
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["id"] for row in rows] == list("01234")
-    assert all(row["total"] == row["parts"]["overall"] for row in rows)
+    assert all(row["total"] == row["parts"]["overall"] and row["heads"] == [row["total"]] for row in rows)
 
 
 def test_score_prints_one_line_a_video(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +114,23 @@ def test_exploits_keep_the_shape_and_leave_the_videos_alone() -> None:
         (["serve", "motoin"], "did you mean 'motion'"),
         (["serve", "motion", "--host", "0.0.0.0"], "set SORALIGN_REWARD_TOKEN"),
         (["serve", "motion", "--max-batch", "0"], "at least 1"),
+        (["serve", "motion", "--port", "70000"], "between 0 and 65535"),
+        (["serve", "motion", "--device", "gpu"], "'gpu' cannot be used here"),
+        (
+            ["vlm", "--store", "VIDEOS/none.db", "--out", "VIDEOS/x", "--num-frames", "0"],
+            "num_frames must be at least 1",
+        ),
+        (
+            ["expander", "--prompts", "x", "--reward", "motion", "--out", "x", "--copy-epochs", "0"],
+            "copy_epochs must be",
+        ),
+        (
+            ["expander", "--prompts", "x", "--reward", "motion", "--out", "x", "--method", "grpo", "--batch", "6"],
+            "groups",
+        ),
+        (["motion-tower", "--out", "VIDEOS/t.safetensors", "--num-clips", "0"], "num_clips must be at least 1"),
+        (["motion-tower", "--out", "VIDEOS/t.safetensors", "--noise", "2"], "noise in [0, 1]"),
+        (["motion-tower", "--out", "VIDEOS"], "is a folder"),
         (["score", "VIDEOS", "--reward", "http://127.0.0.1:9"], "no reward server answers"),
     ],
 )

@@ -14,6 +14,7 @@ from reward.prompt_expansion import (
     VideoScore,
     copy_captions,
     ranked,
+    read_captions,
     sandbox_captions,
     split,
     teach,
@@ -146,3 +147,13 @@ def test_sandbox_captions_are_short_and_detailed_words_for_one_scene() -> None:
         assert brief is not None and full is not None
         assert brief.family == full.family and brief.objects[0].colour == full.objects[0].colour
         assert len(detailed) > len(short)
+
+
+def test_captions_are_read_and_a_row_without_them_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "captions.jsonl"
+    file.write_text('{"short": "a ball", "detailed": "a red ball"}\n')
+    assert read_captions(file) == [("a ball", "a red ball")]
+    for text, word in (('{"short": "a ball"}\n', "entry 1"), ("", "holds no captions")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=word):
+            read_captions(file)

@@ -107,7 +107,7 @@ def test_no_prompt_is_on_two_sides_of_the_split() -> None:
 
 def test_training_from_a_store_writes_a_folder_that_scores_alike(tmp_path: Path) -> None:
     store, eyes = fill_store(tmp_path), _eyes()
-    model, report = train.train(store, eyes, QUICK, tmp_path / "reward")
+    model, report = train.train(store, eyes, dataclasses.replace(QUICK, learning_curve=True), tmp_path / "reward")
     again = preference_model.load(tmp_path / "reward", tiny_clip())
     _, right, wrong = ordered_and_shuffled(1)[0]
     frames, prompts = batch([right, wrong]), ["a red ball moves 0"] * 2
@@ -115,7 +115,9 @@ def test_training_from_a_store_writes_a_folder_that_scores_alike(tmp_path: Path)
     written = json.loads((tmp_path / "reward" / "report.json").read_text())
     assert written == json.loads(json.dumps(report))
     assert written["num_pairs"] == {"training": 8, "calibration": 2, "held_out": 2}
-    assert "overall" in summary(report)
+    assert [point["num_pairs"] for point in written["learning_curve"]] == [1, 2, 4]
+    assert written["learning_curve"][2]["accuracy"]["n"] == 2
+    assert "overall" in summary(report) and "of 4 pairs" in summary(report)
 
 
 def test_the_same_seed_gives_the_same_reward_and_another_seed_another(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_the_same_seed_gives_the_same_reward_and_another_seed_another(tmp_path: 
 def test_scores_of_the_training_videos_are_normalised(tmp_path: Path) -> None:
     store, eyes = fill_store(tmp_path), _eyes()
     data = examples(store.votes())
-    features = train.decode(data.videos, data.prompts, eyes)
+    features = train.decode(data.videos, data.prompts, eyes.features)
     parts = split(data.pair_prompts, QUICK)
     model = train.fit(features, data, parts, eyes, QUICK)
     scores = model.normalised(features[data.pair[parts[0]].unique()]).mean(0)

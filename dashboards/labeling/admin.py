@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import statistics
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -15,6 +16,7 @@ from core.stats import Interval
 from dashboards import service
 from dashboards.labeling import manage
 from dashboards.labeling.entry import Visit
+from dashboards.labeling.you import WHEN
 from dashboards.pages.common import plain
 
 LIVE_SECONDS = 15
@@ -39,11 +41,11 @@ def show(visit: Visit) -> None:
     names = ["Now", "Agreement", "People", "Export", *(["Add", "Rules"] if is_admin else []), "Log"]
     tabs = dict(zip(names, st.tabs(names), strict=True))
     with tabs["Now"]:
-        now(store)
+        live(now, store)
     with tabs["Agreement"]:
-        agreement(store)
+        live(agreement, store)
     with tabs["People"]:
-        people(store)
+        live(people, store)
         if is_admin:
             manage.invite(store)
     with tabs["Export"]:
@@ -54,17 +56,21 @@ def show(visit: Visit) -> None:
         with tabs["Rules"]:
             manage.rules(store)
     with tabs["Log"]:
-        log(store)
+        live(log, store)
 
 
 @st.fragment(run_every=LIVE_SECONDS)
-def now(store: Store) -> None:
-    """Counts that follow the labeling."""
+def live(draw: Callable[[Store], None], store: Store) -> None:
+    """A part of the page that follows the labeling."""
     try:
-        pairs, votes = store.pairs(), store.votes(store.aspects[-1])
+        draw(store)
     except UserError as error:
         st.error(plain(str(error)))
-        return
+
+
+def now(store: Store) -> None:
+    """Counts."""
+    pairs, votes = store.pairs(), store.votes(store.aspects[-1])
     wanted = sum(pair.target_votes for pair in pairs)
     judged = [vote for vote in votes if vote.choice != "skip"]
     columns = st.columns(4)
@@ -103,13 +109,19 @@ def agreement(store: Store) -> None:
             "Fleiss' kappa": _interval(one.fleiss),
             "Cohen's kappa, mean": _interval(one.cohen),
         }
-        for one in preferences_quality.agreement(store)
+        for one in _agreement(store, store.name, store.project, store.newest_vote())
     ]
     st.dataframe(rows, hide_index=True, width="stretch")
     st.caption(
         "1 is perfect, 0 is chance. Brackets: 95 % intervals, resampled over pairs. Skips are left out, gold pairs and "
         "repeats do not count."
     )
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _agreement(_store: Store, name: str, project: str, newest: int) -> list[preferences_quality.Agreement]:
+    """Its intervals take a second or two, and change only with the votes."""
+    return preferences_quality.agreement(_store)
 
 
 def people(store: Store) -> None:
@@ -147,11 +159,11 @@ def people(store: Store) -> None:
 def log(store: Store) -> None:
     """What happened to the store."""
     rows = [
-        {"when": datetime.datetime.fromtimestamp(when, datetime.UTC), "what": kind, "who": who or "", "detail": detail}
+        {"UTC": datetime.datetime.fromtimestamp(when, datetime.UTC), "what": kind, "who": who or "", "detail": detail}
         for when, kind, who, detail in store.events(NUM_EVENTS)
     ]
     if rows:
-        st.dataframe(rows, hide_index=True, width="stretch")
+        st.dataframe(rows, hide_index=True, width="stretch", column_config={"UTC": WHEN})
     else:
         st.info("Nothing noted yet.")
 

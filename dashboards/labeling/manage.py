@@ -54,7 +54,7 @@ def add(store: Store) -> None:
         scores = columns[0].multiselect(
             "Score files",
             score_files(store.folder),
-            help="Of `soralign reward score`, one per model: prefer torn pairs.",
+            help="Of `soralign reward score`: prefer the pairs that a reward's heads, or several rewards, doubt.",
         )
         share = columns[1].number_input("Drawn blindly, share", 0.25, 1.0, preferences_pairing.MIN_UNIFORM_SHARE, 0.05)
         gold = columns[2].selectbox(
@@ -104,23 +104,11 @@ def add_pairs(
     if not pairs:
         raise UserError("no two videos share a prompt; pairs need videos of the same prompt")
     count = min(count, len(pairs))
-    if scores:
-        gaps = preferences_pairing.gaps_from_files(pairs, scores)
-        drawn = preferences_pairing.draw_active(pairs, gaps, count, 0, uniform_share)
-    else:
-        drawn = preferences_pairing.draw_uniform(pairs, count, 0)
+    drawn = preferences_pairing.draw(pairs, count, 0, scores, uniform_share)
     with store.transaction():
         target = store.of_project(project) if project in store.projects() else store.add_project(project, aspects)
-        for (a, b), probability in zip(*drawn, strict=True):
-            ids = [store.add_video(item.video, model=item.model, seed=item.seed) for item in (a, b)]
-            target.add_pair(
-                a.prompt,
-                *ids,
-                source="active" if scores else "random",
-                sampling_probability=probability,
-                target_votes=target_votes,
-                gold=gold,
-            )
+        source = "active" if scores else "random"
+        preferences_pairing.put(target, zip(*drawn, strict=True), source=source, target_votes=target_votes, gold=gold)
         target.log_event("pairs added", f"{count} to {project} from {', '.join(folder.name for folder in folders)}")
     unlike = target.num_unlike()
     note = f" {unlike} pairs have videos of different length, rate or size; annotators will see that." if unlike else ""
@@ -168,10 +156,12 @@ def rules(store: Store) -> None:
     settings = store.settings
     with st.form("rules", border=False):
         columns = st.columns(4)
-        gold = columns[0].number_input("Gold pairs, share", 0.0, 0.5, settings.gold_share, 0.01)
-        repeat = columns[1].number_input("Swapped repeats, share", 0.0, 0.5, settings.repeat_share, 0.01)
-        watched = columns[2].number_input("Watch at least, share", 0.0, 1.0, settings.min_watched, 0.05)
-        fast = columns[3].number_input("Too fast below, seconds", 0.0, 60.0, settings.fast_seconds, 0.5)
+        gold = columns[0].number_input("Gold pairs, share", 0.0, 0.5, float(settings.gold_share), 0.01)
+        repeat = columns[1].number_input("Swapped repeats, share", 0.0, 0.5, float(settings.repeat_share), 0.01)
+        watched = columns[2].number_input("Watch at least, share", 0.0, 1.0, float(settings.min_watched), 0.05)
+        fast = columns[3].number_input(
+            "Too fast below, seconds", min_value=0.0, value=float(settings.fast_seconds), step=0.5
+        )
         if st.form_submit_button("Save", type="primary"):
             _told(lambda: _saved(store, gold, repeat, watched, fast))
     st.caption(
@@ -179,9 +169,8 @@ def rules(store: Store) -> None:
         "A project keeps the aspects it was made with; make another for others."
     )
     with st.form("overlap", border=False):
-        target = int(
-            st.number_input("Annotators per pair, at least", 1, 50, max([p.target_votes for p in store.pairs()] or [1]))
-        )
+        most = max((pair.target_votes for pair in store.pairs()), default=1)
+        target = int(st.number_input("Annotators per pair, at least", min_value=1, value=most))
         if st.form_submit_button("Raise"):
             _told(lambda: _raised(store, target))
 

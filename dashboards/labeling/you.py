@@ -14,6 +14,7 @@ from dashboards.labeling.entry import Visit
 from dashboards.pages.common import plain
 
 NUM_SHOWN = 20
+WHEN = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")
 
 
 def show(visit: Visit) -> None:
@@ -47,7 +48,7 @@ def show(visit: Visit) -> None:
     st.subheader("Your latest labels")
     rows = [
         {
-            "when": datetime.datetime.fromtimestamp(vote.time, datetime.UTC),
+            "UTC": datetime.datetime.fromtimestamp(vote.time, datetime.UTC),
             "text": vote.prompt,
             "answer": _said(vote.choice, vote.left_is),
             "seconds": None if vote.seconds is None else round(vote.seconds, 1),
@@ -55,7 +56,7 @@ def show(visit: Visit) -> None:
         }
         for vote in reversed(given[-NUM_SHOWN:])
     ]
-    st.dataframe(rows, hide_index=True, width="stretch")
+    st.dataframe(rows, hide_index=True, width="stretch", column_config={"UTC": WHEN})
 
 
 def _said(choice: str, left_is: str | None) -> str:

@@ -21,7 +21,7 @@ from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
-    steps=20, prompts_per_step=4, batch=4, denoising_steps=6, learning_rate=1e-2, updates=2, sample_every=0
+    steps=20, prompts_per_step=4, batch=32, denoising_steps=6, learning_rate=1e-2, passes=2, sample_every=0
 )
 TOY = DPO(beta=1.0, levels=4)
 
@@ -99,8 +99,8 @@ def test_a_pair_has_one_noise_and_stands_side_by_side() -> None:
 
 
 def test_offline_learns_what_the_votes_say_and_repeats_itself(tmp_path: Path, store: str) -> None:
-    config = replace(QUICK, steps=8, learning_rate=3e-3, batch=16, updates=1)
-    algorithm = DPO(store=store, pairs_per_step=8, beta=100.0)
+    config = replace(QUICK, steps=8, learning_rate=3e-3, batch=16, passes=1)
+    algorithm = DPO(store=store, pairs_per_step=4, beta=100.0)
     ends = []
     for name in ("one", "two"):
         generator = native.nano()

@@ -17,7 +17,7 @@ from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
-    steps=16, prompts_per_step=4, batch=16, denoising_steps=6, learning_rate=1e-2, updates=2, sample_every=0
+    steps=16, prompts_per_step=4, batch=32, denoising_steps=6, learning_rate=1e-2, passes=2, sample_every=0
 )
 TOY = GRPO(window=3, clip_range=1e-2, kl_limit=1e-2)
 

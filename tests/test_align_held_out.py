@@ -39,7 +39,15 @@ class Redness(Brightness):
 def test_a_judge_that_falls_while_the_reward_rises_is_called_over_optimisation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = train(ToyGenerator(), Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "run", judges=[Darkness(), Redness()])
+    run = train(
+        ToyGenerator(),
+        Brightness(),
+        TOY,
+        PROMPTS,
+        replace(CONFIG, batch=32),
+        tmp_path / "run",
+        judges=[Darkness(), Redness()],
+    )
     rows = [row for row in read_metrics(run.folder) if "judge/darkness" in row]
     assert [row["step"] for row in rows] == [0, 4, 8, 12]
     assert rows[0]["align/over_optimised"] == 0.0 and rows[-1]["align/over_optimised"] == 1.0

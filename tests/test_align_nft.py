@@ -19,10 +19,10 @@ PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
     steps=16,
     prompts_per_step=4,
-    batch=16,
+    batch=32,
     denoising_steps=6,
     learning_rate=1e-2,
-    updates=2,
+    passes=2,
     sample_every=0,
     save_every=5,
 )

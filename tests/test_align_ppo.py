@@ -16,7 +16,7 @@ from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
-    steps=16, prompts_per_step=4, batch=16, denoising_steps=6, learning_rate=1e-2, updates=2, sample_every=0
+    steps=16, prompts_per_step=4, batch=32, denoising_steps=6, learning_rate=1e-2, passes=2, sample_every=0
 )
 TOY = PPO(group_size=8, window=3, clip_range=1e-2, critic_learning_rate=1e-2)
 
@@ -61,7 +61,7 @@ def test_rewards_are_standardised_over_the_whole_run() -> None:
 
 def test_critic_learns_a_known_value() -> None:
     """Reward is the clip's mean: V must tell clips by their latents, the sooner in sampling the worse."""
-    policy = toy_policy()
+    policy = toy_policy(batch=1024)
     network = critic.build(policy)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     steps = torch.tensor([0, 4])
@@ -133,7 +133,7 @@ def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: PPO) ->
 
 
 def test_needs_no_groups_and_the_critic_comes_to_explain_returns(tmp_path: Path) -> None:
-    config = replace(QUICK, prompts_per_step=32, steps=12, learning_rate=1e-6, passes=3, batch=32, updates=1)
+    config = replace(QUICK, prompts_per_step=32, steps=12, learning_rate=1e-6, passes=3)
     prompts = [f"prompt {index}" for index in range(64)]
     run = train(ToyGenerator(), Brightness(), replace(TOY, group_size=1), prompts, config, tmp_path / "run")
     explained = [row["align/explained_variance"] for row in read_metrics(run.folder)]

@@ -63,7 +63,7 @@ def test_every_reward_counts_by_its_place_in_the_group() -> None:
 @pytest.mark.parametrize(("mix", "rises"), [("group", True), ("sum", False)])
 def test_a_loud_reward_does_not_drown_the_other_by_default(tmp_path: Path, mix: str, rises: bool) -> None:
     both = Mixture({"brightness": 1.0, "loud": 0.2}, {"brightness": Brightness(), "loud": Loud()})
-    run = train(ToyGenerator(), both, TOY, PROMPTS, replace(CONFIG, steps=14, mix=mix), tmp_path / "run")
+    run = train(ToyGenerator(), both, TOY, PROMPTS, replace(CONFIG, steps=14, batch=32, mix=mix), tmp_path / "run")
     rows = read_metrics(run.folder)
     assert (rows[-1]["reward/brightness"] > rows[0]["reward/brightness"] + 0.1) == rises
     assert {"reward/loud", "reward/loud_std", "reward/brightness/red", "reward/brightness_p50"} <= set(rows[0])

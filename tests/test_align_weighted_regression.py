@@ -15,7 +15,7 @@ from core.run import read_metrics
 
 PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
-    steps=20, prompts_per_step=4, batch=8, denoising_steps=6, learning_rate=1e-2, updates=4, sample_every=0
+    steps=20, prompts_per_step=4, batch=32, denoising_steps=6, learning_rate=1e-2, passes=4, sample_every=0
 )
 TOY = WeightedRegression()
 BEST = WeightedRegression("best")
@@ -39,9 +39,7 @@ def test_a_clip_without_a_reward_weighs_nothing() -> None:
 
 @pytest.mark.parametrize("algorithm", [TOY, BEST, replace(TOY, kl_weight=1e-2)], ids=["exponential", "best", "kl"])
 def test_raises_brightness_toward_its_optimum(tmp_path: Path, algorithm: WeightedRegression) -> None:
-    updates = 1 if algorithm.weighting == "best" else 4
-    config = replace(QUICK, updates=updates, batch=8 if updates == 4 else 4, passes=4 // updates)
-    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, config, tmp_path / "run")
+    run = train(ToyGenerator(), Brightness(), algorithm, PROMPTS, QUICK, tmp_path / "run")
     rows = read_metrics(run.folder)
     assert abs(rows[0]["reward/total"] - 0.5) < 0.05
     assert sum(row["reward/total"] for row in rows[-3:]) / 3 > 0.7

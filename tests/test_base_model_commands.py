@@ -1,6 +1,7 @@
 """`soralign generate`, `world` and `pretrain` in this process: what they write, how they resume, what they refuse."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -178,19 +179,31 @@ def test_bad_input_to_pretrain_is_one_line_and_leaves_nothing(
 # --- abilities --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, str]:
-    """A clip of nine frames, another one, two pictures and a mask with a white corner, 32 x 32 all."""
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of nine frames, another one, two pictures and a mask with a white corner, 32 x 32 all; what fits none."""
+    folder = tmp_path_factory.mktemp("drawn")
     rng = np.random.default_rng(0)
     smooth = np.repeat(np.repeat(rng.random((9, 3, 4, 4), dtype=np.float32), 8, 2), 8, 3)
     mask = np.zeros((32, 32, 3), dtype=np.uint8)
     mask[:16, :16] = 255
-    video.write(tmp_path / "clip.mp4", smooth, 12.0)
-    video.write(tmp_path / "other.mp4", 1 - smooth, 12.0)
-    video.write_png(tmp_path / "first.png", video.to_uint8(smooth)[0])
-    video.write_png(tmp_path / "last.png", video.to_uint8(smooth)[8])
-    video.write_png(tmp_path / "mask.png", mask)
-    return {path.stem: str(path) for path in tmp_path.iterdir()}
+    video.write(folder / "clip.mp4", smooth, 12.0)
+    video.write(folder / "other.mp4", 1 - smooth, 12.0)
+    video.write_png(folder / "first.png", video.to_uint8(smooth)[0])
+    video.write_png(folder / "last.png", video.to_uint8(smooth)[8])
+    video.write_png(folder / "mask.png", mask)
+    video.write_png(folder / "black.png", np.zeros((32, 32, 3), dtype=np.uint8))
+    video.write(folder / "small.mp4", np.ones((9, 3, 16, 32)), 8.0)
+    video.write(folder / "short.mp4", np.ones((5, 3, 32, 32)), 8.0)
+    (folder / "text.mp4").write_text("no video")
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def files(drawn: Path, tmp_path: Path) -> dict[str, str]:
+    """Those files by their names, for a test that may change them."""
+    return {path.stem: shutil.copy(path, tmp_path) for path in drawn.iterdir()}
 
 
 def _one(out: Path, *words: str) -> np.ndarray:
@@ -328,12 +341,6 @@ def test_a_prompt_beyond_the_text_limit_says_what_was_cut(tmp_path: Path, capsys
 def test_bad_input_to_an_ability_is_one_line_and_leaves_nothing(
     tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str], words: list[str], line: str
 ) -> None:
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    video.write(tmp_path / "small.mp4", np.ones((9, 3, 16, 32)), 8.0)
-    video.write(tmp_path / "short.mp4", np.ones((5, 3, 32, 32)), 8.0)
-    video.write_png(tmp_path / "black.png", np.zeros((32, 32, 3), dtype=np.uint8))
-    files |= {path.stem: str(path) for path in tmp_path.iterdir()}
     out = tmp_path / "set"
     assert line in _refused(capsys, "generate", "--out", str(out), *NANO, *[files.get(word, word) for word in words])
     assert not out.exists()

@@ -87,7 +87,7 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
         if strength < 1.0:
             latents = flow.noised(clean, latents, strength, generator.family)
         if cells is not None:
-            condition = given(generator, condition, cells, clean)
+            condition = given(generator, condition, cells, clean, request.prompts)
     latents = draw(
         solve(
             generator,
@@ -102,10 +102,16 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
     return generator.decode(latents).float().cpu()
 
 
-def given(generator: Generator, condition: Condition, cells: Tensor, clean: Tensor) -> Condition:
-    """The condition with given cells: `cells` bool [T, rows, columns], `clean` latents [B, C, T, rows, columns]."""
+def given(
+    generator: Generator, condition: Condition, cells: Tensor, clean: Tensor, prompts: Sequence[str]
+) -> Condition:
+    """The condition with given cells: `cells` bool [T, rows, columns], `clean` latents [B, C, T, rows, columns].
+
+    Args:
+        prompts: of the rows; some networks read them beside the picture.
+    """
     known = cells.to(clean.device).expand(len(clean), *cells.shape)
-    shown = generator.shown(known, clean) if isinstance(generator, HubGenerator) else {}
+    shown = generator.shown(known, clean, prompts) if isinstance(generator, HubGenerator) else {}
     return {**condition, "known": known, "clean": clean, **shown}
 
 

@@ -72,7 +72,7 @@ class Starts:
         known = (torch.arange(size.num_frames) < seen)[:, None, None].expand(-1, size.height, size.width)
         device = next(self.generator.policy_module().parameters()).device
         clean = self.generator.encode(held.to(device))
-        row = given(self.generator, {}, known_cells(self.generator, known), clean)
+        row = given(self.generator, {}, known_cells(self.generator, known), clean, [prompt])
         return {name: value.cpu() for name, value in row.items()}
 
 

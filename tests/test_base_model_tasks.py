@@ -78,7 +78,7 @@ def test_given_latents_are_reached_exactly_by_every_solver(request_: Request) ->
             latents = given.draw(
                 given.solve(
                     generator,
-                    given.given(generator, generator.encode_prompts(PROMPTS), cells, clean),
+                    given.given(generator, generator.encode_prompts(PROMPTS), cells, clean, PROMPTS),
                     noise=given.initial_noise(generator, [1, 2], VideoSize(5, 32, 32)),
                     sampling=sampling,
                     unconditional=generator.unconditional(2),

@@ -15,6 +15,8 @@ PIPELINES = {
     "CogVideoXPipeline": "base_model.hub.cogvideox:CogVideoX",
     "CogVideoXImageToVideoPipeline": "base_model.hub.cogvideox:CogVideoX",
     "HunyuanVideoPipeline": "base_model.hub.hunyuan_video:HunyuanVideo",
+    "HunyuanVideoImageToVideoPipeline": "base_model.hub.hunyuan_video:HunyuanVideo",
+    "HunyuanVideo15ImageToVideoPipeline": "base_model.hub.hunyuan_video_1_5:HunyuanVideo15",
     "HunyuanVideo15Pipeline": "base_model.hub.hunyuan_video_1_5:HunyuanVideo15",
     "LattePipeline": "base_model.hub.latte:Latte",
     "MochiPipeline": "base_model.hub.mochi:Mochi",

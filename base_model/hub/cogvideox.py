@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, shown
 from base_model.protocol import Condition, VideoSize
-from core.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXPipeline
@@ -25,6 +25,7 @@ class CogVideoX:
     kind: Literal["flow", "vp"] = "vp"
     distilled = False
     text_parts = ("text_encoder",)
+    show_parts = ()
 
     @property
     def given(self) -> Given:
@@ -64,13 +65,13 @@ class CogVideoX:
         )
         return {"text": embedded}
 
-    def show(self, known: Tensor, clean: Tensor) -> Condition:
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
         factor = self.pipeline.vae.config.scaling_factor
         if self.pipeline.vae.config.invert_scale_latents:  # 1.5 was trained on pictures that were divided by it
             clean = clean / factor**2
-        shown = torch.where(known[:, None], clean, 0.0)
-        shown[:, :, 1 : 1 + self.grid.padding] = 0.0  # the first picture was shown in front only, without its copies
-        return {"shown": shown}
+        seen = torch.where(known[:, None], clean, 0.0)
+        seen[:, :, 1 : 1 + self.grid.padding] = 0.0  # the first picture was shown in front only, without its copies
+        return {"shown": seen}
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
         return {"num_inference_steps": num_steps}
@@ -84,9 +85,7 @@ class CogVideoX:
             )
         seen, level = latents, None
         if self.given == "shown":
-            if "shown" not in condition:
-                raise UserError("CogVideoX image to video needs a first frame; give --image, or use the text model")
-            seen = torch.cat([latents, condition["shown"]], 1)
+            seen = torch.cat([latents, shown(condition, self.title)], 1)
             level = latents.new_full((1,), 2.0) if self._config.ofs_embed_dim else None
         answer = self.pipeline.transformer(
             hidden_states=seen.transpose(1, 2),

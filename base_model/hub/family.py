@@ -7,6 +7,7 @@ Latents are [batch, channels, time, height, width] in every family: packing and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -104,7 +105,9 @@ class Family(Protocol):
     title: str
     kind: Literal["flow", "vp"]
     fps: float
-    text_parts: tuple[str, ...]
+
+    @property
+    def text_parts(self) -> tuple[str, ...]: ...
 
     @property
     def answer(self) -> Answer: ...
@@ -162,15 +165,33 @@ class Family(Protocol):
 
 
 class Shown(Family, Protocol):
-    """A family whose `given` is "shown"."""
+    """A family whose `given` is "shown".
 
-    def show(self, known: Tensor, clean: Tensor) -> Condition:
-        """What `forward` needs of the given cells; made once per prompt, so the codec may be used.
+    show_parts: pipeline components that `show` uses beside the codec; None in pipelines that have none.
+    """
+
+    show_parts: tuple[str, ...]
+
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
+        """What `forward` needs of the given cells; made once per prompt, so codec and encoders may be used.
 
         Args:
             known: bool [batch, time, height, width]. clean: latents [batch, channels, time, height, width].
+            prompts: one per row, for encoders that read them beside the picture.
         """
         ...
+
+
+def shown(condition: Condition, title: str) -> Tensor:
+    """The row of that name, which `show` made. Raises: UserError where nothing is given."""
+    if "shown" not in condition:
+        raise UserError(f"{title} image to video needs a first frame; give --image, or use the text model")
+    return condition["shown"]
+
+
+def first_picture(video: Tensor) -> Tensor:
+    """The first frame of a video in [-1, 1] as image encoders take it: 8 bits, [batch, 3, height, width]."""
+    return ((video[:, :, 0].float() / 2 + 0.5).clamp(0, 1) * 255).round().byte()
 
 
 @dataclass(frozen=True)

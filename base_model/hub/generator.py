@@ -74,7 +74,7 @@ class HubGenerator:
                 f"prompt '{fresh[0]}' was not encoded before the text encoder was released; name it among the prompts "
                 "that the model is loaded with"
             )
-        with torch.no_grad(), self._visiting(parts, self._place):
+        with torch.no_grad(), self._visiting([*parts, *self._lookers], self._place):
             for prompt in fresh:
                 self._rows[prompt] = {name: value.cpu() for name, value in self.model.text(prompt).items()}
 
@@ -136,17 +136,21 @@ class HubGenerator:
             return self.model.encode(frames.transpose(1, 2) * 2 - 1).float()
 
     @torch.no_grad()
-    def shown(self, known: Tensor, clean: Tensor) -> Condition:
+    def shown(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
         """What the network must see of given cells beside them: rows to join to a condition; see `Shown.show`."""
         if self.model.given != "shown":
             return {}
-        pipeline = self.model.pipeline
-        parts = [pipeline.vae, *filter(None, [getattr(pipeline, "image_encoder", None)])]
-        with self._visiting(parts, clean.device):
-            return cast(Shown, self.model).show(known, clean)
+        with self._visiting([self.model.pipeline.vae, *self._lookers], clean.device):
+            return cast(Shown, self.model).show(known, clean, prompts)
 
     def policy_module(self) -> nn.Module:
         return self._network
+
+    @property
+    def _lookers(self) -> list[nn.Module]:
+        """What looks at given pictures beside the codec; HunyuanVideo's reads the prompt too."""
+        names = cast(Shown, self.model).show_parts if self.model.given == "shown" else ()
+        return [part for name in names if (part := getattr(self.model.pipeline, name, None)) is not None]
 
     @property
     def _place(self) -> torch.device:

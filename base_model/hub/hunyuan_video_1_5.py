@@ -1,7 +1,11 @@
-"""HunyuanVideo 1.5: two text streams, and given cells on channels of their own beside the latents."""
+"""HunyuanVideo 1.5, text or image to video: two text streams, given cells on channels of their own beside the latents.
+
+The image model also looks at the first picture with SigLIP.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,24 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, first_picture, shown
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
-    from diffusers import HunyuanVideo15Pipeline
+    from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline
 
 
 @dataclass(frozen=True)
 class HunyuanVideo15:
     """See `base_model.hub.family.Family`."""
 
-    pipeline: HunyuanVideo15Pipeline
+    pipeline: HunyuanVideo15Pipeline | HunyuanVideo15ImageToVideoPipeline
     title = "HunyuanVideo 1.5"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
     answer: Answer = "velocity"
     given: Given = "shown"
     text_parts = ("text_encoder", "text_encoder_2")
+    show_parts = ("image_encoder",)
     fps: float = 24.0
     size: VideoSize = VideoSize(121, 480, 848)
 
@@ -47,26 +52,33 @@ class HunyuanVideo15:
         names = ("text", "mask", "glyphs", "glyphs_mask")
         return dict(zip(names, self.pipeline.encode_prompt(prompt), strict=True))
 
-    def show(self, known: Tensor, clean: Tensor) -> Condition:
-        return {"shown": torch.cat([torch.where(known[:, None], clean, 0.0), known[:, None].to(clean)], 1)}
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
+        rows = {"shown": torch.cat([torch.where(known[:, None], clean, 0.0), known[:, None].to(clean)], 1)}
+        if self._looks:
+            encoder = self.pipeline.image_encoder
+            picture = list(first_picture(self.decode(clean[:, :, :1])))
+            seen = self.pipeline.feature_extractor(picture, return_tensors="pt").to(encoder.device, encoder.dtype)
+            rows["picture"] = encoder(**seen).last_hidden_state
+        return rows
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
         return {"sigmas": np.linspace(1.0, 0.0, num_steps + 1)[:-1]}
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
-        shown = condition.get("shown")
-        if shown is None:
-            shown = latents.new_zeros(len(latents), self.channels + 1, *latents.shape[2:])
+        if "shown" in condition or self._looks:
+            beside = shown(condition, self.title)
+        else:
+            beside = latents.new_zeros(len(latents), self.channels + 1, *latents.shape[2:])
         width = self.pipeline.transformer.config.image_embed_dim
         no_picture = latents.new_zeros(len(latents), self.pipeline.vision_num_semantic_tokens, width)
         return self.pipeline.transformer(
-            hidden_states=torch.cat([latents, shown], 1),
+            hidden_states=torch.cat([latents, beside], 1),
             timestep=timestep,
             encoder_hidden_states=condition["text"],
             encoder_attention_mask=condition["mask"],
             encoder_hidden_states_2=condition["glyphs"],
             encoder_attention_mask_2=condition["glyphs_mask"],
-            image_embeds=no_picture,
+            image_embeds=condition.get("picture", no_picture),
             return_dict=False,
         )[0]
 
@@ -75,3 +87,7 @@ class HunyuanVideo15:
 
     def encode(self, video: Tensor) -> Tensor:
         return encode_with(self.pipeline.vae, video)
+
+    @property
+    def _looks(self) -> bool:
+        return self.pipeline.transformer.config.task_type == "i2v"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with
+from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, first_picture, shown
 from base_model.protocol import Condition, VideoSize
-from core.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import WanImageToVideoPipeline, WanPipeline
@@ -29,6 +29,7 @@ class Wan:
     distilled = False
     answer: Answer = "velocity"
     text_parts = ("text_encoder",)
+    show_parts = ("image_encoder",)
 
     @property
     def given(self) -> Given:
@@ -64,7 +65,7 @@ class Wan:
         )
         return {"text": embedded}
 
-    def show(self, known: Tensor, clean: Tensor) -> Condition:
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
         """As image to video was trained: the first picture and grey after it through the codec, a mask per frame."""
         time = self.grid.time
         picture = self.decode(clean[:, :, :1])
@@ -73,8 +74,7 @@ class Wan:
         mask = known[:, None].expand(-1, time, -1, -1, -1).to(clean)
         rows = {"shown": torch.cat([mask, torch.where(known[:, None], clean, around)], 1)}
         if self._config.image_dim is not None:  # Wan 2.1 also looks at the picture with CLIP
-            pixels = (picture[:, :, 0].float() / 2 + 0.5).clamp(0, 1)
-            seen = self.pipeline.image_processor(images=list(pixels), do_rescale=False, return_tensors="pt")
+            seen = self.pipeline.image_processor(images=list(first_picture(picture)), return_tensors="pt")
             encoder = self.pipeline.image_encoder
             seen = seen.to(encoder.device, encoder.dtype)
             rows["picture"] = encoder(**seen, output_hidden_states=True).hidden_states[-2]
@@ -120,9 +120,7 @@ class Wan:
 
     def _answer(self, name: str, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         if self.given == "shown":
-            if "shown" not in condition:
-                raise UserError("Wan image to video needs a first frame; give --image, or use the text model")
-            latents = torch.cat([latents, condition["shown"]], 1)
+            latents = torch.cat([latents, shown(condition, self.title)], 1)
         return self.networks[name](
             latents,
             timestep,

@@ -90,6 +90,16 @@ def logit_normal(
     return shift * even / (1.0 + (shift - 1.0) * even)
 
 
+def min_snr_weight(sigma: Tensor, gamma: float) -> Tensor:
+    """Weight [batch] of the velocity's squared error at noise levels `sigma`: nearly clean levels count no more.
+
+    min(SNR, gamma) on the error of the clean latents that the velocity points to, which is sigma^2 times its own; SNR
+    is ((1 - sigma) / sigma)^2.
+    Source: min-SNR (Hang et al. 2023), section 3.4; `vp.min_snr_weight` is the same on DDPM's times.
+    """
+    return torch.minimum((1.0 - sigma).square(), gamma * sigma.square())
+
+
 def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     """Latents at noise level `sigma` (number or [batch]) on the straight path: (1 - sigma) clean + sigma noise."""
     sigma = _rows(torch.as_tensor(sigma, dtype=clean.dtype, device=clean.device), clean)

@@ -6,13 +6,14 @@ processes; what is here for that leaves ordinary tensors as they are.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils import checkpoint as activations
 
@@ -60,6 +61,16 @@ def place_state(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = place(value, parameter)
+
+
+def unwrap(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Make an ordinary network with these weights (all its parameters) of one that FSDP2 may have cut."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):  # fully_shard changes the class; the old one is its second base
+            module.__class__ = type(module).__bases__[1]
+    for name, value in weights.items():
+        owner, _, own = name.rpartition(".")
+        setattr(network.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:

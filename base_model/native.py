@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from base_model.codec.load import Saved
+    from base_model.variants import Denoiser
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -48,8 +52,8 @@ class NativeGenerator:
     clips in training; the shipped transformer saw 17 and 33.
     """
 
-    vae: CausalVideoVAE
-    transformer: VideoTransformer
+    vae: Saved
+    transformer: Denoiser
     clip: SandboxClip
     shift: float = 3.0
     name: str = "sandbox"

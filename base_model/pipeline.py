@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,13 +14,16 @@ from diffusers.loaders import CogVideoXLoraLoaderMixin
 from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 from torch import Tensor
 
+from base_model.codec.load import load_codec
+from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
 from base_model.native import NativeGenerator, fast_dtype, precision_of
 from base_model.options import WEIGHTS
 from base_model.protocol import VideoSize
 from base_model.sampler import generate_frames
-from base_model.text import SandboxClip
-from base_model.transformer import VideoTransformer, check_fit
+from base_model.text import SandboxClip, load_clip
+from base_model.transformer import check_fit
+from base_model.variants import Denoiser, load_transformer
 from core.errors import UserError
 
 
@@ -28,8 +32,8 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
 
     def __init__(
         self,
-        vae: CausalVideoVAE,
-        transformer: VideoTransformer,
+        vae: CausalVideoVAE | QuantizedVideoCodec,
+        transformer: Denoiser,
         clip: SandboxClip,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
@@ -58,6 +62,21 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
             guidance=guidance_scale,
             size=VideoSize(num_frames, height, width),
         )
+
+
+def complete(folder: Path, codec: str, clip: str, shift: float) -> None:
+    """Make of a folder with a saved `transformer` a whole model, with the parts that it was trained on.
+
+    Args:
+        codec, clip: folders of these parts, which are copied. shift: of the schedule, as in training.
+    """
+    for name, source in (("vae", codec), ("clip", clip)):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.save_pretrained(folder / "scheduler")
+    SoralignPipeline(
+        load_codec(codec), load_transformer(folder / "transformer"), load_clip(clip), scheduler
+    ).save_config(folder)
 
 
 def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> NativeGenerator:

@@ -1,6 +1,6 @@
 """Loss against compute: what does a wider transformer, or a longer training, buy?
 
-python benchmarks/scaling.py --out DIR [--widths 48 96 192] [--budgets .5 1 2] [--latents DIR --recipe CONFIG]
+python benchmarks/scaling.py --out DIR [--widths 48 96 192] [--budgets .2 .6 2] [--latents DIR --recipe CONFIG]
 
 Every point is a whole run of `soralign pretrain`, its rate fallen to zero, of as many steps as the budget (TFLOP of
 matrix products, forward and backward) pays for at that width; so no point is a piece of another one's curve. Loss is
@@ -14,11 +14,12 @@ import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import torch
 import yaml
 from lines import COLOURS, sheet, text
-from transformer_variants import GRIDS, SIZES, encoded, held_out_error, training_flops
+from transformer_variants import BATCH, GRIDS, SIZES, encoded, held_out_error, training_flops
 
 from base_model.options import WEIGHTS
 from base_model.pretrain import PretrainConfig, pretrain
@@ -27,7 +28,6 @@ from base_model.variants import load_transformer
 from core.files import append_line, atomic_write, read_lines
 from eval.svg import tick_text, ticks
 
-BATCH = 8
 DATA = ("seed", "noise", "families", "codec", "clip")  # what encoded clips depend on, taken from the recipe
 
 
@@ -45,7 +45,7 @@ def recipe(path: str, latents: Path, num_clips: int) -> PretrainConfig:
         decay=0.5,
         num_clips=num_clips,
         latents=str(latents),
-        save_every=10**6,
+        save_every=100,
         **data,
     )
 
@@ -66,7 +66,7 @@ def point(config: PretrainConfig, width: int, budget: float, held: tuple, out: P
         "parameters": sum(value.numel() for value in network.parameters()),
         "steps": steps,
         "tflop": steps * config.batch * flops / 1e12,
-        "loss": held_out_error(load_transformer(run.folder / "transformer").eval(), held),
+        "loss": mean(held_out_error(load_transformer(run.folder / "transformer").eval(), held)),
     }
 
 
@@ -105,8 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 192])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="TFLOP")
-    parser.add_argument("--num-clips", type=int, default=4096, help="training clips")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.6, 2.0], help="TFLOP")
+    parser.add_argument("--num-clips", type=int, default=1024, help="training clips")
     parser.add_argument("--latents", type=Path, help="folder of encoded clips; made in --out by default")
     parser.add_argument("--recipe", default="", help="config.yaml of the run that encoded --latents")
     options = parser.parse_args()

@@ -1,16 +1,19 @@
-"""What each denoiser costs, and what it learns in the same steps: time, memory and FLOPs against tokens.
+"""What each denoiser costs, and what it learns for the same computation: time, memory and FLOPs against tokens.
 
-python benchmarks/transformer_variants.py [--only NAME ...] [--batch 4] [--steps N --num-clips 256 --seeds 2]
+python benchmarks/transformer_variants.py [--only NAME ...] [--batch 4]                     cost
+python benchmarks/transformer_variants.py --out DIR [--budget TFLOP --seeds 2] [--width 96 --layers 4]    quality
 
 Cost is one training step (forward and backward), one thread, per clip; memory is what a clip keeps for the backward
-pass. With --steps every variant is trained on latents of the shipped codec by the recipe's loss and judged by the
-velocity's error on held-out clips, at fixed noise levels; equal steps, not equal time.
+pass. With --out every variant is trained on latents of the shipped codec by the recipe's loss, each for as many steps
+as the budget of floating point operations pays for, and judged by the velocity's error on held-out clips at fixed
+noise levels. DIR/variants.jsonl keeps every training, and a second call adds what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +27,10 @@ from base_model.options import WEIGHTS
 from base_model.text import load_clip
 from base_model.variants import VARIANTS
 from base_model.world.dataset import make_clip
+from core.files import append_line, read_lines
+from core.stats import mean_interval
 
+BATCH = 16  # clips of a training step
 GRIDS = [(5, 8, 8), (9, 8, 8), (5, 16, 16), (17, 16, 16)]  # 17x64x64, 33x64x64, 17x128x128, 65x128x128 pixels
 SIZES = {"in_channels": 12, "text_width": 128, "pooled_width": 128}
 
@@ -73,72 +79,108 @@ def encoded(count: int, split: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         return latents, load_clip().text_tokens([clip.prompt for clip in clips])
 
 
-def learned(
-    network: nn.Module, steps: int, train: tuple, held: tuple, seed: int = 0, batch: int = 16
-) -> tuple[float, float]:
-    """(`held_out_error`, seconds) after `steps` of AdamW at 1e-3 with linear warm-up and decay."""
+def learned(network: nn.Module, steps: int, train: tuple, seed: int) -> None:
+    """`steps` of AdamW at 1e-3 with linear warm-up and decay."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    begin = time.perf_counter()
     for step in range(steps):
         rng = torch.Generator().manual_seed(seed * 10**6 + step)
-        rows = torch.randint(len(train[0]), (batch,), generator=rng)
-        loss = error(network, train, rows, torch.sigmoid(torch.randn(batch, generator=rng)), rng)
+        rows = torch.randint(len(train[0]), (BATCH,), generator=rng)
+        loss = error(network, train, rows, torch.sigmoid(torch.randn(BATCH, generator=rng)), rng).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
         optimizer.step()
         optimizer.zero_grad()
-    return held_out_error(network, held), time.perf_counter() - begin
 
 
 @torch.no_grad()
-def held_out_error(network: nn.Module, held: tuple) -> float:
-    """Mean of `error` over all clips of `held`, at four noise levels, the same noise always; predicting nothing: 2."""
+def held_out_error(network: nn.Module, held: tuple) -> list[float]:
+    """`error` of each clip of `held`, mean over four noise levels, the same noise always; predicting nothing: 2."""
     rng = torch.Generator().manual_seed(10**6)
     rows = torch.arange(len(held[0]))
     found = [error(network, held, rows, torch.full((len(rows),), s), rng) for s in (0.2, 0.4, 0.6, 0.8)]
-    return float(torch.stack(found).mean())
+    return torch.stack(found).mean(0).tolist()
 
 
 def error(network: nn.Module, data: tuple, rows: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:
-    """Mean squared error of the velocity at noise levels `sigma`, shifted as the recipe does."""
+    """Mean squared error [row] of the velocity at noise levels `sigma`, shifted as the recipe does."""
     clean, (text, mask, pooled) = data[0][rows], (part[rows] for part in data[1])
     sigma = 3.0 * sigma / (1.0 + 2.0 * sigma)
     noise = torch.randn(clean.shape, generator=rng)
     predicted = network(flow.interpolate(clean, noise, sigma), sigma, text, mask, pooled)
-    return (predicted - flow.velocity(clean, noise)).square().mean()
+    return (predicted - flow.velocity(clean, noise)).square().flatten(1).mean(1)
+
+
+def small(name: str, width: int, layers: int) -> nn.Module:
+    """The variant in these sizes; of the U-Net, two widths whose mean is half of `width`."""
+    size = {"widths": (width // 3, width // 3 * 2)} if name == "unet" else {"width": width, "num_layers": layers}
+    return VARIANTS[name](**SIZES, **size)
+
+
+def quality(options: argparse.Namespace) -> None:
+    """Train what is missing, one seed of all variants after another, and print the table."""
+    table = options.out / "variants.jsonl"
+    options.out.mkdir(parents=True, exist_ok=True)
+    train, held = encoded(options.num_clips, "train"), encoded(64, "heldout")
+    for seed in range(options.seeds):
+        for name in options.only:
+            rows = read_lines(table) if table.exists() else []
+            if any((row["name"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            torch.manual_seed(seed)
+            network = small(name, options.width, options.layers)
+            steps = max(1, round(options.budget * 1e12 / (BATCH * training_flops(network, GRIDS[0]))))
+            begin = time.process_time()
+            learned(network, steps, train, seed)
+            spent = {"steps": steps, "seconds": time.process_time() - begin}
+            append_line(table, {"name": name, "seed": seed, **spent, "errors": held_out_error(network, held)})
+    show(read_lines(table))
+
+
+def show(rows: list[dict]) -> None:
+    """A line per variant, best first: error, its difference to joint attention, clip by clip, and each seed's error."""
+    mean = {
+        name: np.mean([row["errors"] for row in rows if row["name"] == name], axis=0)
+        for name in {row["name"] for row in rows}
+    }
+    print(f"{'':20s}{'steps':>6s}{'CPU s':>7s}{'error':>7s}  difference to joint, 95 % over clips   each seed")
+    for name in sorted(mean, key=lambda name: mean[name].mean()):
+        own = [row for row in rows if row["name"] == name]
+        line = f"{name:20s}{own[0]['steps']:6d}{np.mean([row['seconds'] for row in own]):7.0f}{mean[name].mean():7.3f}"
+        found = mean_interval(mean[name] - mean["joint"]) if name != "joint" and "joint" in mean else None
+        told = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else ""
+        print(f"{line}  {told:37s}  {' '.join('{:.3f}'.format(np.mean(row['errors'])) for row in own)}")
+
+
+def cost_table(options: argparse.Namespace) -> None:
+    heads = "".join(f"  {t * h * w // 4:>5d} tokens: ms   MiB GFLOP" for t, h, w in GRIDS[: options.grids])
+    print(f"{'':20s}{'params':>8s}{heads}")
+    for name in options.only:
+        network = small(name, options.width, options.layers)
+        line = f"{name:20s}{sum(value.numel() for value in network.parameters()) / 1e6:7.2f}M"
+        for grid in GRIDS[: options.grids]:
+            line += "{:18.0f}{:6.0f}{:6.1f}".format(*cost(network, grid, options.batch))
+        print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--grids", type=int, default=3, help="how many of the sizes, smallest first")
+    parser.add_argument("--batch", type=int, default=2, help="cost: clips of a step")
+    parser.add_argument("--grids", type=int, default=3, help="cost: how many of the sizes, smallest first")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--num-clips", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=1, help="trainings per variant, of other weights and batches")
+    parser.add_argument("--out", type=Path, help="folder of the trainings; without it cost is measured")
+    parser.add_argument("--budget", type=float, default=0.3, help="TFLOP of a training")
+    parser.add_argument("--num-clips", type=int, default=256, help="training clips")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings per variant, of other weights and batches")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = (encoded(options.num_clips, "train"), encoded(64, "heldout")) if options.steps else None
-    size: dict[str, object]
-    heads = "".join(f"  {t * h * w // 4:>5d} tokens: ms   MiB GFLOP" for t, h, w in GRIDS[: options.grids])
-    print(f"{'':20s}{'params':>8s}{heads}{'  error  seconds' * options.seeds if data else ''}")
-    for name in options.only:
-        size = {"widths": (options.width // 3, options.width // 3 * 2)}
-        if name != "unet":
-            size = {"width": options.width, "num_layers": options.layers}
-        network = VARIANTS[name](**SIZES, **size)
-        line = f"{name:20s}{sum(value.numel() for value in network.parameters()) / 1e6:7.2f}M"
-        for grid in GRIDS[: options.grids]:
-            line += "{:18.0f}{:6.0f}{:6.1f}".format(*cost(network, grid, options.batch))
-        for seed in range(options.seeds if data else 0):
-            torch.manual_seed(seed)
-            network = VARIANTS[name](**SIZES, **size)
-            line += "{:7.3f}{:9.0f}".format(*learned(network, options.steps, *data, seed))
-        print(line, flush=True)
+    if options.out:
+        quality(options)
+    else:
+        cost_table(options)
 
 
 if __name__ == "__main__":

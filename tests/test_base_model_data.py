@@ -5,6 +5,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from base_model.dit.pack import fill
+from base_model.large import launch
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, clips, pretrain
+from base_model.pretrain.crops import OwnCrops
 from base_model.pretrain.reading import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
 from base_model.tasks import random_mask
 from core import snapshot, video, videoset
@@ -21,6 +24,7 @@ from core.cli import main
 from core.errors import UserError
 from core.randomness import torch_generator
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIZES = [(5, 32, 32), (9, 16, 48), (1, 32, 16), (7, 30, 34), (12, 16, 16)]
 
 
@@ -111,6 +115,10 @@ def test_steps_are_read_ahead_in_other_threads_and_come_in_order() -> None:
     assert [ahead[step] for step in range(5, 9)] == [25, 36, 49, 64]
     ahead.close()
     assert set(names) >= {5, 6, 7, 8, 9, 10} and min(names) == 5
+    third_of_three = Ahead(load, workers=1, ahead=2, stride=3)
+    assert [third_of_three[number] for number in (102, 105)] == [102**2, 105**2]
+    third_of_three.close()
+    assert set(names) & set(range(100, 120)) <= {102, 105, 108}
     assert all(name.startswith("clips") for name in names.values())
 
 
@@ -166,12 +174,12 @@ def test_too_many_broken_videos_stop_the_run(own: Path, parts: Path, tmp_path: P
 
 
 def test_a_video_that_breaks_while_training_is_left_out_of_its_step(own: Path, parts: Path) -> None:
-    part = clips.ClipsPart(_config(parts, own, max_bad=0.9))
+    part = clips.ClipsPart(_config(parts, own, max_bad=0.9), launch())
     for index in range(5):
         _break(own, f"clip{index}.mp4")
     with pytest.raises(UserError, match="5 of 5 videos"):
         for step in range(9):
-            assert float(part.loss(step).detach()) == 0.0
+            assert float(part.loss(step, step).detach()) == 0.0
     part.batches.close()
 
 
@@ -210,7 +218,7 @@ def test_a_stopped_run_on_own_clips_ends_as_an_unbroken_one(
 @pytest.mark.parametrize("budget", [1000, 0])
 def test_the_loss_is_the_error_of_each_clip_alone_where_nothing_is_given(own: Path, parts: Path, budget: int) -> None:
     config = _config(parts, own, token_budget=budget, caption_dropout=0.0, given=1.0, shift=1.0)
-    part = clips.ClipsPart(config)
+    part = clips.ClipsPart(config, launch())
     part.network.patch_out.weight.data.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
     latents, (text, mask, pooled) = part._load(0)
     if budget:
@@ -230,7 +238,65 @@ def test_the_loss_is_the_error_of_each_clip_alone_where_nothing_is_given(own: Pa
         with torch.no_grad():
             error = (part.network(*row, known[None])[0] - (noise - clean)).square()
         total, num = total + float((error * ~known).sum()), num + 4 * int((~known).sum())
-    assert float(part.loss(0).detach()) == pytest.approx(total / num, rel=1e-4)
+    assert float(part.loss(0, 0).detach()) == pytest.approx(total / num, rel=1e-4)
+    part.batches.close()
+
+
+# --- the codec --------------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_of_the_clips_and_a_short_one_is_held(own: Path, parts: Path) -> None:
+    for path in own.iterdir():
+        if not path.name.startswith("clip0"):
+            path.unlink()
+    crops = OwnCrops(_config(parts, own, part="codec"), launch())
+    made = crops.some(5, np.random.default_rng(0))
+    whole = torch.from_numpy(video.read(own / "clip0.mp4").frames) * 2 - 1  # 5 frames of the crops' own size
+    assert made.shape == (5, 17, 3, 32, 32)
+    for crop in made:
+        assert torch.equal(crop[:5], whole) and all(torch.equal(frame, whole[4]) for frame in crop[5:])
+    crops.close()
+
+
+def test_a_codec_goes_on_on_own_clips_and_a_stopped_run_ends_as_an_unbroken_one(
+    own: Path, parts: Path, tmp_path: Path
+) -> None:
+    config = _config(parts, own, part="codec", start=str(parts / "codec"), batch=4)
+    whole, broken = (pretrain(config, tmp_path / name) for name in ("whole", "broken"))
+    shutil.rmtree(broken.folder / "codec")
+    shutil.rmtree(broken.checkpoints()[-1])
+    broken = pretrain(config, tmp_path / "broken")
+    first, second = (load_file(run.folder / "codec" / WEIGHTS) for run in (whole, broken))
+    before = load_file(parts / "codec" / WEIGHTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], before[name].half()) for name in first)
+    facts = json.loads((whole.latest() / "provenance.json").read_text())  # type: ignore[operator]
+    assert facts["data"] == snapshot.take(own).hash
+
+
+# --- what a newcomer is told ------------------------------------------------------------------------------------------
+
+
+def test_missing_captions_and_what_is_cut_off_of_long_ones_are_said() -> None:
+    words = ["one", "two", "three", "four"] * 12
+    prompts = {"a": "", "b": " ".join(words), "c": "a red ball", "d": ""}
+    items = [videoset.VideoItem(name, Path(f"{name}.mp4"), prompt) for name, prompt in prompts.items()]
+    silent, cut = clips.remarks([*items, items[0]], nano().clip)  # a video in two pieces counts once
+    assert silent.startswith("2 of 4 videos have no caption (a, d)")
+    assert (
+        cut == f"1 of 4 captions are longer than the 38 tokens that are read; cut off of 'b': '{' '.join(words[38:])}'"
+    )
+    assert clips.remarks(items[2:3], nano().clip) == []
+
+
+def test_a_codec_that_cannot_show_the_clips_is_named(
+    own: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = clips.ClipsPart(_config(parts, own), launch())
+    assert "the codec brings these clips back with" in (told := capsys.readouterr().err)
+    assert f"--part codec --start {parts / 'codec'} --videos {own}" in told
+    part.codec = SimpleNamespace(encode=lambda x: x, decode=lambda x: 0.99 * x, t=4, s=8)  # type: ignore[assignment]
+    assert part._fidelity() == []
     part.batches.close()
 
 
@@ -251,9 +317,11 @@ def test_a_run_does_not_go_on_with_another_set(own: Path, parts: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"lora_rank": 4, "start": ""}, "lora_rank needs videos"),
+        ({"lora_rank": 4, "start": ""}, "lora_rank needs part transformer, videos"),
         ({"drop_tokens": 0.5, "token_budget": 0}, "drop_tokens needs packing"),
         ({"max_frames": 0}, "max_frames is 0"),
+        ({"part": "clip"}, "videos trains the transformer or the codec"),
+        ({"compile": True}, "compile needs steps of one shape"),
         ({"start": "", "variant": "window"}, "only the shipped architecture packs clips"),
     ],
 )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from base_model import flow
+from base_model import flow, vp
 
 STOCHASTIC = ("flow", "dance", "cps", "ddim")
 ETA = {"flow": 0.7, "dance": 0.3, "cps": 0.06, "ddim": 1.0}  # cps: see the note in `flow.coefficients`
@@ -133,6 +133,18 @@ def test_denoised_inverts_interpolate() -> None:
     clean, noise, sigma = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([0.2, 0.5, 0.9])
     noisy = flow.interpolate(clean, noise, sigma)
     torch.testing.assert_close(flow.denoised(noisy, flow.velocity(clean, noise), sigma), clean)
+
+
+def test_min_snr_is_ddpms_on_the_error_of_the_clean_latents() -> None:
+    sigma = torch.linspace(0.05, 0.95, 19)
+    clean, noise, wrong = torch.randn(3, 19, 8, generator=torch.Generator().manual_seed(0))
+    noisy = flow.interpolate(clean, noise, sigma)
+    error = (wrong - flow.velocity(clean, noise)).square().mean(1)
+    error_of_clean = (flow.denoised(noisy, wrong, sigma) - clean).square().mean(1)
+    signal = (1.0 - sigma) ** 2 / ((1.0 - sigma) ** 2 + sigma**2)  # the alpha_bar of the same signal-to-noise ratio
+    assert torch.allclose(
+        flow.min_snr_weight(sigma, 5.0) * error, vp.min_snr_weight(signal, "clean", 5.0) * error_of_clean, rtol=1e-4
+    )
 
 
 def test_schedule_shift_keeps_the_ends_and_lifts_the_middle() -> None:

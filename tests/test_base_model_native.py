@@ -113,6 +113,15 @@ def test_base_weights_are_frozen_and_in_evaluation_mode(generator: NativeGenerat
         assert not part.training and not any(value.requires_grad for value in part.parameters())
 
 
+def test_all_parts_go_where_they_are_asked_to() -> None:
+    there = base_model.load("nano", ModelOptions(device="meta"))
+    assert isinstance(there, NativeGenerator)
+    for part in (there.vae, there.transformer, there.clip):
+        assert {value.device.type for value in part.parameters()} == {"meta"}
+    with pytest.raises(UserError, match="device 'cuda:7' is not on this machine"):
+        base_model.load("nano", ModelOptions(device="cuda:7"))
+
+
 @torch.no_grad()
 def test_bfloat16_is_the_same_model_roughly() -> None:
     low, high = nano("bfloat16"), nano("float32")

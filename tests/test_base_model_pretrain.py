@@ -1,24 +1,37 @@
 """Pretraining: the schedule's closed form, a stopped run that ends as an unbroken one, losses that fall."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pretrain_run
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import base_model
 from base_model.codec.load import load_codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import Blocks, CausalVideoVAE
+from base_model.dit.blocks import Block
+from base_model.large import launch
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, check, loop, pretrain, rate
 from base_model.pretrain import clip as clip_part
 from base_model.pretrain import codec as codec_part
 from base_model.pretrain import transformer as transformer_part
-from base_model.pretrain.part import pool
+from base_model.pretrain.part import Part, pool
 from base_model.protocol import VideoSize
 from base_model.sampler import generate_frames
 from base_model.text import SandboxClip
@@ -29,7 +42,10 @@ from core.errors import UserError
 from core.randomness import numpy_generator
 from core.run import read_metrics
 
-SMALL = PretrainConfig(steps=5, batch=2, warmup=2, num_clips=4, save_every=2)
+ROOT = Path(__file__).parents[1]
+SMALL = PretrainConfig(
+    steps=5, batch=2, warmup=2, num_clips=4, save_every=2, width=48, num_layers=2, num_heads=2, latent_channels=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +55,30 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = nano()
     model.vae.save_pretrained(folder / "codec")
     model.clip.save_pretrained(folder / "clip")
+    model.transformer.save_pretrained(folder / "transformer")
     return folder
 
 
 @pytest.fixture
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three networks a few channels wide: what is tested is the loop around them."""
+    """Codec and CLIP a few channels wide, as `SMALL` has the transformer: what is tested is the loop around them."""
     monkeypatch.setattr(codec_part, "CausalVideoVAE", _SmallCodec)
     monkeypatch.setattr(
         codec_part,
         "QuantizedVideoCodec",
-        lambda kind: QuantizedVideoCodec(kind, 16, 2, trunk_options=_SmallCodec.sizes),
+        lambda kind, trunk_options: QuantizedVideoCodec(kind, 16, 2, trunk_options=trunk_options | _SmallCodec.sizes),
     )
     monkeypatch.setattr(codec_part.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
     monkeypatch.setattr(
         clip_part, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
     )
-    monkeypatch.setattr(
-        transformer_part,
-        "VideoTransformer",
-        lambda **sizes: VideoTransformer(width=48, num_layers=2, num_heads=2, **sizes),
-    )
 
 
 class _SmallCodec(CausalVideoVAE):
-    sizes = {"latent_channels": 4, "width": 24, "encoder_blocks": "mp", "decoder_blocks": "mp"}
-    from_pretrained = CausalVideoVAE.from_pretrained
+    sizes = {"width": 24, "encoder_blocks": "mp", "decoder_blocks": "mp"}
 
-    def __new__(cls) -> CausalVideoVAE:  # type: ignore[misc]
-        return CausalVideoVAE(**cls.sizes)
+    def __new__(cls, **sizes: int) -> CausalVideoVAE:  # type: ignore[misc]
+        return CausalVideoVAE(**sizes | cls.sizes)
 
 
 def _with_from_pretrained(network: type, **sizes: int) -> object:
@@ -106,6 +117,9 @@ def test_without_decay_the_rate_stays() -> None:
         ({"num_clips": 0}, "num_clips is 0"),
         ({"noise": 1.2}, "noise is 1.2"),
         ({"ema": -0.1}, "ema is -0.1"),
+        ({"temporal_factor": 3}, "temporal_factor is 3, .* must divide 16 and 32"),
+        ({"num_heads": 5}, "width 48 does not divide into 5 heads"),
+        ({"min_snr": -5.0}, "min_snr is -5.0"),
         ({"part": "transformer"}, "needs a trained codec"),
         ({"latent_noise": 0.5}, "latent_noise is 0.5; .* give part codec and start"),
         ({"part": "codec", "hard_negatives": 3}, "hard_negatives is 3"),
@@ -152,10 +166,10 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
     ]
     loss = kind.loss
 
-    def stopped(self: object, step: int) -> torch.Tensor:
+    def stopped(self: object, step: int, draw: int) -> torch.Tensor:
         if step == 3:
             raise KeyboardInterrupt
-        return loss(self, step)  # type: ignore[arg-type]
+        return loss(self, step, draw)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(kind, "loss", stopped)
@@ -170,19 +184,23 @@ def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
     assert read_metrics(broken.folder)[-1]["step"] == 5
 
 
-@pytest.mark.parametrize("kind", ["fsq", "per frame"])
+@pytest.mark.parametrize("kind", ["vq", "fsq", "per frame"])
 @pytest.mark.usefixtures("small_networks")
 def test_a_transformer_is_trained_on_any_codec_and_sampled_through_it(kind: str, parts: Path, tmp_path: Path) -> None:
     folder = str(parts / "codec")
-    if kind == "fsq":
-        folder = str(pretrain(_config("codec", parts, steps=1, bottleneck="fsq"), tmp_path / "fsq").folder / "codec")
+    if kind != "per frame":
+        folder = str(pretrain(_config("codec", parts, steps=1, bottleneck=kind), tmp_path / kind).folder / "codec")
     config = _config("transformer", parts, steps=2)
     run = pretrain(replace(config, codec=folder, per_frame=kind == "per frame"), tmp_path / "run")
-    model = nano()
-    model.vae = load_codec(folder, per_frame=kind == "per frame")  # type: ignore[assignment]
-    model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    if kind != "per frame":
+        model = base_model.load(str(run.folder))
+        assert isinstance(model.vae, QuantizedVideoCodec)
+    else:
+        model = nano()
+        model.vae = load_codec(folder, per_frame=True)  # type: ignore[assignment]
+        model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
     frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
-    assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (2 if kind == "fsq" else 5)
+    assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (5 if kind == "per frame" else 2)
     facts = json.loads((run.latest() / "provenance.json").read_text())  # type: ignore[operator]
     assert facts["data"] == "sandbox world" and facts["seed"] == 0
 
@@ -194,11 +212,11 @@ def test_a_variant_is_trained_saved_and_sampled_from_in_the_same_loop(
 ) -> None:
     small = {"widths": (16, 32)} if name == "unet" else {"width": 32, "num_layers": 2, "num_heads": 2}
     make = VARIANTS[name]
-    monkeypatch.setitem(VARIANTS, name, lambda **sizes: make(**small, **sizes))
+    monkeypatch.setitem(VARIANTS, name, lambda **sizes: make(**sizes | small))
     run = pretrain(_config("transformer", parts, steps=2, variant=name), tmp_path / "run")
-    model = nano()
-    model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
-    frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
+    frames = generate_frames(
+        base_model.load(str(run.folder)), ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32)
+    )
     assert frames.shape == (1, 5, 3, 32, 32) and frames.isfinite().all()
     pretrain(_config("transformer", parts, steps=1, start=str(run.folder / "transformer")), tmp_path / "on")
 
@@ -271,10 +289,123 @@ def test_the_moving_average_lags_behind(parts: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(v, load_file(slow.folder / name)[k]) for k, v in load_file(last.folder / name).items())
 
 
+@pytest.mark.parametrize(("sigma", "weight"), [(0.2, 0.2), (0.3, 0.45), (0.5, 0.25), (0.9, 0.01)])
+@pytest.mark.usefixtures("small_networks")
+def test_with_min_snr_a_clip_counts_by_its_noise_level(
+    sigma: float, weight: float, parts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transformer_part.flow, "logit_normal", lambda count, *_, **__: torch.full((count,), sigma))
+    config = _config("transformer", parts, latents=str(tmp_path))
+    plain, weighed = (
+        transformer_part.TransformerPart(replace(config, min_snr=gamma), launch()).loss(0, 0).item()
+        for gamma in (0.0, 5.0)
+    )
+    assert weighed == pytest.approx(weight * plain, rel=1e-5)  # min((1 - sigma)^2, 5 sigma^2)
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_gradient_checkpointing_computes_every_block_again_and_changes_no_bit(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [0], Block.forward
+
+    def counted(self: Block, *inputs: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        calls[-1] += 1
+        return forward(self, *inputs, **options)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    saved = []
+    for again in (False, True):
+        config = _config("transformer", parts, gradient_checkpointing=again, latents=str(tmp_path / "latents"))
+        run = pretrain(config, tmp_path / str(again))
+        saved.append(load_file(run.folder / "transformer" / "diffusion_pytorch_model.safetensors"))
+        calls.append(0)
+    assert calls[:2] == [5 * 2, 2 * 5 * 2]  # steps x blocks
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+# --- many processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_weights_that_fsdp2_cuts_are_trained_saved_whole_and_go_on(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process stands for many: accelerate would not cut on a CPU, so what it does on a GPU is done here."""
+    monkeypatch.setattr(loop, "fast_dtype", lambda: torch.float32)
+    config = _config("transformer", parts, ema=0.5, latents=str(tmp_path / "latents"))
+    plain = pretrain(config, tmp_path / "plain")
+    started = not distributed.is_initialized()
+    if started:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+
+    def cut(part: Part, config: PretrainConfig, accelerator: Accelerator) -> torch.nn.Module:
+        objective = wrapped(part, config, accelerator)
+        for block in part.network.blocks:
+            fully_shard(block, mesh=mesh)
+        return fully_shard(objective, mesh=mesh)
+
+    wrapped = loop._wrapped
+    monkeypatch.setattr(loop, "_wrapped", cut)
+    try:
+        whole, broken = (pretrain(config, tmp_path / name) for name in ("whole", "broken"))
+        shutil.rmtree(broken.folder / "transformer")
+        shutil.rmtree(broken.checkpoints()[-1])
+        broken = pretrain(config, tmp_path / "broken")
+    finally:
+        if started:
+            distributed.destroy_process_group()
+    state = torch.load(whole.latest() / "state.pt", weights_only=True)  # type: ignore[operator]
+    assert not any(isinstance(value, DTensor) for value in state["master"].values())
+    files = [run.folder / "transformer" / "diffusion_pytorch_model.safetensors" for run in (plain, whole, broken)]
+    first, second, third = (load_file(path) for path in files)
+    assert all(torch.equal(second[name], third[name]) for name in first)
+    assert max(float((first[name].float() - second[name].float()).abs().max()) for name in first) < 1e-4
+    assert isinstance(load_transformer(whole.folder / "transformer"), VideoTransformer)
+
+
+@pytest.mark.slow
+def test_two_processes_take_every_second_batch_and_average(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            *("--config_file", str(ROOT / "align" / "launch" / "two_cpus.yaml")),
+            *(str(ROOT / "tests" / "pretrain_run.py"), str(parts), str(tmp_path / "two")),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
+    loss = transformer_part.TransformerPart.loss
+
+    def both(self: transformer_part.TransformerPart, step: int, draw: int) -> torch.Tensor:
+        return (loss(self, step, 2 * draw) + loss(self, step, 2 * draw + 1)) / 2
+
+    monkeypatch.setattr(transformer_part.TransformerPart, "loss", both)
+    monkeypatch.setattr(loop, "fast_dtype", loop.fast_dtype)  # which `train` sets
+    pretrain_run.train(parts, tmp_path / "one")
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / count / name) for count in ("one", "two"))
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
+    rows = [read_metrics(tmp_path / count)[-1] for count in ("one", "two")]
+    assert rows[0]["pretrain/loss"] == pytest.approx(rows[1]["pretrain/loss"], rel=1e-4)
+    assert rows[1]["samples"] == 2 * rows[0]["samples"]
+
+
+def test_a_way_of_sharing_that_the_loop_does_not_speak_is_named() -> None:
+    deepspeed = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, is_fsdp2=False)
+    with pytest.raises(UserError, match="not under DEEPSPEED; launch with align/launch/ddp.yaml"):
+        loop._check_processes(deepspeed)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_the_codec_starts_as_the_principal_components_of_its_patches() -> None:
-    part = codec_part.CodecPart(replace(SMALL, num_clips=24))
-    crops = part.crops(200, numpy_generator(1, "crops"))
+    part = codec_part.CodecPart(replace(SMALL, num_clips=24), launch())
+    crops = part.crops.some(200, numpy_generator(1, "crops"))
     with torch.no_grad():
         part.network.encoder = Blocks()  # none: what the patch layers say
         mean, log_variance = part.network.encode_moments(crops)
@@ -298,6 +429,20 @@ def test_the_loss_falls_on_a_few_clips(part: str, parts: Path, tmp_path: Path, m
 
 
 # --- going on from trained parts --------------------------------------------------------------------------------------
+
+
+def test_a_continuous_codec_gets_codes_between_its_encoder_and_decoder(parts: Path, tmp_path: Path) -> None:
+    config = _config("codec", parts, start=str(parts / "codec"))
+    before = load_codec(parts / "codec").state_dict()
+    for kind in ("vq", "fsq"):
+        codec = codec_part.begun(replace(config, bottleneck=kind))
+        assert isinstance(codec, QuantizedVideoCodec) and codec.config.quantizer == kind
+        assert all(torch.equal(value, before[name]) for name, value in codec.trunk.state_dict().items())
+        assert all(value.requires_grad for value in codec.parameters())
+    codec.save_pretrained(tmp_path)
+    assert codec_part.begun(replace(config, start=str(tmp_path), bottleneck="fsq")).config.quantizer == "fsq"
+    with pytest.raises(UserError, match="holds a codec of kind 'fsq', bottleneck is 'vq'"):
+        codec_part.begun(replace(config, start=str(tmp_path), bottleneck="vq"))
 
 
 @pytest.mark.usefixtures("small_networks")

@@ -32,7 +32,7 @@ def pixel(kind: Literal["mse", "l1"], made: Tensor, real: Tensor) -> Tensor:
 Backbone = Callable[[Tensor], Tensor]
 
 
-def load_backbone(path: str | Path) -> Backbone:
+def load_backbone(path: str | Path, device: torch.device | None = None) -> Backbone:
     """Frozen features of images [n, 3, height, width] in [0, 1] -> [n, channel, ...].
 
     Args:
@@ -43,10 +43,10 @@ def load_backbone(path: str | Path) -> Backbone:
     if (path / "config.json").is_file():
         from base_model.text import load_clip
 
-        clip = load_clip(path)
+        clip = load_clip(path).to(device)
         return lambda images: clip.encode_frames(images[None], tokens=True)[0].mT
     try:
-        module = torch.jit.load(str(path)).eval()
+        module = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from base_model.native import fast_dtype
@@ -25,8 +26,8 @@ from core.randomness import numpy_generator, seed_for
 class ClipPart(FromTheWorld):
     """Symmetric contrastive loss between a clip's mean frame embedding and its caption (CLIP, Radford et al. 2021)."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
+        super().__init__(config, accelerator)
         frames, captions, specs = [], [], []
         for pixels, clip in pool(config, config.num_clips, stride=2):
             frames.append(pixels)
@@ -44,8 +45,8 @@ class ClipPart(FromTheWorld):
             self.network.requires_grad_(False)
             self.network.clip.visual.requires_grad_(True)
 
-    def loss(self, step: int) -> Tensor:
-        rng = numpy_generator(self.config.seed, "clip step", step)
+    def loss(self, step: int, draw: int) -> Tensor:
+        rng = numpy_generator(self.config.seed, "clip step", draw)
         rows = rng.integers(len(self.frames), size=self.config.batch)
         start = int(rng.integers(3))
         frames = torch.from_numpy(self.frames[rows][:, [start, start + 3, start + 6]]).float() / 255.0
@@ -55,15 +56,15 @@ class ClipPart(FromTheWorld):
             for row in rows
             for _ in range(self.config.hard_negatives)
         ]
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
-            videos, texts = self.network.encode_videos(frames), self.network.encode_text(words)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+            videos, texts = self.network.encode_videos(frames.to(self.device)), self.network.encode_text(words)
             wrong = self.network.encode_text(near) if near else None
         scale = self.network.clip.logit_scale.exp().clamp(max=60.0)
         similarity = videos.float() @ texts.float().T * scale
         _, identity = np.unique(words, return_inverse=True)
-        twins = torch.from_numpy(identity[:, None] == identity[None, :]).fill_diagonal_(False)
+        twins = torch.from_numpy(identity[:, None] == identity[None, :]).fill_diagonal_(False).to(self.device)
         similarity = similarity.masked_fill(twins, -1e4)  # the same caption elsewhere in the batch is no wrong answer
-        target = torch.arange(len(rows))
+        target = torch.arange(len(rows), device=self.device)
         columns = similarity.T
         if wrong is not None:
             wrong = wrong.float().unflatten(0, (len(rows), -1))

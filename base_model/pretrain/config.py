@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from base_model.options import WEIGHTS
 from base_model.variants import VARIANTS
 from base_model.world.spec import FAMILIES, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
 from core.registry import unknown
+
+CROP = 32  # pixels a side of what a codec is trained on
 
 
 def _option(default: object, text: str) -> Any:
@@ -22,7 +25,7 @@ class PretrainConfig:
 
     part: Literal["codec", "clip", "transformer"] = _option("codec", "codec, clip or transformer")
     steps: int = _option(4600, "optimizer steps")
-    batch: int = _option(8, "clips per step")
+    batch: int = _option(8, "clips per step, of every process where there are several")
     learning_rate: float = _option(2e-3, "peak rate")
     warmup: int = _option(50, "steps of linear warm-up")
     decay: float = _option(0.5, "last share of the steps over which the rate falls to zero")
@@ -42,6 +45,9 @@ class PretrainConfig:
     )
     kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
     shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
+    min_snr: float = _option(
+        0.0, "transformer: above 0 a clip counts by min(SNR, this) of its noise level (usual: 5); 0 = all levels alike"
+    )
     caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
     given: float = _option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
     families: list[str] = field(
@@ -56,12 +62,19 @@ class PretrainConfig:
         "", "transformer: folder for the encoded clips, filled where they are missing; empty = in the run"
     )
     compile: bool = _option(False, "transformer: compile the blocks, half again as fast after the first minutes")
+    gradient_checkpointing: bool = _option(
+        False, "transformer: compute the blocks again in the backward pass to save memory"
+    )
     codec: str = _option("", "transformer: folder of the trained codec")
     clip: str = _option("", "transformer: folder of the trained CLIP")
     save_every: int = _option(500, "steps between checkpoints")
     seed: int = _option(0, "everything random derives from it")
-    videos: str = _option("", "transformer: folder of own clips with captions to train on, instead of the sandbox")
-    token_budget: int = _option(2048, "videos: tokens packed into a step; 0 = steps of `batch` clips of one shape")
+    videos: str = _option(
+        "", "codec, transformer: folder of own clips (the latter: with captions) to train on, instead of the sandbox"
+    )
+    token_budget: int = _option(
+        2048, "videos: tokens packed into a step of every process; 0 = steps of `batch` clips of one shape"
+    )
     max_frames: int = _option(65, "videos: a longer one is cut into pieces of this many frames")
     drop_tokens: float = _option(
         0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
@@ -75,6 +88,12 @@ class PretrainConfig:
     bottleneck: Literal["kl", "vq", "fsq"] = _option("kl", "codec: continuous, a learned codebook, or rounding")
     pixel_loss: Literal["mse", "l1"] = _option("mse", "codec: squared or absolute difference of pixels")
     perceptual: str = _option("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    width: int = _option(192, "codec, transformer: channels of a cell, of a token; where there is no `start`")
+    num_layers: int = _option(7, "transformer: blocks")
+    num_heads: int = _option(4, "transformer: attention heads")
+    latent_channels: int = _option(12, "codec: numbers a latent cell holds")
+    temporal_factor: int = _option(4, "codec: frames to a latent cell; frame 0 has its own")
+    spatial_factor: int = _option(8, "codec: pixels to a latent cell, along each side")
     variant: str = _option(
         "", "transformer: another architecture, by name; see docs/base_model.md. Empty = the shipped one"
     )
@@ -100,6 +119,8 @@ def check(config: PretrainConfig) -> None:
     for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
+    if config.min_snr < 0:
+        raise UserError(f"min_snr is {config.min_snr}, it must be 0 or more")
     for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
         if getattr(config, name) < 0 or (getattr(config, name) and not (config.part == part and config.start)):
             raise UserError(
@@ -117,14 +138,27 @@ def check(config: PretrainConfig) -> None:
         if not (Path(getattr(config, name)) / "config.json").is_file():
             raise UserError(
                 f"the transformer needs a trained {name}: {name} is '{getattr(config, name)}', which holds no "
-                f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder"
+                f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder, or that of the "
+                f"shipped one, {WEIGHTS / ('vae' if name == 'codec' else name)}"
             )
-    for name in ("max_frames", "workers"):
+    sizes = ("width", "num_layers", "num_heads", "latent_channels", "temporal_factor", "spatial_factor")
+    for name in ("max_frames", "workers", *sizes):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
-    if config.lora_rank and not (config.videos and config.start):
-        raise UserError("lora_rank needs videos (the clips to learn) and start (the model to adapt)")
+    if config.videos and config.part == "clip":
+        raise UserError("videos trains the transformer or the codec; the small CLIP learns from the sandbox's captions")
+    if config.lora_rank and not (config.part == "transformer" and config.videos and config.start):
+        raise UserError("lora_rank needs part transformer, videos (the clips to learn) and start (the model to adapt)")
+    if config.compile and config.videos and config.token_budget:
+        raise UserError("compile needs steps of one shape: set token_budget to 0, or leave compile out")
     if config.drop_tokens and not config.token_budget:
         raise UserError("drop_tokens needs packing; token_budget is 0")
+    if (NUM_FRAMES - 1) % config.temporal_factor or CROP % config.spatial_factor:
+        raise UserError(
+            f"temporal_factor is {config.temporal_factor}, spatial_factor {config.spatial_factor}; the codec is "
+            f"trained on {NUM_FRAMES} frames of {CROP}x{CROP}: they must divide {NUM_FRAMES - 1} and {CROP}"
+        )
+    if config.width % (2 * config.num_heads):
+        raise UserError(f"width {config.width} does not divide into {config.num_heads} heads of an even size")
     if config.variant and config.variant not in VARIANTS:
         raise unknown(config.variant, VARIANTS, "variant")

@@ -1,7 +1,8 @@
-"""One loop for all parts: a batch that depends on (seed, step) alone, a loss, an optimizer step, a moving average.
+"""One loop for all parts: a batch that its number says all of, a loss, an optimizer step, a moving average.
 
 Over the last share of the steps the rate falls to zero. The same command run again goes on from its newest checkpoint
-and gives the same weights as an unbroken run.
+and gives the same weights as an unbroken run. Everything runs through accelerate, so the same code serves one CPU, one
+GPU, and under `accelerate launch` many: gradients averaged (DDP), or weights cut as well (FSDP2).
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, fsdp2_prepare_model
+from torch import Tensor, nn
 
+from base_model.large import checkpoint_activations, launch, place, place_state, repeated_blocks, unwrap, whole
 from base_model.native import fast_dtype
 from base_model.pretrain.clip import ClipPart
 from base_model.pretrain.clips import ClipsPart
@@ -22,16 +27,17 @@ from base_model.pretrain.codec import CodecPart
 from base_model.pretrain.config import PretrainConfig, check
 from base_model.pretrain.part import Part
 from base_model.pretrain.transformer import TransformerPart
+from core.errors import UserError
 from core.files import atomic_write
 from core.progress import track
 from core.run import Run, step_of
 
 LOG_EVERY = 50  # steps that one line of the log averages
 
-PARTS: dict[str, Callable[[PretrainConfig], Part]] = {
+PARTS: dict[str, Callable[[PretrainConfig, Accelerator], Part]] = {
     "codec": CodecPart,
     "clip": ClipPart,
-    "transformer": lambda config: ClipsPart(config) if config.videos else TransformerPart(config),
+    "transformer": lambda config, *others: (ClipsPart if config.videos else TransformerPart)(config, *others),
 }
 
 
@@ -65,6 +71,36 @@ def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torc
     return chosen
 
 
+class Objective(nn.Module):
+    """A part's loss as a module, so that accelerate can wrap it: DDP and FSDP2 must see every forward."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.network, self.loss = part.network, part.loss
+        # What FSDP cuts one by one, by class; accelerate looks here for the names.
+        self._no_split_modules = sorted({type(block).__name__ for block in repeated_blocks(self.network)})
+
+    def forward(self, step: int, draw: int) -> Tensor:
+        return self.loss(step, draw)
+
+
+def _wrapped(part: Part, config: PretrainConfig, accelerator: Accelerator) -> nn.Module:
+    """The part's loss, its network in the precision of the computation, compiled, cut and placed as is asked."""
+    if config.part == "transformer":
+        if fast_dtype() == torch.bfloat16:
+            part.network.bfloat16()
+        if config.gradient_checkpointing:
+            checkpoint_activations(part.network)
+        if config.compile:
+            torch._dynamo.config.recompile_limit = 32  # one compilation for each size of clip
+            for block in repeated_blocks(part.network):
+                block.compile(dynamic=False)
+    objective = Objective(part).train()
+    if accelerator.is_fsdp2:  # the optimizers' weights are copies, so there is no optimizer to prepare with it
+        return fsdp2_prepare_model(accelerator, objective)
+    return accelerator.prepare(objective)
+
+
 def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
@@ -72,46 +108,59 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     Raises: UserError for a recipe that cannot run, and for a folder that holds another run.
     """
     check(config)
-    run = Run.open(Path(out), asdict(config))
-    if not config.latents:
-        config = replace(config, latents=str(run.folder / "latents"))
-    part = PARTS[config.part](config)
-    part.begin(run.folder)
-    if config.compile and isinstance(part, TransformerPart):
-        torch._dynamo.config.recompile_limit = 32  # one compilation for each size of clip
-        for block in part.network.blocks:
-            block.compile(dynamic=False)
-    low_precision = config.part == "transformer" and fast_dtype() == torch.bfloat16
-    network = (part.network.bfloat16() if low_precision else part.network).train()
+    accelerator = launch()
+    _check_processes(accelerator)
+    with accelerator.main_process_first():  # which encodes and hashes what the others find
+        run = Run.open(Path(out), asdict(config))
+        if not config.latents:
+            config = replace(config, latents=str(run.folder / "latents"))
+        part = PARTS[config.part](config, accelerator)
+        part.begin(run.folder)
+    objective = _wrapped(part, config, accelerator)
+    network = part.network
     live = {name: value for name, value in network.named_parameters() if value.requires_grad}
     master = {name: value.detach().float().clone().requires_grad_() for name, value in live.items()}
     average = {name: value.detach().clone() for name, value in master.items()}
     optimizers = _optimizers(config, master)
     done = 0
-    if (folder := run.latest()) is not None:
+    if (folder := run.latest(tell=accelerator.is_main_process)) is not None:
         done = step_of(folder)
-        state = torch.load(folder / "state.pt", weights_only=True)
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         for name in master:
-            master[name].data.copy_(state["master"][name])
-            average[name].copy_(state["average"][name])
-            live[name].data.copy_(master[name])
+            master[name].data.copy_(place(state["master"][name], master[name].data))
+            average[name].copy_(place(state["average"][name], average[name]))
+            live[name].data.copy_(master[name].data)
         buffers = dict(network.named_buffers())
         for name, value in state["buffers"].items():  # a learned codebook is one
             buffers[name].copy_(value)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        run.rewind(done)
+            place_state(optimizer)
+        if accelerator.is_main_process:
+            run.rewind(done)
 
-    def write(folder: Path) -> None:
-        weights = {name: value.detach() for name, value in master.items()}
-        saved = [optimizer.state_dict() for optimizer in optimizers]
-        state = {"master": weights, "average": average, "optimizers": saved, "buffers": dict(network.named_buffers())}
-        torch.save(state, folder / "state.pt")
-        atomic_write(folder / "provenance.json", json.dumps(part.provenance, indent=2) + "\n")
+    def save(step: int) -> None:
+        """Checkpoint `step`. Every process must call it; the first one writes."""
+        state: dict[str, Any] = whole(
+            {
+                "master": {name: value.detach() for name, value in master.items()},
+                "average": average,
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "buffers": dict(network.named_buffers()),
+            }
+        )
 
-    begin, losses = time.perf_counter(), list[float]()
+        def write(folder: Path) -> None:
+            torch.save(state, folder / "state.pt")
+            atomic_write(folder / "provenance.json", json.dumps(part.provenance, indent=2) + "\n")
+
+        if accelerator.is_main_process:
+            run.save(step, write, keep=2)
+        accelerator.wait_for_everyone()
+
+    begin, losses = time.perf_counter(), list[Tensor]()
     for step in track(range(done, config.steps), f"pretrain {config.part}", total=config.steps - done):
-        loss = part.loss(step)
+        loss = objective(step, step * accelerator.num_processes + accelerator.process_index)
         loss.backward()
         for name, value in live.items():
             master[name].grad, value.grad = value.grad.float() if value.grad is not None else None, None
@@ -125,16 +174,29 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             for name, weight in master.items():
                 live[name].copy_(weight)
                 average[name].lerp_(weight, 1.0 - keep)
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
-            mean, seconds = sum(losses) / len(losses), time.perf_counter() - begin
-            run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, (step + 1) * config.batch)
+            mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            seconds, samples = time.perf_counter() - begin, (step + 1) * config.batch * accelerator.num_processes
+            if accelerator.is_main_process:
+                run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, samples)
             begin, losses = time.perf_counter(), []
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            run.save(step + 1, write, keep=2)
-    network.float().eval()
-    with torch.no_grad():
-        for name, value in live.items():
-            value.copy_(average[name])
-    part.save(run.folder / config.part)
+            save(step + 1)
+    trained = whole({name: average.get(name, value.detach()) for name, value in network.named_parameters()})
+    if accelerator.is_main_process:
+        unwrap(network, trained)
+        network.float().cpu().eval()
+        part.save(run.folder / config.part)
+    accelerator.wait_for_everyone()
     return run
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Raises: UserError for a way of sharing the work that this loop does not speak."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
+        raise UserError(
+            f"pretraining runs in one process, under DDP or under FSDP2, not under {kind.value}; launch with "
+            "align/launch/ddp.yaml or align/launch/fsdp2.yaml"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from base_model.pretrain.config import PretrainConfig
@@ -16,7 +17,7 @@ from core.randomness import seed_for
 
 
 class Part(Protocol):
-    """A network, and the loss of one step."""
+    """A network, and the loss of one step. Made on the CPU; what the loss sees lies on the accelerator's device."""
 
     @property
     def network(self) -> nn.Module: ...
@@ -30,7 +31,9 @@ class Part(Protocol):
         """Called with the run folder before the first step. Raises: UserError where the run cannot go on."""
         ...
 
-    def loss(self, step: int) -> Tensor: ...
+    def loss(self, step: int, draw: int) -> Tensor:
+        """Loss of training step `step` on batch `draw`; seed and `draw` alone say what is in the batch."""
+        ...
 
     def save(self, folder: Path) -> None: ...
 
@@ -38,7 +41,8 @@ class Part(Protocol):
 class FromTheWorld:
     """A part whose data are drawn from the sandbox: seed and recipe say all."""
 
-    config: PretrainConfig
+    def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.device = config, accelerator.device
 
     @property
     def provenance(self) -> dict[str, Any]:

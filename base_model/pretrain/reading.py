@@ -1,30 +1,33 @@
 """People's own clips as training data: any size and length, read ahead in parallel, resumed to the sample.
 
-What step n trains on depends on the seed, the set and n alone, so a stopped run goes on with the very next sample.
+What batch n holds depends on the seed, the set and n alone, so a stopped run goes on with the very next sample.
 Nothing is cropped: a clip whose size is off the model's grid is continued by its last frame, row and column. A video
 longer than `max_frames` is several pieces, one after another.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base_model.dit.pack import buckets, fill
-from core import video
+from core import snapshot, video, videoset
 from core.errors import UserError
 from core.progress import track
 from core.randomness import numpy_generator
 from core.videoset import VideoItem
 
 Loaded = TypeVar("Loaded")
+SNAPSHOT = "data.json"  # in the run folder: what the set held, for `soralign data diff`
 
 
 class Rejects:
@@ -80,6 +83,41 @@ def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects) -> lis
     return found
 
 
+class ClipSet:
+    """A folder of own clips: its version, its pieces, and what of it cannot be read.
+
+    Raises: UserError for a folder that is no video set, or of which too much is broken.
+    """
+
+    def __init__(self, folder: str, max_frames: int, max_bad: float) -> None:
+        self.folder = folder
+        self.snapshot = snapshot.take(folder)
+        items = videoset.read(folder)
+        self.rejects = Rejects(len(items), max_bad)
+        self.pieces = pieces(items, max_frames, self.rejects)
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """What weights trained on the set are made from."""
+        return {
+            "videos": self.folder,
+            "data": self.snapshot.hash,
+            "num_videos": len(self.snapshot.entries),
+            "skipped": sorted(self.rejects.reasons),
+        }
+
+    def begin(self, run: Path) -> None:
+        """Keep what the set holds in the run folder. Raises: UserError where a run goes on with another set."""
+        path = run / SNAPSHOT
+        if not path.exists():
+            self.snapshot.save(path)
+        elif (before := json.loads(path.read_text(encoding="utf-8"))["hash"]) != self.snapshot.hash:
+            raise UserError(
+                f"the videos changed since this run began ({before} then, {self.snapshot.hash} now): "
+                f"`soralign data diff {path} {self.folder}` shows how; undo that, or start another run"
+            )
+
+
 def on_grid(num_frames: int, height: int, width: int, time: int, side: int) -> tuple[int, int, int]:
     """The smallest size that holds a clip: frames time*k + 1, sides multiples of `side`."""
     return 1 + -(-(num_frames - 1) // time) * time, -(-height // side) * side, -(-width // side) * side
@@ -98,11 +136,11 @@ def read_piece(piece: Piece, time: int, side: int) -> NDArray[np.float32]:
 
 
 class Plan:
-    """Which pieces each training step sees: every piece once an epoch, in an order of its own each time.
+    """Which pieces each batch holds: every piece once an epoch, in an order of its own each time.
 
     Args:
         shapes, lengths: latent shape and number of tokens of every piece.
-        budget: tokens per step, packed; 0 = steps of `batch` pieces of one shape instead.
+        budget: tokens per batch, packed; 0 = `batch` pieces of one shape instead.
     Raises: UserError where one piece is longer than the budget.
     """
 
@@ -110,43 +148,43 @@ class Plan:
         self, shapes: Sequence[tuple[int, ...]], lengths: Sequence[int], *, seed: int, budget: int, batch: int
     ) -> None:
         self.shapes, self.lengths, self.seed, self.budget, self.batch = shapes, lengths, seed, budget, batch
-        self._steps: list[list[int]] = []
+        self._batches: list[list[int]] = []
         self._epochs = 0
         self._lock = threading.Lock()
         self.at(0)
 
-    def at(self, step: int) -> list[int]:
-        """Pieces (by index) of a step."""
+    def at(self, number: int) -> list[int]:
+        """Pieces (by index) of a batch."""
         with self._lock:  # several threads look ahead at once
-            while step >= len(self._steps):
+            while number >= len(self._batches):
                 rng = numpy_generator(self.seed, "clips order", self._epochs)
                 order = rng.permutation(len(self.lengths)).tolist()
                 if self.budget:
                     groups = fill(self.lengths, self.budget, order)
                 else:
                     groups = [[order[i] for i in part] for part in buckets([self.shapes[i] for i in order], self.batch)]
-                self._steps += [groups[i] for i in rng.permutation(len(groups))]
+                self._batches += [groups[i] for i in rng.permutation(len(groups))]
                 self._epochs += 1
-            return self._steps[step]
+            return self._batches[number]
 
 
 class Ahead(Generic[Loaded]):
-    """`load(step)` for one step after another, the next ones already under way in other threads.
+    """`load(number)` for one number after another, the next ones already under way in other threads.
 
-    Decoding frees the interpreter, so threads are enough. Any step may be asked for first; the order of results is that
-    of the steps.
+    Decoding frees the interpreter, so threads are enough. Any number may be asked for first; they go on by `stride`,
+    the number of processes that share them out.
     """
 
-    def __init__(self, load: Callable[[int], Loaded], workers: int = 2, ahead: int = 4) -> None:
-        self.load, self.ahead = load, ahead
+    def __init__(self, load: Callable[[int], Loaded], workers: int = 2, ahead: int = 4, stride: int = 1) -> None:
+        self.load, self.ahead, self.stride = load, ahead, stride
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clips")
         self._waiting: dict[int, Future[Loaded]] = {}
 
-    def __getitem__(self, step: int) -> Loaded:
-        for number in range(step, step + self.ahead):
+    def __getitem__(self, first: int) -> Loaded:
+        for number in range(first, first + self.ahead * self.stride, self.stride):
             if number not in self._waiting:
                 self._waiting[number] = self._pool.submit(self.load, number)
-        return self._waiting.pop(step).result()
+        return self._waiting.pop(first).result()
 
     def close(self) -> None:
         """Let the threads go; what is under way is not waited for."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
-from base_model import flow
+from base_model import flow, pipeline
+from base_model.codec.frames import FrameCodec
 from base_model.codec.load import load_codec
 from base_model.codec.protocol import Codec
 from base_model.dit.patches import grid_of
@@ -37,7 +40,11 @@ def begin_network(config: PretrainConfig, codec: Codec, clip: SandboxClip) -> De
         network = load_transformer(config.start)
         check_fit(network, codec.channels, clip.text_width, clip.dim)
         return network
-    sizes = {"in_channels": codec.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
+    sizes: dict[str, Any] = {"in_channels": codec.channels, "text_width": clip.text_width, "pooled_width": clip.dim}
+    if config.variant == "unet":
+        sizes |= {"widths": (config.width // 3, config.width // 3 * 2)}
+    else:
+        sizes |= {"width": config.width, "num_layers": config.num_layers, "num_heads": config.num_heads}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "transformer weights"))
         return VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
@@ -53,8 +60,8 @@ class TransformerPart(FromTheWorld):
 
     SHORTER, OTHER_SIZE = 0.12, 0.12  # shares of steps
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
+        super().__init__(config, accelerator)
         vae = load_codec(config.codec, config.per_frame)
         clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
         known: dict[str, int] = {"": 0}
@@ -68,9 +75,9 @@ class TransformerPart(FromTheWorld):
         self.text, self.mask, self.pooled = (torch.cat([part[i] for part in words]) for i in range(3))
         self.network = begin_network(config, vae, clip)
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int, draw: int) -> Tensor:
         config = self.config
-        rng = torch_generator(config.seed, "transformer step", step)
+        rng = torch_generator(config.seed, "transformer step", draw)
         kind, which = torch.rand(2, generator=rng).tolist()
         other = len(self.latents) > 1 and kind > 1.0 - self.OTHER_SIZE
         pool = 1 + int(which * (len(self.latents) - 1)) if other else 0
@@ -86,16 +93,33 @@ class TransformerPart(FromTheWorld):
         if clean.shape[2] > 1:
             for row in (torch.rand(config.batch, generator=rng) < config.given).nonzero().flatten().tolist():
                 known[row] = random_mask(grid_of(clean.shape, (1, 1, 1)), self.network.patch_size, rng)
+        clean, noise, sigma, known = (value.to(self.device) for value in (clean, noise, sigma, known))
         free = ~known[:, None]
         dtype = next(self.network.parameters()).dtype
         noisy = torch.where(free, flow.interpolate(clean, noise, sigma), clean).to(dtype)
-        text, pooled = self.text[rows].to(dtype), self.pooled[rows].to(dtype)
-        predicted = self.network(noisy, sigma, text, self.mask[rows], pooled, known)
+        text, pooled = (value[rows].to(self.device, dtype) for value in (self.text, self.pooled))
+        predicted = self.network(noisy, sigma, text, self.mask[rows].to(self.device), pooled, known)
         error = (predicted.float() - flow.velocity(clean, noise)).square() * free
-        return error.sum() / (free.sum() * clean.shape[1])
+        weight = level_weight(config, sigma)[:, None, None, None, None]
+        return (weight * error).sum() / (free.sum() * clean.shape[1])
 
     def save(self, folder: Path) -> None:
-        self.network.half().save_pretrained(folder)
+        save_model(self.network, self.config, folder)
+
+
+def save_model(network: Denoiser, config: PretrainConfig, folder: Path) -> None:
+    """The network in `folder`, and around it, so that the run folder can be drawn from, codec, CLIP and schedule.
+
+    Not so for a codec that goes frame by frame: it is none of diffusers' parts that a pipeline could save.
+    """
+    network.half().save_pretrained(folder)
+    if not isinstance(load_codec(config.codec, config.per_frame), FrameCodec):
+        pipeline.complete(folder.parent, config.codec, config.clip, config.shift)
+
+
+def level_weight(config: PretrainConfig, sigma: Tensor) -> Tensor:
+    """How much the error of a clip at each noise level counts, [clip]: by `min_snr`, or all alike."""
+    return flow.min_snr_weight(sigma, config.min_snr) if config.min_snr else torch.ones_like(sigma)
 
 
 SHARD = 512  # clips per file of latents

@@ -1,5 +1,6 @@
 """What the loop needs to know; what an algorithm needs is in the algorithm."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -74,6 +75,8 @@ class TrainConfig:
         for name in ("warmup", "judge_clips", "sample_every", "num_samples"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be 0 or more")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance is {self.guidance}, it must be a finite number; 1 is none")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}, it must be 0 (none) or more and below 1; .9 is usual")
         for name in ("curriculum", "decay"):

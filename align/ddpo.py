@@ -60,7 +60,7 @@ class DDPO:
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
-        if self.clip_range <= 0:
+        if not self.clip_range > 0:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
         if self.history_size < 1:
             raise UserError(f"history_size {self.history_size} remembers nothing; use 1 or more, 16 to 32 are usual")

@@ -84,7 +84,7 @@ class DPO:
 
     def check(self, policy: Policy, reward: "Reward") -> None:
         check_levels(policy, self.levels, "dpo")
-        if self.beta <= 0:
+        if not self.beta > 0:
             raise UserError(f"beta {self.beta} must be above 0; 100 to 5000 are in use")
         if policy.batch % 2:
             raise UserError(f"batch {policy.batch} would part a pair; use an even number")

@@ -51,7 +51,7 @@ class GRPO:
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
-        if self.clip_range <= 0 or self.kl_limit <= 0:
+        if not (self.clip_range > 0 and self.kl_limit > 0):
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
         if self.keep and (self.keep % 2 or not 2 <= self.keep <= self.group_size):
             raise UserError(f"keep {self.keep} must be even and at most group_size {self.group_size}, or 0 for all")

@@ -147,13 +147,16 @@ class Policy:
             value.data.copy_(place(other, value.data))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        """One row per prompt; every distinct prompt is encoded once for the whole run, and kept off the GPU."""
-        if fresh := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]:
-            with torch.no_grad():
-                encoded = {name: value.cpu() for name, value in self.generator.encode_prompts(fresh).items()}
-            for index, prompt in enumerate(fresh):
+        """One row per prompt; every distinct prompt is encoded once for the whole run, and kept off the GPU.
+
+        By itself: a resumed run meets its prompts in other company, and the size of a batch can decide a last bit.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._rows:
+                with torch.no_grad():
+                    encoded = {name: value.cpu() for name, value in self.generator.encode_prompts([prompt]).items()}
                 begun = self.starts.row(prompt) if self.starts is not None else {}
-                self._rows[prompt] = take(encoded, slice(index, index + 1)) | begun
+                self._rows[prompt] = encoded | begun
         return self._here(cat([self._rows[prompt] for prompt in prompts]))
 
     def sample_batches(

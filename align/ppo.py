@@ -52,7 +52,7 @@ class PPO:
     kl_form: KLForm = option("velocity", "KL of the step's Gaussians, or squared velocity difference")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
-        if self.clip_range <= 0 or self.value_clip <= 0 or self.critic_learning_rate <= 0:
+        if not (self.clip_range > 0 and self.value_clip > 0 and self.critic_learning_rate > 0):
             raise UserError(
                 f"clip_range {self.clip_range}, value_clip {self.value_clip} and critic_learning_rate "
                 f"{self.critic_learning_rate} must be above 0"

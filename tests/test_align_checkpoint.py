@@ -1,6 +1,7 @@
 """What a checkpoint keeps, for every way to train: a resumed run is an unbroken one, and what is saved is the model."""
 
 import errno
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from align.ddpo import DDPO
 from align.nft import NFT
 from align.train import TrainConfig, train
 from base_model import lora, native
+from base_model.protocol import Condition
 from core.errors import UserError
 from core.run import Run, read_metrics
 
@@ -63,6 +65,22 @@ def test_resumed_is_unbroken_bit_for_bit(tmp_path: Path, algorithm: Any, changes
     moved = _toy()
     assert not all(torch.equal(a, b) for a, b in zip(_weights(moved), _weights(whole), strict=False))
     assert read_metrics(run.folder)[-1]["step"] == 5
+
+
+class InCompany(ToyGenerator):
+    """A text tower whose rows hang on how many it reads at once, as the last bits of real ones do."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        return {name: value + 0.1 * len(prompts) for name, value in super().encode_prompts(prompts).items()}
+
+
+def test_a_resumed_run_meets_its_prompts_in_other_company_and_reads_them_alike(tmp_path: Path) -> None:
+    whole, resumed = InCompany(), InCompany()
+    train(whole, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(InCompany(), Killed(fatal=8), TOY, PROMPTS, CONFIG, tmp_path / "broken")
+    train(resumed, Brightness(), TOY, PROMPTS, CONFIG, tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(_weights(whole), _weights(resumed), strict=True))
 
 
 def _require_equal(a: Any, b: Any) -> None:

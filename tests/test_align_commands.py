@@ -69,6 +69,7 @@ def test_mixed_prompt_files_judges_and_a_diagnosis(
         (f"ddpo {QUICK} --prompts PROMPTS --out run --model nanno", "did you mean 'nano'"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --steps 0", "steps is 0"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --decay 1.5", "decay is 1.5"),
+        (f"ddpo {QUICK} --prompts PROMPTS --out run --guidance nan", "guidance is nan"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --num-samples -1", "num_samples is -1"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --eta 0", "eta 0.0"),
         (f"ddpo {QUICK} --prompts PROMPTS --out run --ema-decay 1", "ema_decay is 1.0"),

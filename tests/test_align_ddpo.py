@@ -1,5 +1,6 @@
 """DDPO on the toy generator: it learns, its ratio starts at one, and what cannot teach is left out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,6 +195,7 @@ def test_the_window_depends_on_seed_and_step_alone_and_visits_every_place() -> N
         ({"eta": 0.0}, "eta 0.0"),
         ({"group_size": 1}, "group_size 1"),
         ({"clip_range": 0.0}, "clip_range 0.0"),
+        ({"clip_range": math.nan}, "clip_range nan"),
         ({"window": 6}, "does not fit 6 denoising steps"),
         ({"window_stop": 2}, "window of 3 steps"),
         ({"window_stop": 6}, "does not fit 6 denoising steps"),

@@ -38,7 +38,7 @@ DISTINCT = 24
 # page -> what says that it can be read
 READY = {
     "Overview": ".sora-table tbody tr",
-    "Leaderboard": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
+    "Leaderboard": ".sora-matrix td",
     "Training": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
     "Optimisation": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
     "Gallery": ".gallery .card video",

@@ -9,7 +9,6 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-MANY = 8  # players of a leaderboard from which charts need the whole width
 MAX_POINTS = 1500  # per line; more would be drawn on top of each other
 AXES = {"step": "training step", "samples": "videos generated", "minutes": "minutes"}
 # Paul Tol's and Okabe-Ito's advice: told apart by every kind of colour vision, and by lightness.
@@ -190,45 +189,6 @@ def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt
         base.mark_text(dy=-12, color=PALETTE[4]).encode(y="value:Q", text="n:Q"),
     )
     return alt.layer(*layers).properties(height=300, description=f"{gold} of the best of N by {proxy}, over KL")
-
-
-def standings(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
-    """Ratings of a leaderboard with their intervals, best first."""
-    table = pd.DataFrame(list(rows), columns=["player", "rating", "low", "high", "rank", "rank_low", "rank_high"])
-    names = alt.Y("player:N", sort=[row["player"] for row in rows], title=None, axis=alt.Axis(labelLimit=260))
-    base = alt.Chart(table).encode(y=names)
-    ranks = ["player:N", "rank:Q", "rank_low:Q", "rank_high:Q"]
-    tooltip = ranks + [alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("rating", "low", "high")]
-    title = "rating, log-odds against the average"
-    layers = (
-        base.mark_rule(strokeWidth=3, opacity=0.5, color=PALETTE[0]).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
-        base.mark_point(size=110, filled=True, opacity=1, color=PALETTE[0]).encode(x="rating:Q", tooltip=tooltip),
-    )
-    return alt.layer(*layers).properties(height=60 + 34 * len(rows), description="Ratings with 95 % intervals")
-
-
-def win_matrix(pairs: Sequence[Mapping[str, Any]], order: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
-    """Win rate of row over column; blue above a half, orange below, the number written in it."""
-    table = pd.DataFrame(
-        list(pairs), columns=["first", "second", "value", "low", "high", "wins", "ties", "losses", "n"]
-    )
-    many = len(order) > MANY
-    axis = alt.Axis(orient="top", labelAngle=-90 if many else -25, labelLimit=180, labelOverlap=False)
-    base = alt.Chart(table[table["value"].notna()]).encode(
-        x=alt.X("second:N", sort=list(order), title="over", axis=axis),
-        y=alt.Y("first:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False)),
-        tooltip=["first:N", "second:N"]
-        + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high")]
-        + ["wins:Q", "ties:Q", "losses:Q"],
-    )
-    scale = alt.Scale(domain=[0, 0.5, 1], range=[PALETTE[1], "#f4f4f5", PALETTE[0]], interpolate="rgb")
-    text = base.mark_text(fontSize=10 if many else 12, color="#111").encode(text=alt.Text("value:Q", format=".0%"))
-    rectangle = base.mark_rect(cornerRadius=3, stroke="white").encode(
-        color=alt.Color("value:Q", scale=scale, legend=None)
-    )
-    return alt.layer(rectangle, text).properties(
-        height=130 + 36 * len(order), description="Win rate of row over column"
-    )
 
 
 def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:

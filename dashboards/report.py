@@ -16,9 +16,7 @@ import streamlit as st
 from core.registry import resolve
 from dashboards import PAGES, runs
 
-STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding-top: 4.5rem; max-width: 78rem; }
-</style>"""
+STYLE = Path(__file__).with_name("components") / "page.css"
 Page = Callable[[list[runs.Experiment]], None]
 
 

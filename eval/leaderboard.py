@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from core import stats
 from core.errors import UserError
 from core.preferences import Store
 from eval import result
-from eval.pairs import paired
+from eval.pairs import matched
 from eval.result import finite
 
 LEADERBOARD = "leaderboard.json"
@@ -28,38 +30,53 @@ OF_SETS = ("fvd", "fvd_infinity", "mmd", "frame_frechet", "precision", "recall",
 
 
 @dataclass(frozen=True)
-class Match:
-    """One meeting: `share` of it was won by `first`, 0.5 for a tie."""
+class Meetings:
+    """Who met whom, one entry a meeting; arrays, because twenty models meet a hundred thousand times.
 
-    first: str
-    second: str
-    share: float
-    prompt: str
+    Args:
+        players: names, also of those who met nobody.
+        first, second: [n] numbers of two players.
+        share: [n] of it that `first` won: 1, 0, or 0.5 for a tie.
+        prompts: [n] on which prompt.
+    """
+
+    players: tuple[str, ...]
+    first: NDArray[np.int_]
+    second: NDArray[np.int_]
+    share: NDArray[np.float64]
+    prompts: Sequence[str]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str, float, str]]) -> Meetings:
+        """Args: rows: (first, second, share, prompt) of every meeting."""
+        players = {name: n for n, name in enumerate(dict.fromkeys(name for row in rows for name in row[:2]))}
+        first, second = (np.array([players[row[side]] for row in rows], dtype=int) for side in (0, 1))
+        return cls(tuple(players), first, second, np.array([row[2] for row in rows]), [row[3] for row in rows])
 
 
-def by_metric(sets: Mapping[str, Path | str], metric: str, tie_band: float) -> list[Match]:
+def by_metric(sets: Mapping[str, Path | str], metric: str, tie_band: float) -> Meetings:
     """Meetings of evaluated video sets, name -> folder, by a per-video metric.
 
     Raises: UserError when a set was not evaluated with this metric, or says neither direction to be better.
     """
-    rows, higher = {}, True
-    for name, folder in sets.items():
+    rows, higher = [], True
+    for folder in sets.values():
         entry = result.read_results(folder)["metrics"].get(metric)
-        rows[name] = result.read_samples(folder)
-        if entry is None or not any(metric in row for row in rows[name]):
+        rows.append(result.read_samples(folder))
+        if entry is None or not any(metric in row for row in rows[-1]):
             raise UserError(f"{folder} holds no {metric} per video; run `soralign eval {folder} --metrics {metric}`")
         if entry.get("higher_is_better") is None:
             raise UserError(f"{metric} has no better direction and cannot rank")
         higher = entry["higher_is_better"]
-    matches = []
-    for first, second in itertools.combinations(sets, 2):
-        for one, two in paired(rows[first], rows[second]):
-            a, b = one.get(metric), two.get(metric)
-            if a is not None and b is not None:
-                gap = (a - b) if higher else (b - a)
-                share = 0.5 if abs(gap) <= tie_band else float(gap > 0)
-                matches.append(Match(first, second, share, one["prompt"]))
-    return matches
+    scenes = matched(rows, lambda row: (row["prompt"], row.get("seed")))
+    known = [[finite(row.get(metric)) if row else None for row in scene] for _, scene in scenes]
+    values = np.array(known, dtype=float).reshape(len(scenes), len(sets)) * (1 if higher else -1)
+    first, second = np.triu_indices(len(sets), 1)
+    gaps = values[:, first] - values[:, second]
+    scene, pair = np.nonzero(np.isfinite(gaps))
+    gap = gaps[scene, pair]
+    share = np.where(np.abs(gap) <= tie_band, 0.5, gap > 0)
+    return Meetings(tuple(sets), first[pair], second[pair], share, [scenes[n][0][0] for n in scene])
 
 
 def rankable(entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -77,7 +94,7 @@ def rankable(entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str
     return result.known_first(names)
 
 
-def by_votes(store: Store, aspect: str) -> list[Match]:
+def by_votes(store: Store, aspect: str) -> Meetings:
     """Meetings of the models that made the videos of a store; skipped and both-bad votes leave no winner.
 
     Raises: UserError for an aspect that was not asked.
@@ -86,56 +103,60 @@ def by_votes(store: Store, aspect: str) -> list[Match]:
         raise UserError(f"aspect {aspect!r} was not asked; the store has {', '.join(store.aspects)}")
     origins = store.origins()
     shares = {"a": 1.0, "b": 0.0, "tie": 0.5}
-    matches = []
+    rows = []
     for vote in store.votes(aspect):
         models = [origins.get(path, (None, None))[0] for path in (vote.video_a, vote.video_b)]
         if models[0] and models[1] and models[0] != models[1] and vote.choice in shares:
-            matches.append(Match(models[0], models[1], shares[vote.choice], vote.prompt))
-    return matches
+            rows.append((models[0], models[1], shares[vote.choice], vote.prompt))
+    return Meetings.of(rows)
 
 
-def table(matches: Sequence[Match], about: str, seed: int = 0) -> dict[str, Any]:
+def table(meetings: Meetings, about: str, seed: int = 0) -> dict[str, Any]:
     """Standings, all pairs of models with their win rates, and whether they have a common scale.
 
     Raises: UserError when nobody met.
     """
-    if not matches:
+    if not len(meetings.share):
         raise UserError("no two models were compared; they need the same prompts and seeds, or votes on pairs of both")
-    players = list(dict.fromkeys(name for match in matches for name in (match.first, match.second)))
-    number = {name: index for index, name in enumerate(players)}
-    rows = [(number[match.first], number[match.second], match.share) for match in matches]
-    ranked = stats.standings(players, rows, [match.prompt for match in matches], seed=seed)
-    meetings: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for match in matches:
-        meetings[match.first, match.second].append(match.share)
-        meetings[match.second, match.first].append(1 - match.share)
-    met = [[(first, second) in meetings for second in players] for first in players]
-    groups = stats.islands(met)
+    present, place = np.unique([meetings.first, meetings.second], return_inverse=True)
+    first, second = place.reshape(2, -1)
+    players = [meetings.players[number] for number in present]
+    rows = np.column_stack([first, second, meetings.share])
+    ranked = stats.standings(players, rows, meetings.prompts, seed=seed)
+    won, tied = np.zeros((2, len(players), len(players)), dtype=int)
+    np.add.at(won, (first, second), meetings.share == 1)
+    np.add.at(won, (second, first), meetings.share == 0)
+    np.add.at(tied, (first, second), meetings.share == 0.5)
+    tied += tied.T
+    groups = stats.islands(won + tied)
+    order = itertools.permutations([players.index(one.player) for one in ranked], 2)
     return {
         "by": about,
-        "standings": [_told(standing) for standing in ranked],
+        "standings": [_told(one) for one in ranked],
         "pairs": [
-            win_rate(first, second, meetings.get((first, second), []))
-            for first, second in itertools.permutations([standing.player for standing in ranked], 2)
+            {"first": players[i], "second": players[j]} | win_rate(int(won[i, j]), int(tied[i, j]), int(won[j, i]))
+            for i, j in order
         ],
         "comparable": len(groups) == 1,
         "groups": [[players[index] for index in group] for group in groups],
-        "num_comparisons": len(matches),
-        "num_prompts": len({match.prompt for match in matches}),
+        "left_out": [name for name in meetings.players if name not in players],
+        "num_comparisons": len(meetings.share),
+        "num_prompts": len(set(meetings.prompts)),
     }
 
 
-def win_rate(first: str, second: str, shares: Sequence[float]) -> dict[str, Any]:
-    """Of `first` over `second`: ties explicit and counted half, Wilson's interval; None where they never met.
-
-    Args:
-        shares: of each meeting, 1 where `first` won, 0.5 for a tie.
-    """
-    wins, ties = sum(share == 1 for share in shares), sum(share == 0.5 for share in shares)
-    interval = stats.wilson(wins, ties, len(shares))
+def win_rate(wins: int, ties: int, losses: int) -> dict[str, Any]:
+    """Ties explicit and counted half, Wilson's interval; value and bounds None where two never met."""
+    interval = stats.wilson(wins, ties, wins + ties + losses)
     numbers = {"value": finite(interval.value), "low": finite(interval.low), "high": finite(interval.high)}
-    counts = {"wins": wins, "ties": ties, "losses": len(shares) - wins - ties, "n": len(shares)}
-    return {"first": first, "second": second} | numbers | counts
+    return numbers | {"wins": wins, "ties": ties, "losses": losses, "n": wins + ties + losses}
+
+
+def matrix(content: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    """(name, its win rates over everybody), best first in both directions; None on the diagonal."""
+    names = [one["player"] for one in content.get("standings", [])]
+    pairs = {(one["first"], one["second"]): one for one in content.get("pairs", [])}
+    return [(row, [pairs.get((row, column)) for column in names]) for row in names]
 
 
 def ranks(content: Mapping[str, Any], standing: Mapping[str, Any]) -> str:
@@ -177,4 +198,6 @@ def summary(content: Mapping[str, Any]) -> list[str]:
     if not content["comparable"]:
         groups = " | ".join(", ".join(group) for group in content["groups"])
         lines.append(f"not comparable across groups that never met: {groups}")
+    if content["left_out"]:
+        lines.append(f"left out, no prompt and seed in common with another: {', '.join(content['left_out'])}")
     return lines

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from core import files
 from core.errors import UserError
 from eval import gallery, leaderboard, page, result, svg, verdict
@@ -24,7 +22,6 @@ from eval.scene import Scene, Tracks, read_set, read_tracks, side_by_side
 from eval.verdict import Row
 
 TIE_BAND = 0.02
-RATING_LIMITS = (1.0, 2.0, 4.0, 8.0)  # half the width of the axis of ratings; the first that holds all intervals
 FACTS = ("models", "num_videos", "commit", "created", "reference_sha256")
 
 
@@ -117,14 +114,15 @@ def markdown(folders: Mapping[str, Path]) -> str:
                 one["player"],
                 svg.number(one["rating"]),
                 interval,
-                _share(one["win_rate"]),
+                svg.share(one["win_rate"]),
                 one["n"],
             ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
-        names, cells = _matrix(sets.ranking)
+        matrix = leaderboard.matrix(sets.ranking)
+        names = [name for name, _ in matrix]
         lines += ["", f"| wins of row over column | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for name, row in zip(names, cells, strict=True):
-            lines.append(f"| {name} | {' | '.join(_share(one['value']) if one else '' for one in row)} |")
+        for name, row in matrix:
+            lines.append(f"| {name} | {' | '.join(svg.share(one['value']) if one else '' for one in row)} |")
     lines += ["", f"| metric | {' | '.join(sets.results)} |", "|---" * (len(sets.results) + 1) + "|"]
     for about, entries in sets.rows:
         values = [_told(about, entries.get(name, {})) for name in sets.results]
@@ -155,9 +153,7 @@ def _render(sets: Sets) -> str:
     if apart:
         draws.append(reel.draw("Furthest apart", f"where the sets differ most in {sets.metric}", apart))
     standings = sets.ranking.get("standings", [])
-    ends = [abs(one[key]) for one in standings for key in ("low", "high") if one[key] is not None]
-    limit = next((limit for limit in RATING_LIMITS if max(ends, default=0.0) <= limit), RATING_LIMITS[-1])
-    names, cells = _matrix(sets.ranking)
+    drawn_ratings, rating_axis = svg.ratings(standings)
     return page.render(
         "report_sets.html",
         headline=headline(sets),
@@ -165,13 +161,16 @@ def _render(sets: Sets) -> str:
         names=list(sets.results),
         ranking=sets.ranking,
         metric=sets.metric,
-        standings=[(one, leaderboard.ranks(sets.ranking, one), _rating(one, limit)) for one in standings],
-        rating_axis=svg.effect_axis(limit),
-        matrix=list(zip(names, cells, strict=True)),
+        standings=[
+            (one, leaderboard.ranks(sets.ranking, one), chart)
+            for one, chart in zip(standings, drawn_ratings, strict=True)
+        ],
+        rating_axis=rating_axis,
+        matrix=leaderboard.matrix(sets.ranking),
         draws=draws,
         metrics=[(row, chart) for row, entries in sets.rows if (chart := svg.metric(row.name, entries))],
         provenance=_provenance(sets),
-        share=_share,
+        share=svg.share,
     )
 
 
@@ -185,30 +184,10 @@ def _furthest_apart(scenes: Sequence[Scene], metric: str) -> list[Scene]:
     return [one for one in sorted(scenes, key=spread, reverse=True)[: gallery.NUM_EXTREME] if spread(one) > 0]
 
 
-def _rating(standing: Mapping[str, Any], limit: float) -> Markup:
-    value, low, high = (finite(standing[key]) for key in ("rating", "low", "high"))
-    if value is None or low is None or high is None:
-        return Markup("")
-    tone: svg.Tone = "better" if low > 0 else "worse" if high < 0 else "unclear"
-    label = f"rating {svg.number(value)}, interval {svg.number(low)} to {svg.number(high)}"
-    return svg.effect(value, low, high, limit, tone, label)
-
-
-def _matrix(ranking: Mapping[str, Any]) -> tuple[list[str], list[list[dict[str, Any] | None]]]:
-    """Names, best first, and the win rate of every row over every column; None on the diagonal."""
-    names = [one["player"] for one in ranking.get("standings", [])]
-    pairs = {(one["first"], one["second"]): one for one in ranking.get("pairs", [])}
-    return names, [[pairs.get((row, column)) for column in names] for row in names]
-
-
 def _told(row: Row, entry: Mapping[str, Any]) -> str:
     bounds = entry.get("interval")
     interval = f" ({row.shown(finite(bounds[0]))} to {row.shown(finite(bounds[1]))})" if bounds else ""
     return row.shown(finite(entry.get("value"))) + interval
-
-
-def _share(value: float | None) -> str:
-    return "\u2013" if value is None else f"{100 * value:.0f}\u2009%"
 
 
 def _provenance(sets: Sets) -> list[tuple[str, list[str]]]:

@@ -24,6 +24,7 @@ EFFECT_WIDTH, EFFECT_HEIGHT = 220, 28
 CURVE_WIDTH, CURVE_HEIGHT = 320, 168
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # the curve's margins, in its own units
 SMOOTHED = 5  # points in the running mean of a curve
+RATING_LIMITS = (1.0, 2.0, 4.0, 8.0)  # half the width of the axis of ratings; the first that holds all intervals
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -38,6 +39,11 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
     decimals = max(0, digits - 1 - math.floor(math.log10(magnitude)))
     return f"{value:.{decimals}f}".replace("-", "\u2212")
+
+
+def share(value: float | None) -> str:
+    """A share in per cent, a dash for what is not there."""
+    return "\u2013" if value is None else f"{100 * value:.0f}\u2009%"
 
 
 def tick_text(value: float) -> str:
@@ -87,6 +93,22 @@ def effect_axis(limit: float) -> Markup:
         place = half + tick / limit * (half - 8)
         parts += [_line(place, 4, place, 8, "axis"), _text(place, 19, tick_text(tick), "middle")]
     return _svg(EFFECT_WIDTH, 22, "effect", f"axis from {tick_text(-limit)} to {tick_text(limit)}", parts)
+
+
+def ratings(standings: Sequence[Mapping[str, Any]]) -> tuple[list[Markup], Markup]:
+    """An `effect` per row of a leaderboard, right is better than the average model, and the axis under them."""
+    rows = [[finite(one[key]) for key in ("rating", "low", "high")] for one in standings]
+    furthest = max((abs(end) for row in rows for end in row[1:] if end is not None), default=0.0)
+    limit = next((limit for limit in RATING_LIMITS if furthest <= limit), RATING_LIMITS[-1])
+    drawn = []
+    for value, low, high in rows:
+        if value is None or low is None or high is None:
+            drawn.append(Markup(""))
+            continue
+        tone: Tone = "better" if low > 0 else "worse" if high < 0 else "unclear"
+        label = f"rating {number(value)}, interval {number(low)} to {number(high)}"
+        drawn.append(effect(value, low, high, limit, tone, label))
+    return drawn, effect_axis(limit)
 
 
 def curve(points: Sequence[Point], name: str) -> Markup:

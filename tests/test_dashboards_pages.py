@@ -82,11 +82,31 @@ def test_several_runs_render(name: str, demo: Path, broken: Path, tmp_path: Path
     shown(name, tmp_path)
 
 
+def markup(app: AppTest) -> str:
+    return "".join(element.proto.body for element in app.get("html"))
+
+
 def test_the_overview_shows_the_headline_and_its_mark(demo: Path) -> None:
-    markup = "".join(element.proto.body for element in shown("overview", demo).get("html"))
-    assert "wins over base" in markup and "78" in markup
-    counts = {mark: markup.count(f">{mark}<") for mark in ("▲ better", "△ maybe better", "▼ worse", "○ unclear")}
-    assert counts == {"▲ better": 4, "△ maybe better": 1, "▼ worse": 1, "○ unclear": 1}
+    said = markup(shown("overview", demo))
+    assert "wins over base" in said and "78" in said
+    counts = {mark: said.count(f">{mark}<") for mark in ("▲ better", "△ maybe better", "▼ worse", "○ unclear")}
+    assert counts == {"▲ better": 3, "△ maybe better": 1, "▼ worse": 1, "○ unclear": 1}
+
+
+def test_what_is_folded_away_is_made_when_it_is_opened(demo: Path) -> None:
+    app = shown("overview", demo)
+    assert "physics/gravity" not in markup(app) and "learning_rate" not in markup(app)
+    app.session_state["parts"], app.session_state["settings"] = True, True
+    app.run()
+    assert not app.exception and "physics/gravity" in markup(app) and "learning_rate" in markup(app)
+
+
+def test_the_leaderboard_draws_ratings_and_who_beats_whom(demo: Path) -> None:
+    app = shown("leaderboard", demo)
+    said = markup(app)
+    assert said.count('aria-label="rating') == 2 and 'title="aligned over base' in said and "sora-charts" not in said
+    app.session_state["metrics"] = True
+    assert "sora-charts" in markup(app.run()) and not app.exception
 
 
 def test_names_from_files_cannot_inject_html(tmp_path: Path) -> None:

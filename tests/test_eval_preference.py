@@ -13,7 +13,7 @@ from core import cli, stats
 from core.errors import UserError
 from core.preferences import Store
 from eval import best_of_n, leaderboard, result, suite
-from eval.leaderboard import Match
+from eval.leaderboard import Meetings
 
 
 def write_set(folder: Path, values: np.ndarray, metric: str = "gold", higher: bool = True) -> Path:
@@ -90,13 +90,25 @@ def test_where_lower_is_better_the_lower_wins(tmp_path: Path) -> None:
 
 
 def test_models_that_never_met_are_said_not_to_be_comparable() -> None:
-    matches = [Match("a", "b", 1.0, "p"), Match("c", "d", 0.0, "q"), Match("a", "b", 0.0, "r")]
-    content = leaderboard.table(matches, "votes")
+    met = Meetings.of([("a", "b", 1.0, "p"), ("c", "d", 0.0, "q"), ("a", "b", 0.0, "r")])
+    content = leaderboard.table(met, "votes")
     assert not content["comparable"] and sorted(map(sorted, content["groups"])) == [["a", "b"], ["c", "d"]]
     assert any("never met" in line for line in leaderboard.summary(content))
-    assert leaderboard.win_rate("a", "c", [])["value"] is None
+    pairs = {(row["first"], row["second"]): row for row in content["pairs"]}
+    assert pairs["a", "c"]["value"] is None and pairs["a", "b"]["value"] == 0.5 and pairs["d", "c"]["wins"] == 1
     with pytest.raises(UserError, match="no two models"):
-        leaderboard.table([], "votes")
+        leaderboard.table(Meetings.of([]), "votes")
+
+
+def test_a_set_of_other_prompts_is_named_and_left_out(tmp_path: Path) -> None:
+    sets = {name: write_set(tmp_path / name, np.linspace(0, 1, 6)) for name in ("one", "two", "other")}
+    rows = [row | {"prompt": "another"} for row in result.read_samples(sets["other"])]
+    result.write_samples(sets["other"], [row | {"seed": 90 + n} for n, row in enumerate(rows)])
+    content = leaderboard.table(leaderboard.by_metric(sets, "gold", 0.0), "gold")
+    assert content["left_out"] == ["other"] and [one["player"] for one in content["standings"]] == ["one", "two"]
+    assert any("left out" in line and "other" in line for line in leaderboard.summary(content))
+    assert [name for name, _ in leaderboard.matrix(content)] == ["one", "two"]
+    assert leaderboard.matrix(content)[0][1][0] is None
 
 
 def test_votes_rank_the_models_that_made_the_videos(tmp_path: Path, clip: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,11 +68,33 @@ def page_of(entries: Sequence[T], per_page: int) -> Sequence[T]:
     return entries[start : start + per_page]
 
 
-def downloads(name: str, table: Sequence[Mapping[str, Any]], markdown: str | None = None) -> None:
-    """Buttons that save a table, made when they are pressed."""
+def drawer(label: str, key: str) -> Any:
+    """An expander whose content is made once it is `.open`."""
+    return st.expander(label, key=key, on_change="rerun")
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> None:
+    """Records as an HTML table: screen readers and the browser's search find what is in it, and nothing is loaded."""
+    names = list(records[0]) if records else []
+    words = {name: any(letter.isalpha() for row in records for letter in str(row[name])) for name in names}
+    kind = {name: ' class="text"' if words[name] else "" for name in names}
+    head = "".join(f"<th{kind[name]}>{escape(name)}</th>" for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind[name]}>{escape(row[name])}</td>' for name in names)}</tr>" for row in records
+    )
+    html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>")
+
+
+def html_table(markup: str, kind: str = "sora-table") -> None:
+    """Rows of HTML as a table that scrolls in itself where it is too wide."""
+    st.html(f'<div class="sora-scroll" tabindex="0"><table class="{kind}">{markup}</table></div>')
+
+
+def downloads(name: str, rows: Sequence[Mapping[str, Any]], markdown: Callable[[], str] | None = None) -> None:
+    """Buttons that save rows as a file, made when they are pressed."""
     kinds = {kind: ending for kind, ending in export.KINDS.items() if kind != "Markdown" or markdown is not None}
     for column, (kind, ending) in zip(st.columns([1] * len(kinds) + [8 - len(kinds)]), kinds.items(), strict=False):
-        data = (markdown or "").encode() if kind == "Markdown" else partial(export.encode, list(table), kind)
+        data = markdown if kind == "Markdown" and markdown else partial(export.encode, list(rows), kind)
         column.download_button(kind, data, f"{name}.{ending}", key=f"{name} {kind}", width="stretch", on_click="ignore")
 
 

@@ -55,8 +55,8 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     shown = common.page_of(scenes, PER_PAGE)
     st.caption(
-        f"{len(scenes)} prompts and seeds. The gap is the last set minus the first. Space plays, , and . step, "
-        "< > speed, + − zoom."
+        f"{len(scenes)} prompts and seeds. The gap is the last set minus the first. Space plays, comma and full "
+        "stop step, < > speed, + − zoom."
     )
     components.gallery(key="gallery", data={"cards": [_card(scene, metric) for scene in shown]})
 

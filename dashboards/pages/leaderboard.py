@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from core.errors import UserError
@@ -19,13 +18,6 @@ from eval import leaderboard, svg
 TIE_BAND = 0.02
 VOTES = "votes of people"
 NUM_RADAR = 10  # axes
-STYLE = """<style>
-.sora-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem; }
-.sora-charts figure { margin: 0; font-size: .85rem; } .sora-charts svg { display: block; width: 100%; }
-.sora-charts text { fill: currentColor; opacity: .7; font-size: 11px; }
-.sora-charts .grid { stroke: rgba(128,128,128,.25); } .sora-charts .axis { stroke: rgba(128,128,128,.7); }
-.sora-charts .whisker { stroke: currentColor; stroke-width: 2; } .sora-charts .point { fill: #3b82d6; }
-</style>"""
 
 
 def show(experiments: list[runs.Experiment]) -> None:
@@ -73,43 +65,90 @@ def _by_votes(path: str, version: float) -> dict[str, Any]:
 
 
 def _board(content: dict[str, Any]) -> None:
-    rows = content["standings"]
+    if content["left_out"]:
+        names = ", ".join(content["left_out"])
+        st.caption(f"Left out, because no prompt and seed is in another set: {common.plain(names)}.")
     if not content["comparable"]:
         groups = " | ".join(", ".join(group) for group in content["groups"])
         st.warning(f"Groups that never met have no common scale: {common.plain(groups)}", icon=":material/link_off:")
-    left, right = st.columns(2, gap="large") if len(rows) <= charts.MANY else (st.container(), st.container())
-    with left:
-        st.subheader("Ratings")
-        st.altair_chart(charts.standings(rows), width="stretch")
-    with right:
-        st.subheader("Win rate of row over column")
-        st.altair_chart(charts.win_matrix(content["pairs"], [row["player"] for row in rows]), width="stretch")
-    table = [
-        {
-            "rank": leaderboard.ranks(content, row),
-            "model": row["player"],
-            "rating": figure(row["rating"], signed=True),
-            "95 % interval": f"{figure(row['low'], signed=True)} … {figure(row['high'], signed=True)}",
-            "wins": "–" if row["win_rate"] is None else f"{row['win_rate']:.0%}",
-            "comparisons": row["n"],
-        }
-        for row in rows
-    ]
-    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    _ratings(content)
+    st.subheader("Win rate of row over column")
+    _matrix(leaderboard.matrix(content))
     st.caption(
         f"Bradley-Terry ratings from {content['num_comparisons']:,} comparisons on {content['num_prompts']:,} prompts; "
-        f"same prompt and seed, ties (within {TIE_BAND:g}) half. Intervals and ranks at 95 % over resampled prompts."
+        f"same prompt and seed, ties (within {TIE_BAND:g}) half. Intervals and ranks at 95 % over resampled prompts. "
+        "▲ and ▼: the 95 % interval of the win rate leaves out a draw; it is shown when you rest on the number."
     )
-    common.downloads("leaderboard", rows)
+    common.downloads("leaderboard", content["standings"])
+
+
+def _ratings(content: dict[str, Any]) -> None:
+    """Who is best: a row a model, its rating drawn on one axis."""
+    rows = content["standings"]
+    drawn, axis = svg.ratings(rows)
+    cells = [
+        [
+            common.escape(one["player"]),
+            leaderboard.ranks(content, one),
+            chart,
+            figure(one["rating"], signed=True),
+            f"{figure(one['low'], signed=True)} … {figure(one['high'], signed=True)}",
+            svg.share(one["win_rate"]),
+            f"{one['n']:,}",
+        ]
+        for one, chart in zip(rows, drawn, strict=True)
+    ]
+    titles = (
+        "model",
+        "rank",
+        "<span><i>worse</i> <i>better</i></span>",
+        "rating",
+        "95 % interval",
+        "wins",
+        "comparisons",
+    )
+    head = "".join(f"<th{_kind(place)}>{title}</th>" for place, title in enumerate(titles))
+    body = "".join(
+        f"<tr>{''.join(f'<td{_kind(place)}>{cell}</td>' for place, cell in enumerate(row))}</tr>" for row in cells
+    )
+    foot = f'<tr><td></td><td></td><td class="chart">{axis}</td><td colspan="4"></td></tr>'
+    common.html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}{foot}</tbody>")
+
+
+def _kind(place: int) -> str:
+    return ' class="chart"' if place == 2 else ""
+
+
+def _matrix(matrix: list[tuple[str, list[dict[str, Any] | None]]]) -> None:
+    """Blue where the row wins, orange where it loses, stronger the clearer; the number says it again."""
+    head = "".join(f'<th scope="col"><span>{common.escape(name)}</span></th>' for name, _ in matrix)
+    body = "".join(
+        f'<tr><th scope="row">{common.escape(name)}</th>{"".join(_cell(name, one) for one in row)}</tr>'
+        for name, row in matrix
+    )
+    common.html_table(f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>", "sora-matrix")
+
+
+def _cell(name: str, pair: dict[str, Any] | None) -> str:
+    if pair is None or pair["value"] is None:
+        return "<td></td>" if pair is None else "<td><small>never met</small></td>"
+    mark = "▲ " if pair["low"] > 0.5 else "▼ " if pair["high"] < 0.5 else ""
+    colour = charts.PALETTE[0] if pair["value"] >= 0.5 else charts.PALETTE[1]
+    about = f"{name} over {pair['second']}: {svg.share(pair['low'])} to {svg.share(pair['high'])}, "
+    about += f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
+    style = f"--tint: {colour}; --strength: {abs(2 * pair['value'] - 1):.2f}"
+    return f'<td style="{style}" title="{common.escape(about)}">{mark}{svg.share(pair["value"])}</td>'
 
 
 def _metrics(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Every metric that several sets have, a line a set with its interval."""
-    names = dict.fromkeys(name for metrics in entries.values() for name in metrics if "/" not in name.split("[")[0])
-    drawn = {name: svg.metric(name, {one: metrics.get(name, {}) for one, metrics in entries.items()}) for name in names}
-    with st.expander("Every metric of every set, with intervals"):
+    with common.drawer("Every metric of every set, with intervals", "metrics") as drawer:
+        if not drawer.open:
+            return
+        names = dict.fromkeys(name for one in entries.values() for name in one if "/" not in name.split("[")[0])
+        drawn = {name: svg.metric(name, {one: row.get(name, {}) for one, row in entries.items()}) for name in names}
         figures = (f"<figure>{common.escape(name)}{chart}</figure>" for name, chart in drawn.items() if chart)
-        st.html(f'{STYLE}<div class="sora-charts">{"".join(figures)}</div>')
+        st.html(f'<div class="sora-charts">{"".join(figures)}</div>')
         st.caption(
             "Each metric on an axis of its own, with 95 % intervals. Intervals that overlap do not say that there is "
             "no difference: `soralign compare` tests two sets in pairs."
@@ -145,7 +184,9 @@ def _radar(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
     rows = shares(entries)
     if len({row["metric"] for row in rows}) < 3:
         return
-    with st.expander("All metrics at a glance"):
+    with common.drawer("All metrics at a glance", "radar") as drawer:
+        if not drawer.open:
+            return
         st.altair_chart(charts.radar(rows), width="stretch")
         st.caption(
             "Each axis runs from the worst possible value of its metric (centre) to the best possible one (rim), not "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 
-import pandas as pd
 import streamlit as st
 
 from dashboards import export, runs
@@ -22,37 +23,10 @@ SUMMARY = {
 # Colour only repeats what shape and word say: filled triangles survive correction for many tests, open ones do not.
 MARKS = {"better": "▲", "maybe better": "△", "worse": "▼", "maybe worse": "▽", "unclear": "○"}
 BADGES = {"finished": "green", "running": "blue", "partial": "gray", "broken": "orange"}
-STYLE = """<style>
-.sora-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .9rem;
-  margin: .4rem 0 1rem; }
-.sora-tile { border: 1px solid rgba(128,128,128,.28); border-radius: 12px; padding: .9rem 1.1rem 1rem; }
-.sora-tile .label { font-size: .85rem; opacity: .65; }
-.sora-tile .value { font-size: 1.95rem; font-weight: 600; line-height: 1.35; font-variant-numeric: tabular-nums; }
-.sora-tile .detail { font-size: .8rem; opacity: .65; line-height: 1.4; }
-.sora-scroll { overflow-x: auto; }
-.sora-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-.sora-table th { text-align: right; font-weight: 500; opacity: .6; padding: .45rem .6rem; white-space: nowrap;
-  border-bottom: 1px solid rgba(128,128,128,.35); font-size: .82rem; }
-.sora-table td { text-align: right; padding: .5rem .6rem; white-space: nowrap;
-  border-bottom: 1px solid rgba(128,128,128,.16); }
-.sora-table :is(th, td):first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 14rem; }
-.sora-table :is(th, td):last-child { text-align: left; }
-.sora-table small { opacity: .6; line-height: 1.3; display: block; }
-.sora-span { position: relative; display: inline-block; width: 8rem; height: 1rem; vertical-align: middle; }
-.sora-span i { position: absolute; top: .42rem; height: .16rem; border-radius: 2px; background: #8a8f98; }
-.sora-span b { position: absolute; top: .25rem; width: .5rem; height: .5rem; margin-left: -.25rem; border-radius: 50%;
-  background: #8a8f98; }
-.sora-span u { position: absolute; left: 50%; top: 0; bottom: 0; width: 1px; background: rgba(128,128,128,.5); }
-.sora-better :is(i, b) { background: #3b82d6; } .sora-worse :is(i, b) { background: #e08a1e; }
-.sora-mark { color: inherit; } .sora-better.sora-mark, .sora-better .value { color: light-dark(#2369b8, #6aa9ff); }
-.sora-worse.sora-mark, .sora-worse .value { color: light-dark(#b45f06, #f0a64a); }
-.sora-better.sora-mark, .sora-worse.sora-mark { font-weight: 600; }
-</style>"""
 
 
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Overview")
-    st.html(STYLE)
     compared = {experiment.name: runs.compare(experiment) for experiment in experiments}
     if len(experiments) > 1:
         _summary(experiments, compared)
@@ -74,7 +48,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     tables = {name: rows for name, (rows, _) in compared.items() if rows}
     if tables:
         st.caption("All runs as a file:")
-        common.downloads("soralign", export.records(tables), export.markdown(tables))
+        common.downloads("soralign", export.records(tables), partial(export.markdown, tables))
 
 
 def _results(rows: list[Row], experiment: runs.Experiment) -> None:
@@ -82,11 +56,12 @@ def _results(rows: list[Row], experiment: runs.Experiment) -> None:
         st.markdown(f"**{common.plain(verdict.headline(rows))}**")
         st.html(f'<div class="sora-tiles">{"".join(map(_tile, verdict.tiles(rows)))}</div>')
     names = ("base", "aligned")
-    st.html(_table([row for row in rows if not row.is_detail], names))
+    _table([row for row in rows if not row.is_detail], names)
     details = [row for row in rows if row.is_detail]
     if details:
-        with st.expander(f"Parts of these metrics ({len(details)})"):
-            st.html(_table(details, names))
+        with common.drawer(f"Parts of these metrics ({len(details)})", "parts") as parts:
+            if parts.open:
+                _table(details, names)
     st.caption(
         "Difference is aligned minus base with its 95 % interval; shares in percentage points. ▲ better and ▼ worse "
         "hold after Holm's correction for the number of tests, △ and ▽ only without it. p is corrected. Each bar is "
@@ -108,14 +83,16 @@ def _summary(experiments: list[runs.Experiment], compared: dict[str, tuple[list[
             row = verdict.find(rows, family)
             record[title] = "–" if row is None else _brief(row)
         records.append(record)
-    st.dataframe(pd.DataFrame(records), hide_index=True, width="stretch")
+    common.table(records)
+    st.caption("Aligned, the difference to the run's own base (a draw, for wins), its 95 % interval, and the verdict.")
 
 
 def _brief(row: Row) -> str:
+    """Value, difference to base with its interval, and the mark of the verdict."""
     value, mark = row.shown(row.aligned), MARKS.get(row.verdict, "")
-    if row.difference is None or row.base is None or row.name == "gold_win_rate":
+    if row.difference is None or row.low is None or row.high is None:
         return f"{value} {mark}".strip()
-    return f"{value} ({row.change(row.difference)}) {mark}".strip()
+    return f"{value} ({row.change(row.difference)}, {row.change(row.low)} … {row.change(row.high)}) {mark}".strip()
 
 
 def _tile(tile: Tile) -> str:
@@ -124,12 +101,11 @@ def _tile(tile: Tile) -> str:
     return f'<div class="sora-tile sora-{tile.tone}">{body}</div>'
 
 
-def _table(rows: list[Row], names: tuple[str, str]) -> str:
+def _table(rows: Sequence[Row], names: tuple[str, str]) -> None:
     titles = ["metric", *names, "difference", "95 % interval", "", "p", "n", ""]
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(row))}</tr>" for row in rows)
-    table = f'<table class="sora-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="sora-scroll">{table}</div>'
+    common.html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", "sora-table sora-results")
 
 
 def _cells(row: Row) -> list[str]:
@@ -167,14 +143,15 @@ def _configuration(experiments: list[runs.Experiment], experiment: runs.Experime
     configs = {one.name: values for one in experiments if (values := runs.config(one))}
     if len(configs) > 1:
         changed = runs.config_difference(configs)
-        with st.expander(f"Settings that differ between runs ({len(changed)})"):
-            table = pd.DataFrame(list(changed.values()), index=list(changed), columns=list(configs))
-            st.dataframe(table.astype(str), width="stretch")
+        with common.drawer(f"Settings that differ between runs ({len(changed)})", "changed") as drawer:
+            if drawer.open:
+                common.table(
+                    [{"setting": key} | {run: row.get(run, "–") for run in configs} for key, row in changed.items()]
+                )
     if experiment.name in configs:
-        with st.expander("All settings of this run"):
-            values = configs[experiment.name]
-            table = pd.DataFrame({"setting": list(values), "value": [str(value) for value in values.values()]})
-            st.dataframe(table, hide_index=True, width="stretch")
+        with common.drawer("All settings of this run", "settings") as drawer:
+            if drawer.open:
+                common.table([{"setting": key, "value": value} for key, value in configs[experiment.name].items()])
 
 
 def _ago(seconds: float) -> str:

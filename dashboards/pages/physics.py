@@ -13,7 +13,7 @@ from dashboards.pages import common
 from dashboards.pages.common import figure
 from eval.scene import Judged, read_tracks
 
-PER_PAGE = 9
+PER_PAGE = 8
 ORDERS = ("as made", "least plausible first", "most plausible first")
 QUALITY, PASSED = "physics_quality", "physics_pass_rate"
 
@@ -49,7 +49,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     shown = common.page_of(chosen, PER_PAGE)
     st.caption(
         f"{len(chosen)} videos. Lines are the read paths, a ring the place in the frame that is shown; a gap is where "
-        "an object was hidden, gone or torn. Space plays, , and . step, T hides the paths."
+        "an object was hidden, gone or torn. Space plays, comma and full stop step, T hides the paths."
     )
     components.gallery(
         key="physics", data={"cards": [_card(sample, tracks.get(sample.id), probes) for sample in shown]}
@@ -77,7 +77,7 @@ def _passes(samples: list[Judged], probes: list[str]) -> None:
         )
     passed = f"{sum(judged):.0f} of {len(judged)} videos obey" if judged else "probes"
     with st.expander(f"Probes: {passed}"):
-        st.dataframe(rows, hide_index=True, width="stretch")
+        common.table(rows)
 
 
 def _card(sample: Judged, track: dict[str, Any] | None, probes: list[str]) -> dict[str, object]:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from core import preferences_quality, stats
@@ -38,10 +37,14 @@ def show(experiments: list[runs.Experiment]) -> None:
     st.subheader("Answers by aspect")
     st.altair_chart(charts.choices(counts["choices"]), width="stretch")
     st.subheader("Annotators")
-    st.dataframe(_annotators(store), hide_index=True, width="stretch")
+    common.table(_annotators(store))
     st.subheader("Agreement")
-    st.dataframe(_agreement(store), hide_index=True, width="stretch")
-    st.caption("On pairs with several votes, 95 % intervals over pairs: 1 is perfect, 0 is chance.")
+    agreement = _agreement(store)
+    if any(row["pairs"] for row in agreement):
+        common.table(agreement)
+        st.caption("On pairs with several votes, 95 % intervals over pairs: 1 is perfect, 0 is chance.")
+    else:
+        st.caption("No pair has the votes of two people yet, so nobody can agree.")
     _latest(votes, store.aspects[-1])
 
 
@@ -65,9 +68,9 @@ def _counts(counts: dict[str, Any], votes: list[Vote], aspects: tuple[str, ...])
         columns[3].metric("Left chosen", "–", border=True, help="counted for votes given on a screen")
 
 
-def _annotators(store: Store) -> pd.DataFrame:
+def _annotators(store: Store) -> list[dict[str, Any]]:
     """Pace, sides, checks and flags of everybody; a flag asks somebody to look, it removes nothing."""
-    records = [
+    return [
         {
             "annotator": one.annotator,
             "labels": one.num_labels,
@@ -80,30 +83,27 @@ def _annotators(store: Store) -> pd.DataFrame:
         }
         for one in preferences_quality.annotators(store)
     ]
-    return pd.DataFrame(records)
 
 
 def _share(interval: stats.Interval) -> str:
     return f"{figure(interval.value)} ({interval.n})" if interval.n else "–"
 
 
-def _agreement(store: Store) -> pd.DataFrame:
+def _agreement(store: Store) -> list[dict[str, Any]]:
     def told(interval: stats.Interval) -> str:
         between = "" if math.isnan(interval.low) else f" ({figure(interval.low)} … {figure(interval.high)})"
         return f"{figure(interval.value)}{between}"
 
-    return pd.DataFrame(
-        [
-            {
-                "aspect": service.readable(one.aspect),
-                "pairs": one.num_pairs,
-                "Krippendorff": told(one.alpha),
-                "Fleiss": told(one.fleiss),
-                "Cohen": told(one.cohen),
-            }
-            for one in preferences_quality.agreement(store)
-        ]
-    )
+    return [
+        {
+            "aspect": service.readable(one.aspect),
+            "pairs": one.num_pairs,
+            "Krippendorff": told(one.alpha),
+            "Fleiss": told(one.fleiss),
+            "Cohen": told(one.cohen),
+        }
+        for one in preferences_quality.agreement(store)
+    ]
 
 
 def _latest(votes: list[Vote], closing: str) -> None:

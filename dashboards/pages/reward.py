@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from core.errors import UserError
@@ -33,7 +33,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         "Share of held-out votes that the model predicts, with a 95 % interval over prompts. Majority always names the "
         "side chosen most often; random guesses. A model is worth using where its interval lies right of both."
     )
-    st.dataframe(_table(rows), hide_index=True, width="stretch")
+    common.table(_table(rows))
     curves = [{"aspect": service.readable(row.aspect), **one} for row in rows for one in row.reliability]
     if curves:
         st.subheader("Does it know when it is sure?")
@@ -76,8 +76,8 @@ def _worst(experiment: runs.Experiment) -> None:
     components.gallery(key="worst", data={"cards": cards})
 
 
-def _table(rows: list[runs.Accuracy]) -> pd.DataFrame:
-    records = [
+def _table(rows: list[runs.Accuracy]) -> list[dict[str, Any]]:
+    return [
         {
             "aspect": service.readable(row.aspect),
             "ties": row.kind,
@@ -90,4 +90,3 @@ def _table(rows: list[runs.Accuracy]) -> pd.DataFrame:
         }
         for row in rows
     ]
-    return pd.DataFrame(records)

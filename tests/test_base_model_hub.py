@@ -31,6 +31,7 @@ from core.errors import UserError
 from core.prompts import Prompt
 
 CORE = ("wan", "ltx", "cogvideox")
+FAST_IMAGES = ("wan_i2v", "ltx_i2v", "cogvideox_i2v", "hunyuan_video_i2v")
 """Families of the fast set (Wan alone where a test takes seconds); of the others only equality with diffusers and
 replay are in it (HunyuanVideo 1.5 reads two thousand text tokens, which takes too long for that)."""
 
@@ -55,7 +56,7 @@ class Family:
         size = self.case.size
         common = {self.case.frames: size.num_frames, "height": size.height, "width": size.width}
         return pipeline(
-            PROMPTS,
+            prompt=PROMPTS,
             num_inference_steps=STEPS,
             **self.case.to_pipeline(noise),
             **({self.case.guidance: GUIDANCE} if self.case.guidance else {}),
@@ -83,7 +84,10 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow) if name == "hunyuan_video_1_5" else name for name in CASES]
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in ("hunyuan_video_1_5", "cogvideox_5b") else name
+        for name in CASES
+    ]
 )
 def every_family(families: Any, request: pytest.FixtureRequest) -> Family:
     return families(request.param)
@@ -238,8 +242,7 @@ def test_given_cells_come_out_as_they_were_given(family: Family) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "hunyuan_video_1_5_i2v" else name for name in IMAGE_CASES],
+    "name", [name if name in FAST_IMAGES else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_CASES]
 )
 def test_image_to_video_sees_the_picture_as_the_pipeline_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -422,6 +425,7 @@ def stored_bytes(generator: HubGenerator) -> int:
     return file.tell()
 
 
+@pytest.mark.slow
 def test_a_quantised_pipeline_that_was_saved_is_quantised_when_loaded(families: Any, tmp_path: Path) -> None:
     generator = load(families("wan").folder, quantize="int8")
     generator.model.pipeline.save_pretrained(tmp_path)
@@ -630,7 +634,7 @@ def test_parts_that_wait_in_cpu_memory_and_layers_that_come_one_by_one_change_no
     wan = families("wan")
     expected = generate_frames(wan.generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0)
     for offload in ("model", "sequential"):
-        generator = load(wan.folder, offload=offload, vae_tiling=False, attention="native")
+        generator = load(wan.folder, offload=offload, vae_tiling=offload == "model", attention="native")
         drawn = generate_frames(generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0)
         assert torch.equal(drawn, expected), offload
 

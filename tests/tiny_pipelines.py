@@ -114,6 +114,22 @@ def wan_a14b() -> Any:
     )
 
 
+def wan_a14b_i2v() -> Any:
+    """Wan 2.2 image to video: two experts, the picture beside the latents, nobody else looks at it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
+
+    return WanImageToVideoPipeline(
+        **_umt5(),
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        image_processor=None,
+        image_encoder=None,
+        transformer=_wan_transformer(shown=20),
+        transformer_2=_wan_transformer(shown=20),
+        boundary_ratio=0.9,
+    )
+
+
 def wan_i2v() -> Any:
     """Wan 2.1 image to video: 4 channels of mask and 16 of the picture beside the latents, and CLIP's look at it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
@@ -203,12 +219,27 @@ def ltx(kind: str = "LTXPipeline") -> Any:
         num_layers=2,
         caption_channels=32,
     )
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
+    later = kind == "LTXConditionPipeline"
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        **{} if later else {"use_dynamic_shifting": True, "shift_terminal": 0.1}
+    )
     return getattr(diffusers, kind)(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
 
 
 def ltx_i2v() -> Any:
     return ltx("LTXImageToVideoPipeline")
+
+
+def ltx_later() -> Any:
+    return ltx("LTXConditionPipeline")
+
+
+def _drawn(latents: Tensor) -> dict[str, Tensor]:
+    """`LTXConditionPipeline` takes no noise for its own; this is what it will draw."""
+    from diffusers.pipelines.ltx import pipeline_ltx_condition
+
+    pipeline_ltx_condition.randn_tensor = lambda *rest, **named: latents.clone()
+    return {}
 
 
 def _pack(latents: Tensor) -> dict[str, Tensor]:
@@ -402,6 +433,10 @@ def _cogvideox(kind: str = "CogVideoXPipeline", shown: int = 0, **options: Any) 
 
 def cogvideox_2b() -> Any:
     return _cogvideox()
+
+
+def cogvideox_5b() -> Any:
+    return _cogvideox(use_rotary_positional_embeddings=True)
 
 
 def cogvideox_1_5() -> Any:
@@ -734,9 +769,16 @@ _LTX2 = Case(
 CASES = {
     "wan": Case(wan),
     "ltx": Case(ltx, VideoSize(9, 32, 32), to_pipeline=_pack, from_pipeline=_unpack, tolerance=1e-5),
+    "ltx_later": Case(ltx_later, VideoSize(9, 32, 32), to_pipeline=_drawn, tolerance=1e-5),
     "ltx2": _LTX2,
     "cogvideox": Case(
         cogvideox_2b,
+        call={"max_sequence_length": 32},
+        **_FRAMES_FIRST,
+        tolerance=1e-4,
+    ),
+    "cogvideox_5b": Case(
+        cogvideox_5b,
         call={"max_sequence_length": 32},
         **_FRAMES_FIRST,
         tolerance=1e-4,
@@ -757,6 +799,7 @@ CASES = {
 
 IMAGE_CASES = {
     "wan_i2v": Case(wan_i2v, tolerance=1e-5),
+    "wan_a14b_i2v": Case(wan_a14b_i2v, tolerance=1e-5),
     "cogvideox_i2v": Case(
         cogvideox_i2v,
         call={"max_sequence_length": 32},

@@ -10,6 +10,7 @@ PIPELINES = {
     "WanImageToVideoPipeline": "base_model.hub.wan:Wan",
     "LTXPipeline": "base_model.hub.ltx:LTX",
     "LTXImageToVideoPipeline": "base_model.hub.ltx:LTX",
+    "LTXConditionPipeline": "base_model.hub.ltx:LTX",
     "LTX2Pipeline": "base_model.hub.ltx2:LTX2",
     "LTX2ImageToVideoPipeline": "base_model.hub.ltx2:LTX2",
     "CogVideoXPipeline": "base_model.hub.cogvideox:CogVideoX",

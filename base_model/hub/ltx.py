@@ -1,4 +1,8 @@
-"""LTX-Video: packed tokens, a shift of the schedule that grows with the clip, a codec that may denoise a last time."""
+"""LTX-Video: packed tokens, a shift of the schedule that grows with the clip, a codec that may denoise a last time.
+
+The weights since 0.9.5 come with another pipeline (`LTXConditionPipeline`): fixed noise levels, twice the text, and
+tokens placed where their frames begin in the clip.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,8 @@ from base_model.hub.family import Answer, Given, Grid, Scaling, encode_with, shi
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
-    from diffusers import LTXImageToVideoPipeline, LTXPipeline
+    from diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
 
-MAX_TOKENS = 128
 DECODE_LEVEL = 0.05
 """Noise level that decoders with `timestep_conditioning` are told, the one of the model's card. The noise itself is
 left out: frames must be a function of the latents, or a reward would differ from one decode to the next."""
@@ -24,7 +27,7 @@ left out: frames must be a function of the latents, or a reward would differ fro
 class LTX:
     """See `base_model.hub.family.Family`."""
 
-    pipeline: LTXPipeline | LTXImageToVideoPipeline
+    pipeline: LTXPipeline | LTXImageToVideoPipeline | LTXConditionPipeline
     title = "LTX-Video"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
@@ -49,27 +52,27 @@ class LTX:
 
     def text(self, prompt: str) -> Condition:
         embedded, mask, _, _ = self.pipeline.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS
+            prompt, do_classifier_free_guidance=False, max_sequence_length=256 if self._later else 128
         )
         return {"text": embedded, "mask": mask}
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
+        if self._later:
+            from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+
+            return {"timesteps": (linear_quadratic_schedule(num_steps) * 1000).numpy()}
         tokens = cells[0] * cells[1] * cells[2]
         return shifted_levels(self.pipeline.scheduler.config, num_steps, tokens, (256, 4096, 0.5, 1.15))
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
         _, _, frames, height, width = latents.shape
-        time, side = self.grid.time, self.grid.side
         packed = self.pipeline.transformer(
             hidden_states=latents.flatten(2).transpose(1, 2),  # tokens run over time, then rows, then columns
             encoder_hidden_states=condition["text"],
             timestep=timestep if timestep.dim() == 1 else timestep.flatten(1),
             encoder_attention_mask=condition["mask"],
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(time / self.fps, side, side),
             return_dict=False,
+            **self._places(frames, height, width, latents.device),
         )[0]
         return packed.transpose(1, 2).reshape(latents.shape)
 
@@ -78,6 +81,21 @@ class LTX:
 
     def encode(self, video: Tensor) -> Tensor:
         return encode_with(self.pipeline.vae, video)
+
+    def _places(self, frames: int, height: int, width: int, device: torch.device) -> dict[str, Any]:
+        """Arguments that tell the network where its tokens lie, in seconds and pixels."""
+        time, side = self.grid.time, self.grid.side
+        if not self._later:
+            scale = (time / self.fps, side, side)
+            return {"num_frames": frames, "height": height, "width": width, "rope_interpolation_scale": scale}
+        cells = self.pipeline._prepare_video_ids(1, frames, height, width, device=device)
+        places = self.pipeline._scale_video_ids(cells, scale_factor=side, scale_factor_t=time).float()
+        places[:, 0] *= 1.0 / self.fps
+        return {"video_coords": places}
+
+    @property
+    def _later(self) -> bool:
+        return type(self.pipeline).__name__ == "LTXConditionPipeline"
 
 
 def decode_at(vae: Any, latents: Tensor, level: float) -> Tensor:

@@ -1,5 +1,6 @@
 """One thread for every test, and the fixtures that several rooms share."""
 
+import gc
 import os
 import shutil
 import signal
@@ -41,12 +42,18 @@ def clip() -> NDArray[np.float32]:
     return frames
 
 
+def pytest_collection_finish() -> None:
+    """What the imports made stays: the garbage collector need not look through a million objects again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def unhurried_disk() -> Iterator[None]:
-    """Stores do not wait for the disk: no test cuts the power, and on a busy machine the waits are most of its time."""
-    preferences_database.Sqlite.synchronous = "OFF"
-    yield
-    preferences_database.Sqlite.synchronous = "FULL"
+    """Nothing waits for the disk: no test cuts the power, and on a busy machine the waits are most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preferences_database.Sqlite, "synchronous", "OFF")
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -83,6 +83,20 @@ def test_p_counts_prompts_not_videos(tmp_path: Path) -> None:
     assert doubled["p"] == pytest.approx(expected, abs=0.02)
 
 
+def test_what_is_enough_alone_is_not_enough_as_one_of_two(tmp_path: Path) -> None:
+    """Six prompts that all gain have p = 2 / 2^6; Holm doubles it beside a metric that says nothing."""
+    gain = {"flicker": np.ones(12), "motion": np.repeat([0.1, -0.1] * 3, 2)}
+    none = {name: np.zeros(12) for name in gain}
+    for names, word in ((["flicker"], "b better"), (["flicker", "motion"], "no difference shown, alone it would be")):
+        sides = [
+            write_side(tmp_path / f"{side}{len(names)}", {name: values[name] for name in names})
+            for side, values in (("a", none), ("b", gain))
+        ]
+        row = compare.compare(*sides)["metrics"]["flicker"]
+        assert row["p"] == pytest.approx(2 / 64, abs=0.015)
+        assert row["p_holm"] == pytest.approx(len(names) * row["p"]) and row["verdict"] == word
+
+
 def test_win_rate_counts_ties_half_and_its_interval_is_its_own(tmp_path: Path) -> None:
     a = np.full(200, 0.5)
     b = np.concatenate([np.full(120, 0.6), np.full(40, 0.51), np.full(40, 0.4)])

@@ -3,6 +3,7 @@
 Log-probabilities are means over latent elements here as everywhere in the suite; ratios and clip ranges follow.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +19,8 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -
         clip_range: half-width of the free band around ratio 1. Around 1e-4 for mean log-probs; .2 is for sums.
     Source: PPO (Schulman et al. 2017, eq. 7), per denoising step as in DDPO (Black et al. 2023).
     """
-    ratio = log_ratio.exp()
+    stopped = clipped_share(log_ratio.detach(), advantage, clip_range) > 0
+    ratio = torch.where(stopped, log_ratio.detach(), log_ratio).exp()  # through an infinite ratio 0 would become NaN
     return -(advantage * ratio).minimum(advantage * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
 
 

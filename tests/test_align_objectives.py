@@ -26,6 +26,13 @@ def test_surrogate_at_ratio_one_is_the_policy_gradient() -> None:
     assert torch.equal(slope, -advantage)
 
 
+def test_a_ratio_beyond_all_numbers_stops_quietly() -> None:
+    """exp(100) is infinite, and no gradient at all times infinity would be NaN."""
+    value = torch.tensor([100.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(objectives.clipped_surrogate(value, torch.ones(1), 0.1).sum(), value)
+    assert slope == 0
+
+
 def test_approximate_kl_is_unbiased_on_gaussians() -> None:
     old, new = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.3, 1.2)
     torch.manual_seed(0)

@@ -253,8 +253,8 @@ def test_fewer_pairs_than_a_draw_are_all_shown() -> None:
 
 
 def test_large_videos_are_shrunk_to_fit(tmp_path: Path) -> None:
-    frames = np.random.default_rng(0).random((17, 3, 240, 416), dtype=np.float32)
-    items = [Writer(tmp_path).append(frames[: 17 - 8 * index], "noise", id=f"{index}") for index in range(2)]
+    frames = np.random.default_rng(0).random((9, 3, 160, 288), dtype=np.float32)
+    items = [Writer(tmp_path).append(frames[: 9 - 4 * index], "noise", id=f"{index}") for index in range(2)]
     film = gallery.film([item.video for item in items])
     assert film.problem == "" and film.width <= 2 * 256 and film.num_bytes < 2_000_000
 

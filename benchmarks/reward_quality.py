@@ -4,7 +4,10 @@ Clips of the shipped generator, pairs within prompts, votes of the gold taste of
 what a judge with the gold order itself reaches against such votes. The models: features of pixels with five heads or
 one, and the generator's own transformer on noisy latents, which needs no decoding.
 
-python benchmarks/reward_quality.py [--cache FILE] [--pairs 2000] [--noise 0.15] [--seeds 2]
+Clips are what takes time: minutes of one core. They are kept, 32 at a time, in a folder that is named by the weights
+that they were made and seen with, so a stopped run goes on, and only other weights make other clips.
+
+python benchmarks/reward_quality.py [--cache FOLDER] [--pairs 2000] [--noise 0.15] [--seeds 2]
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import base_model
+from base_model.protocol import Generator
 from base_model.sampler import generate_frames
 from base_model.text import load_clip
 from base_model.world import dataset
+from core.files import replacing
 from core.preferences import ASPECTS
 from core.progress import track
 from core.randomness import numpy_generator, seed_for
@@ -33,11 +39,14 @@ from reward.annotators import SimulatedAnnotator, gold_utility
 from reward.backbone import Backbone, LatentBackbone, SandboxBackbone
 from reward.bradley_terry import TIE, A, B
 from reward.examples import Examples
+from reward.protocol import weights_sha256
 from reward.train import fit, most_changed
 from reward.train_config import TrainConfig
 
 CHOICE = {"a": A, "tie": TIE, "b": B}
+NUM_PROMPTS, CLIPS_PER_PROMPT = 450, 4  # three quarters of their pairs are a few more than 2,000
 NUM_FROZEN = 256
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -54,15 +63,13 @@ class Clips:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=None, help="file that keeps features and gold between runs")
-    parser.add_argument("--num-prompts", type=int, default=800)
-    parser.add_argument("--clips-per-prompt", type=int, default=4)
+    parser.add_argument("--cache", type=Path, default=Path("runs/reward_quality"), help="folder that keeps clips")
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--noise", type=float, default=0.15)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    clips = _clips(options.num_prompts, options.clips_per_prompt, options.cache)
+    clips = clips_of(options.cache)
     counts = [options.pairs, options.pairs // 2, options.pairs // 4, options.pairs // 8]
     print(
         f"{'':>26}{'pairs':>6}{'votes':>6}{'of ceiling':>22}{'gold order':>11}{'ECE':>6}{'floor':>6}{'Brier':>7}"
@@ -78,34 +85,46 @@ def main() -> None:
             _judge(name, config, features, clips, count, options.noise, options.seeds)
 
 
-def _clips(num_prompts: int, per_prompt: int, cache: Path | None) -> Clips:
-    if cache is not None and cache.exists():
-        held = np.load(cache)
-        parts = {name: torch.from_numpy(held[name]) for name in ("features", "latent", "frozen", "gold")}
-        return Clips(**parts, prompts=held["prompts"].tolist())
+def clips_of(cache: Path) -> Clips:
+    """Clips of the shipped generator for training prompts, as features and gold."""
     generator = base_model.load("sandbox")
     eyes: tuple[Backbone, Backbone] = SandboxBackbone(load_clip()), LatentBackbone(generator=generator)
-    distinct = dataset.prompts(seed_for(0, "training prompts"), num_prompts, "train", most_objects=1)
-    prompts = [prompt for prompt in distinct for _ in range(per_prompt)]
+    folder = kept_at(cache, generator, eyes[0])
+    distinct = dataset.prompts(seed_for(0, "training prompts"), NUM_PROMPTS, "train", most_objects=1)
+    prompts = [prompt for prompt in distinct for _ in range(CLIPS_PER_PROMPT)]
     found: dict[str, list[Tensor]] = {"features": [], "latent": [], "frozen": [], "gold": []}
-    for start in track(range(0, len(prompts), 32), "clips"):
-        rows = prompts[start : start + 32]
-        seeds = [seed_for(0, "pairs", index) for index in range(start, start + len(rows))]
-        frames = generate_frames(generator, rows, seeds=seeds, num_steps=10, batch=32)
-        with torch.no_grad():
-            found["features"].append(eyes[0].features(frames, rows))
-            found["latent"].append(eyes[1].features(frames, rows))
-            if start < NUM_FROZEN:
-                found["frozen"].append(eyes[0].features(frames[:, :1].expand_as(frames), rows))
-        gold = [gold_utility(clip.numpy(), prompt) for clip, prompt in zip(frames, rows, strict=True)]
-        found["gold"].append(torch.tensor([[one[aspect] for aspect in ASPECTS] for one in gold]))
-    parts = {name: torch.cat(values) for name, values in found.items()}
-    if cache is not None:
-        np.savez(cache, prompts=np.array(prompts), **{name: part.numpy() for name, part in parts.items()})
-    return Clips(**parts, prompts=prompts)
+    for start in track(range(0, len(prompts), BATCH), "clips"):
+        path = folder / f"{start:05d}.safetensors"
+        if not path.exists():
+            with replacing(path) as temporary:
+                save_file(_made(generator, eyes, prompts[start : start + BATCH], start), temporary)
+        for name, part in load_file(path).items():
+            found[name].append(part)
+    return Clips(**{name: torch.cat(parts) for name, parts in found.items()}, prompts=prompts)
 
 
-def _examples(clips: Clips, num_pairs: int, noise: float, seed: int) -> tuple[Examples, list[Tensor]]:
+def kept_at(folder: Path, generator: Generator, eyes: Backbone) -> Path:
+    """Where in `folder` that is kept which these weights made and saw; others must not meet it."""
+    made = nn.ModuleList([part for part in vars(generator).values() if isinstance(part, nn.Module)])
+    found = folder / f"{weights_sha256(made)[:12]}-{eyes.sha256[:12]}"
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+@torch.no_grad()
+def _made(generator: Generator, eyes: tuple[Backbone, Backbone], prompts: list[str], start: int) -> dict[str, Tensor]:
+    """The parts of `Clips` that clips number `start` onwards give."""
+    seeds = [seed_for(0, "pairs", index) for index in range(start, start + len(prompts))]
+    frames = generate_frames(generator, prompts, seeds=seeds, num_steps=10, batch=BATCH)
+    gold = [gold_utility(clip.numpy(), prompt) for clip, prompt in zip(frames, prompts, strict=True)]
+    parts = {"features": eyes[0].features(frames, prompts), "latent": eyes[1].features(frames, prompts)}
+    parts["gold"] = torch.tensor([[one[aspect] for aspect in ASPECTS] for one in gold])
+    if start < NUM_FROZEN:
+        parts["frozen"] = eyes[0].features(frames[:, :1].expand_as(frames), prompts)
+    return parts
+
+
+def examples_of(clips: Clips, num_pairs: int, noise: float, seed: int) -> tuple[Examples, list[Tensor]]:
     """Votes on all pairs of the held-out (a quarter) and the calibration prompts, and on `num_pairs` of the others."""
     distinct = sorted(set(clips.prompts))
     order = numpy_generator(seed, "benchmark split").permutation(len(distinct))
@@ -145,7 +164,7 @@ def _judge(
     clusters: list[str] = []
     rows: list[list[float]] = []
     for seed in range(seeds):
-        data, parts = _examples(clips, num_pairs, noise, seed)
+        data, parts = examples_of(clips, num_pairs, noise, seed)
         guards = None
         if config.guard_weight:
             learnt = set(data.pair[parts[0]].flatten().tolist())

@@ -53,19 +53,20 @@ class Run:
     folder: Path
 
     @classmethod
-    def open(cls, folder: Path | str, config: dict[str, Any]) -> Run:
+    def open(cls, folder: Path | str, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> Run:
         """Create the folder, or open it again with the same config.
 
         Args:
             config: nested mappings, lists, numbers, text, paths, None; written as config.yaml.
+            defaults: what a key counts as in a folder that was made before there was such a key.
         Raises: UserError naming every differing key when the folder was made with another config, or when the
             folder holds other things.
         """
         folder = Path(folder)
-        wanted = json.loads(json.dumps(config, default=str))
+        wanted, standard = (json.loads(json.dumps(values or {}, default=str)) for values in (config, defaults))
         path = folder / "config.yaml"
         if path.exists():
-            _require_same(path, wanted)
+            _require_same(path, wanted, standard)
         elif folder.exists() and not folder.is_dir():
             raise UserError(f"run folder {str(folder)!r} is a file; give the path of a folder")
         elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
@@ -206,12 +207,12 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
 
 
-def _require_same(path: Path, wanted: dict[str, Any]) -> None:
+def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) -> None:
     try:
         there = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: not readable as YAML; restore it or choose another run folder") from None
-    old, new = dict(_flat(there)), dict(_flat(wanted))
+    old, new = dict(_flat({**standard, **(there or {})})), dict(_flat(wanted))
     absent = "(absent)"
     changed = [
         f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"

@@ -81,9 +81,11 @@ def from_signed(frames: Numbers) -> Numbers:
     return (frames + 1.0) * 0.5
 
 
-def read(path: Path | str, start: int = 0, count: int | None = None) -> Video:
+def read(path: Path | str, start: int = 0, count: int | None = None, size: tuple[int, int] | None = None) -> Video:
     """Decode a file: all of it, or `count` frames from frame `start` on.
 
+    Args:
+        size: height and width to scale every frame to while it is decoded; None = as it is.
     Raises: UserError when the file is missing, is no video, or has no such frame.
     """
     pixels = []
@@ -91,7 +93,9 @@ def read(path: Path | str, start: int = 0, count: int | None = None) -> Video:
         fps = _fps(stream)
         try:
             for frame in islice(_from(container, stream, start), count):
-                pixels.append(frame.reformat(format="rgb24", interpolation=EXACT, threads=1).to_ndarray())
+                height, width = size or (frame.height, frame.width)
+                scaled = frame.reformat(width, height, format="rgb24", interpolation=EXACT, threads=1)
+                pixels.append(scaled.to_ndarray())
         except av.error.FFmpegError as error:
             reached = start + len(pixels)
             raise UserError(f"{path}: decoding stopped after {reached} frames ({_reason(error)})") from None

@@ -17,7 +17,7 @@ from base_model.large import launch
 from base_model.native import nano
 from base_model.pretrain import PretrainConfig, clips, pretrain
 from base_model.pretrain.crops import OwnCrops
-from base_model.pretrain.reading import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece
+from base_model.pretrain.reading import Ahead, Piece, Plan, Rejects, on_grid, pieces, read_piece, within
 from base_model.tasks import random_mask
 from core import snapshot, video, videoset
 from core.cli import main
@@ -102,6 +102,22 @@ def test_what_is_off_the_grid_is_continued_never_cropped(own: Path) -> None:
     assert frames.shape == (9, 3, 32, 48) and np.array_equal(frames[:7, :, :30, :34], whole)
     assert np.array_equal(frames[:7, :, :30, 47], whole[..., 33]) and np.array_equal(frames[8], frames[6])
     assert on_grid(1, 1, 1, 4, 16) == (1, 16, 16) and on_grid(17, 64, 65, 4, 16) == (17, 64, 80)
+
+
+def test_frames_larger_than_asked_for_are_scaled_down_and_keep_their_aspect(own: Path) -> None:
+    assert [within(*sides) for sides in ((1080, 1920, 256), (90, 40, 256), (100, 3, 10), (7, 9, 0))] == [
+        (144, 256),
+        (90, 40),
+        (10, 1),
+        (7, 9),
+    ]
+    _write(own / "wide.mp4", (5, 64, 96), 0)
+    (piece,) = (one for one in pieces(videoset.read(own), 65, Rejects(6, 0.0), 48) if one.item.id == "wide")
+    assert (piece.height, piece.width) == (32, 48)
+    small = read_piece(piece, 4, 16)
+    whole = video.read(own / "wide.mp4").frames
+    assert small.shape == (5, 3, 32, 48) and abs(small.mean() - whole.mean()) < 2e-3
+    assert small.std() < 0.8 * whole.std()  # noise is averaged, not picked from
 
 
 def test_steps_are_read_ahead_in_other_threads_and_come_in_order() -> None:
@@ -320,6 +336,7 @@ def test_a_run_does_not_go_on_with_another_set(own: Path, parts: Path, tmp_path:
         ({"lora_rank": 4, "start": ""}, "lora_rank needs part transformer, videos"),
         ({"drop_tokens": 0.5, "token_budget": 0}, "drop_tokens needs packing"),
         ({"max_frames": 0}, "max_frames is 0"),
+        ({"largest_side": -1}, "largest_side is -1"),
         ({"part": "clip"}, "videos trains the transformer or the codec"),
         ({"compile": True}, "compile needs steps of one shape"),
         ({"start": "", "variant": "window"}, "only the shipped architecture packs clips"),

@@ -38,6 +38,14 @@ def test_the_same_config_reopens_and_another_is_refused_naming_the_keys(tmp_path
         Run.open(tmp_path, {"seed": 1, "steps": 5, "optimizer": {"rate": 3e-4, "betas": (0.9, 0.99)}})
 
 
+def test_a_key_that_came_after_a_run_began_counts_as_its_default(tmp_path):
+    Run.open(tmp_path / "run", {"steps": 3})
+    standard = {"steps": 1, "sizes": ["a"], "rate": 0.5}
+    Run.open(tmp_path / "run", {"steps": 3, "sizes": ["a"], "rate": 0.5}, standard)
+    with pytest.raises(UserError, match=r"rate: 0.5 there, 0.7 now"):
+        Run.open(tmp_path / "run", {"steps": 3, "sizes": ["a"], "rate": 0.7}, standard)
+
+
 def test_a_run_killed_while_it_was_made_is_a_run(tmp_path, monkeypatch):
     def killed() -> None:
         raise KeyboardInterrupt

@@ -69,7 +69,7 @@ class ClipsPart:
 
     def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
         self.config, self.device = config, accelerator.device
-        self.set = ClipSet(config.videos, config.max_frames, config.max_bad)
+        self.set = ClipSet(config.videos, config.max_frames, config.largest_side, config.max_bad)
         self.codec = load_codec(config.codec, config.per_frame)
         clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
         self.clip = clip.requires_grad_(False)
@@ -115,7 +115,7 @@ class ClipsPart:
             raise UserError(
                 f"token_budget is {self.config.token_budget}, but '{piece.item.id}' alone "
                 f"({piece.num_frames} frames of {piece.height}x{piece.width}) has {lengths[longest]} tokens; "
-                f"raise token_budget to {lengths[longest]} or more, or lower max_frames"
+                f"raise token_budget to {lengths[longest]} or more, or lower max_frames or largest_side"
             )
 
     @torch.no_grad()

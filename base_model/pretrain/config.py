@@ -76,6 +76,7 @@ class PretrainConfig:
         2048, "videos: tokens packed into a step of every process; 0 = steps of `batch` clips of one shape"
     )
     max_frames: int = _option(65, "videos: a longer one is cut into pieces of this many frames")
+    largest_side: int = _option(0, "videos: larger frames are scaled down to this many pixels; 0 = never")
     drop_tokens: float = _option(
         0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
     )
@@ -119,8 +120,9 @@ def check(config: PretrainConfig) -> None:
     for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
-    if config.min_snr < 0:
-        raise UserError(f"min_snr is {config.min_snr}, it must be 0 or more")
+    for name in ("min_snr", "largest_side"):
+        if getattr(config, name) < 0:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be 0 or more")
     for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
         if getattr(config, name) < 0 or (getattr(config, name) and not (config.part == part and config.start)):
             raise UserError(

@@ -111,7 +111,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     accelerator = launch()
     _check_processes(accelerator)
     with accelerator.main_process_first():  # which encodes and hashes what the others find
-        run = Run.open(Path(out), asdict(config))
+        run = Run.open(Path(out), asdict(config), asdict(PretrainConfig()))
         if not config.latents:
             config = replace(config, latents=str(run.folder / "latents"))
         part = PARTS[config.part](config, accelerator)

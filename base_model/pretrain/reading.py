@@ -54,7 +54,7 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a video, in frames and pixels as they are in the file."""
+    """A stretch of a video: frames as they are in the file, height and width to which it is scaled in reading."""
 
     item: VideoItem
     start: int
@@ -63,7 +63,13 @@ class Piece:
     width: int
 
 
-def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects) -> list[Piece]:
+def within(height: int, width: int, largest_side: int) -> tuple[int, int]:
+    """Height and width of a frame scaled down until no side is longer than `largest_side`; 0 = as it is."""
+    scale = min(1.0, largest_side / max(height, width)) if largest_side else 1.0
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects, largest_side: int = 0) -> list[Piece]:
     """All videos cut into stretches of at most `max_frames`; no video is decoded, only its header read.
 
     Raises: UserError where too many videos cannot be opened, or none is left.
@@ -77,7 +83,7 @@ def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects) -> lis
             continue
         for start in range(0, info.num_frames, max_frames):
             length = min(max_frames, info.num_frames - start)
-            found.append(Piece(item, start, length, info.height, info.width))
+            found.append(Piece(item, start, length, *within(info.height, info.width, largest_side)))
     if not found:
         raise UserError(f"none of the {len(items)} videos can be read")
     return found
@@ -89,12 +95,12 @@ class ClipSet:
     Raises: UserError for a folder that is no video set, or of which too much is broken.
     """
 
-    def __init__(self, folder: str, max_frames: int, max_bad: float) -> None:
+    def __init__(self, folder: str, max_frames: int, largest_side: int, max_bad: float) -> None:
         self.folder = folder
         self.snapshot = snapshot.take(folder)
         items = videoset.read(folder)
         self.rejects = Rejects(len(items), max_bad)
-        self.pieces = pieces(items, max_frames, self.rejects)
+        self.pieces = pieces(items, max_frames, self.rejects, largest_side)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -128,7 +134,7 @@ def read_piece(piece: Piece, time: int, side: int) -> NDArray[np.float32]:
 
     Raises: UserError where the file cannot be decoded.
     """
-    frames = video.read(piece.item.video, piece.start, piece.num_frames).frames
+    frames = video.read(piece.item.video, piece.start, piece.num_frames, (piece.height, piece.width)).frames
     # A container may promise more frames than it holds; the plan counts on what was promised.
     wanted = on_grid(piece.num_frames, piece.height, piece.width, time, side)
     missing = [want - have for want, have in zip(wanted, (len(frames), *frames.shape[2:]), strict=True)]

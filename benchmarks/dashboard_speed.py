@@ -37,7 +37,7 @@ PER_VIDEO = [
 DISTINCT = 24
 # page -> what says that it can be read
 READY = {
-    "Overview": ".sora-table tbody tr",
+    "Overview": ".sora-results tbody tr",
     "Leaderboard": ".sora-matrix td",
     "Training": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
     "Optimisation": "[data-testid=stVegaLiteChart] :is(canvas, svg)",

@@ -201,6 +201,8 @@ class Bench:
             if len(sample.frames) < tower.min_frames:
                 return Score(float("nan"), _too_short(tower, len(sample.frames)))
             sample.features = seen[metric.backbone]
+            if not len(sample.features):
+                return Score(float("nan"), f"{tower.name} gave features that are not finite")
             sample.text = tower.encode_text(sample.prompt) if sample.prompt else None
         if metric.estimator is not None:
             sample.estimator = self.tools.estimators[metric.estimator]
@@ -301,10 +303,7 @@ def set_features(
 
 def _pooled(metric: Metric, features: Mapping[str, Features]) -> tuple[list[str], Array]:
     assert metric.pool is not None and metric.backbone is not None
-    parts = {
-        name: metric.pool.vectors(seen[metric.backbone])
-        for name, seen in features.items()
-        if len(seen[metric.backbone])
-    }
+    rows = {name: seen[metric.backbone] for name, seen in features.items()}
+    parts = {name: metric.pool.vectors(row) for name, row in rows.items() if len(row)}
     ids = [name for name, part in parts.items() for _ in part]
     return ids, np.concatenate(list(parts.values())) if parts else np.zeros((0, 0))

@@ -69,7 +69,7 @@ def set_entry(
     if copies:
         words.append(f"{copies} of {num_videos} videos have the features of another and add no samples")
     if num_videos < len(prompts):
-        words.append(f"{len(prompts) - num_videos} videos have no features (broken or too short)")
+        words.append(f"{len(prompts) - num_videos} videos have no features (broken, too short or not finite)")
     return entry | {"n": num_videos} | ({"warning": "; ".join(words)} if words else {})
 
 

@@ -91,7 +91,7 @@ class Cache:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npz"
 
     def load(self, content: str, backbone: Backbone) -> Array | None:
-        """What was saved [rows, dim], no rows for too short a video; None where nothing was, or it is damaged."""
+        """What was saved [rows, dim], no rows as in `encode`; None where nothing was, or it is damaged."""
         try:
             with np.load(self.path(content, backbone), allow_pickle=False) as arrays:
                 return arrays["features"].astype(np.float64)
@@ -112,8 +112,12 @@ class Cache:
 
 
 def encode(frames: Frames, backbone: Backbone) -> Array:
-    """Features [rows, dim] of one clip; no rows when it is too short. One clip at a time: no batch size matters."""
-    return backbone.encode_frames(frames) if len(frames) >= backbone.min_frames else np.zeros((0, 0))
+    """Features [rows, dim] of one clip; no rows when it is too short or what comes out is not finite.
+
+    One clip at a time: no batch size matters.
+    """
+    features = backbone.encode_frames(frames) if len(frames) >= backbone.min_frames else np.zeros((0, 0))
+    return features if np.isfinite(features).all() else np.zeros((0, 0))
 
 
 def protocol(backbone: Backbone) -> dict[str, str]:

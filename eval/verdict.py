@@ -301,7 +301,12 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
     low, high = finite(compared.get("low")), finite(compared.get("high"))
     if name.split("[")[0] in WIN_RATES and low is not None and high is not None:  # written as bounds of the rate itself
         low, high = low - DRAW, high - DRAW
-    fooled = about.get("flagged")
+    p, fooled = finite(compared.get("p")), about.get("flagged")
+    cautions = (
+        [f"fooled by spoilt real videos: {', '.join(map(str, fooled))}"] if isinstance(fooled, list) and fooled else []
+    )
+    if p is not None and p < SIGNIFICANT and low is not None and high is not None and low < 0 < high:
+        cautions.append("its test says so, its interval does not: believe it when both do")
     return Row(
         name,
         base=a,
@@ -309,16 +314,14 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
         difference=difference,
         low=low,
         high=high,
-        p=finite(compared.get("p")),
+        p=p,
         corrected_p=finite(compared.get("p_holm")),
         n=None if not n else int(n),
         unit=str(about.get("unit") or ""),
         higher_is_better=direction if isinstance(direction, bool) else None,
         method=str(compared.get("method") or ""),
         reason=str(compared.get("reason") or aligned.get("reason") or base.get("reason") or ""),
-        caution=f"fooled by spoilt real videos: {', '.join(map(str, fooled))}"
-        if isinstance(fooled, list) and fooled
-        else "",
+        caution="; ".join(cautions),
         size=finite(compared.get("effect")),
     )
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from toy_backbone import ToyBackbone
@@ -161,6 +162,10 @@ def test_odd_videos_survive_together(tmp_path: Path) -> None:
     writer.append(clip.frames[:9], clip.prompt, id="short")
     writer.append(np.repeat(clip.frames, 2, axis=3)[:, :, :48], clip.prompt, id="wide")
     writer.append(clip.frames, "", id="unprompted")
+    write_raw(tmp_path / "odd", "odd.mkv", video.to_uint8(clip.frames[:, :, :63, :61]), "rgb24", "bgr0")
+    write_raw(tmp_path / "odd", "grey.mkv", video.to_uint8(clip.frames)[..., 0], "gray", "gray")
+    alpha = np.concatenate([video.to_uint8(clip.frames), np.full((len(clip.frames), 64, 64, 1), 9, np.uint8)], axis=3)
+    write_raw(tmp_path / "odd", "alpha.mkv", alpha, "rgba", "bgra")
     results = measure(tmp_path / "odd", ("all",))
     rows = {row["id"]: row for row in result.read_samples(tmp_path / "odd")}
     assert rows["still"]["flicker"] is None and "frame" in rows["still"]["reasons"]["flicker"]
@@ -168,7 +173,23 @@ def test_odd_videos_survive_together(tmp_path: Path) -> None:
     assert rows["unprompted"]["clip_sim[sandbox]"] is None and rows["unprompted"]["flicker"] is not None
     assert any("copies" in warning for warning in results.warnings)
     assert any("no prompt" in warning for warning in results.warnings)
-    assert results.metrics["flicker"]["n"] == 5
+    assert all(rows[name]["flicker"] is not None for name in ("odd", "grey", "alpha"))
+    assert "61x63" in rows["odd"]["reasons"]["physics/inertia"] and rows["grey"]["physics_pass_rate"] == 0.0
+    assert rows["alpha"]["flicker"] == pytest.approx(rows["whole"]["flicker"], abs=0.01)
+    assert results.metrics["flicker"]["n"] == 8
+
+
+def write_raw(folder: Path, name: str, frames: np.ndarray, layout: str, stored: str) -> None:
+    """A lossless video of pixels as they are, 12 frames a second, entered in the manifest under its stem."""
+    with av.open(str(folder / "videos" / name), "w") as container:
+        stream = container.add_stream("ffv1", rate=12)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], stored
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=layout)))
+        container.mux(stream.encode())
+    line = {"id": name.partition(".")[0], "video": f"videos/{name}", "prompt": dataset.make_clip(3, 0).prompt}
+    with (folder / "manifest.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def test_one_video_gives_numbers_without_intervals(tmp_path: Path) -> None:
@@ -267,6 +288,21 @@ def test_videos_too_short_for_a_backbone_are_counted_not_hidden(tmp_path: Path) 
     )
     rows = {row["id"]: row for row in result.read_samples(tmp_path / "mixed")}
     assert "needs 12 frames" in rows["v2"]["reasons"]["clip_sim[sandbox]"]
+
+
+def test_features_that_are_no_numbers_cost_their_own_video_only(tmp_path: Path) -> None:
+    class Faulty(ToyBackbone):
+        calls = 0
+
+        def encode_frames(self, frames: np.ndarray) -> np.ndarray:
+            self.calls += 1
+            return super().encode_frames(frames) * (np.nan if self.calls == 3 else 1.0)
+
+    base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
+    metrics = measure(base, reference=real, backbone=Faulty()).metrics
+    assert metrics["clip_sim[sandbox]"]["n"] == metrics["mmd[sandbox,dct]"]["n"] == 5
+    assert metrics["mmd[sandbox,dct]"]["value"] is not None and "1 videos" in metrics["mmd[sandbox,dct]"]["warning"]
+    assert "finite" in result.read_samples(base)[2]["reasons"]["clip_sim[sandbox]"]
 
 
 def test_copies_are_found_by_their_features_too(tmp_path: Path) -> None:

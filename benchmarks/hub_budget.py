@@ -1,10 +1,11 @@
 """What fits which card, and how long a training step takes: arithmetic over the released models' own shapes.
 
 Parameters are counted on diffusers' classes without memory (device "meta"). The rest is counted so, and stated in
-docs/generators.md: bf16 base weights; LoRA of rank 32 on attention at 16 bytes a number (fp32 weight, gradient, Adam);
-with gradient checkpointing one input per block and clip, and one block open, of which 16 inputs of the width and 3 of
-the feed-forward's are alive; 2 GB for context and fragments; work = 2 floating-point operations per parameter and token
-plus 4 tokens^2 width per block of attention, at 40 % of the card's peak.
+docs/generators.md: base weights of 2 bytes (bf16), 1 (int8) or .56 (nf4 with a fp32 scale per 64); LoRA of rank 32 on
+attention at 16 bytes a number (fp32 weight, gradient, Adam); with gradient checkpointing one input per block and clip,
+and one block open, of which 16 inputs of the width and 3 of the feed-forward's are alive; 2 GB for context and
+fragments; work = 2 floating-point operations per parameter and token plus 4 tokens^2 width per block of attention, at
+40 % of the card's peak.
 Run: `python benchmarks/hub_budget.py`
 """
 
@@ -182,18 +183,23 @@ def fits(size: float) -> str:
 
 
 def main() -> None:
-    head = "model | clip | tokens | parameters | weights bf16 | LoRA state | one clip | LoRA needs | with nf4 base | "
-    print(f"| {head}full needs | s / forward, H100 |")
-    print("|" + "---|" * 11)
+    head = "model | clip | tokens | parameters | weights bf16 | LoRA state | one clip | LoRA needs | with int8 base | "
+    print(f"| {head}with nf4 base | full needs | s / forward, H100 |")
+    print("|" + "---|" * 12)
     for model in MODELS:
         count = parameters(model)
-        weights, state, clip = 2.0 * count * model.experts, 16.0 * lora_numbers(model), activations(model)
-        lora = weights + state + clip + OVERHEAD
-        small = 0.56 * count * model.experts + state + clip + OVERHEAD
-        full = 16.0 * count * model.experts + clip + OVERHEAD
-        cells = [model.title, model.clip, f"{model.tokens:,}", f"{count * model.experts / 1e9:.2f} B"]
-        cells += [f"{weights / 1e9:.1f} GB", f"{state / 1e9:.2f} GB", f"{clip / 1e9:.1f} GB"]
-        cells += [f"{size / 1e9:.0f} GB: {fits(size)}" for size in (lora, small, full)]
+        numbers, state, clip = count * model.experts, 16.0 * lora_numbers(model), activations(model)
+        needs = [size * numbers + state + clip + OVERHEAD for size in (2.0, 1.0, 0.56)]
+        needs.append(16.0 * numbers + clip + OVERHEAD)
+        cells = [
+            model.title,
+            model.clip,
+            f"{model.tokens:,}",
+            f"{numbers / 1e9:.2f} B",
+            f"{2.0 * numbers / 1e9:.1f} GB",
+        ]
+        cells += [f"{state / 1e9:.2f} GB", f"{clip / 1e9:.1f} GB"]
+        cells += [f"{size / 1e9:.0f} GB: {fits(size)}" for size in needs]
         cells.append(f"{forward_work(model, count) / H100:.2f}")
         print("| " + " | ".join(cells) + " |")
 

@@ -1,4 +1,4 @@
-"""Context parallelism: two processes (gloo) that share the tokens of every clip make the update that one makes."""
+"""Two processes (gloo) that share the tokens of every clip, or the weights (FSDP2), or both, do what one does."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sharded_hub
 import token_team
 import torch
 from tiny_pipelines import CASES, seeded
@@ -40,6 +41,24 @@ def test_a_team_of_two_makes_the_update_of_one(tmp_path: Path) -> None:
         assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-3), name
     weights = [torch.load(Path(name) / "checkpoints/step-000002/state.pt")["weights"] for name in (one, two)]
     assert max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("team", [1, 2])
+def test_weights_cut_over_two_processes_have_the_gradient_of_one(tmp_path: Path, team: int) -> None:
+    model, out = str(tmp_path / "model"), str(tmp_path / "gradient.pt")
+    seeded(CASES["wan"].build).save_pretrained(model)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*command, str(ROOT / "tests/sharded_hub.py"), "wan", model, out, str(team)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
+    alone, cut = sharded_hub.gradient("wan", model), torch.load(out)
+    assert max(float((a - b).abs().max()) for a, b in zip(alone, cut, strict=True)) < 1e-6
+    assert min(float(one.abs().max()) for one in alone) > 1e-6
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ it is fixed here, once, and both sides go through the same function.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -27,10 +27,13 @@ class Velocity(nn.Module):
     """`generator.predict` as a module, so that accelerate can wrap it (gradient averaging, autocast).
 
     own: the algorithm's networks. They live in the same module because FSDP and DeepSpeed wrap one module per run.
+    one_graph: sample with the graph of training. A compiler makes another one for a forward without gradients, which
+        rounds differently: in bf16 by so much that the ratio would not be 1.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, one_graph: bool = False) -> None:
         super().__init__()
+        self.one_graph = one_graph
         self.network = generator.policy_module()
         self.predict = generator.predict
         self.own = nn.ModuleDict()
@@ -39,7 +42,11 @@ class Velocity(nn.Module):
 
     def forward(self, *inputs: Any, name: str | None = None) -> Tensor:
         """Velocity, or what the algorithm's network `name` answers."""
-        return self.predict(*inputs) if name is None else self.own[name](*inputs)
+        if name is not None:
+            return self.own[name](*inputs)
+        with torch.enable_grad() if self.one_graph else nullcontext():
+            velocity = self.predict(*inputs)
+        return velocity if torch.is_grad_enabled() else velocity.detach()
 
 
 class _Through:

@@ -10,7 +10,7 @@ from align.config import TrainConfig
 from align.policy import Policy, Velocity
 from align.protocol import Algorithm
 from base_model import lora
-from base_model.large import checkpoint_activations
+from base_model.large import checkpoint_activations, repeated_blocks
 from base_model.protocol import Generator
 from core.randomness import seed_for
 
@@ -42,12 +42,15 @@ def policy_for(
             dora=config.adapter == "dora",
             rslora=config.rslora,
         )
+    if config.compile:
+        for block in repeated_blocks(network):  # the method and not the module: hooks of a critic stay outside
+            block.forward = torch.compile(block.forward, dynamic=False)
     network.eval()  # for good: dropout would make replay differ from sampling
     if config.gradient_checkpointing:
         checkpoint_activations(network)
     return Policy(
         generator,
-        Velocity(generator),
+        Velocity(generator, one_graph=config.compile),
         parameters,
         accelerator,
         num_steps=config.denoising_steps,

@@ -572,6 +572,7 @@ def test_frames_come_from_the_same_call_as_for_the_sandbox(family: Family) -> No
 @pytest.mark.slow
 def test_the_same_commands_run_on_every_family(family: Family, tmp_path: Path) -> None:
     from core.cli import main
+    from dashboards import runs
 
     size = family.case.size
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
@@ -593,6 +594,10 @@ def test_the_same_commands_run_on_every_family(family: Family, tmp_path: Path) -
     for name in ("base", "aligned"):
         run(f"eval {tmp_path}/{name} --metrics flicker,motion --out {tmp_path}/eval-{name}")
     run(f"compare {tmp_path}/eval-base {tmp_path}/eval-aligned")
+    run(f"reward score {tmp_path}/aligned --reward brightness")
+    (shown,) = runs.find([tmp_path / "run"])  # as the dashboard finds and reads it
+    rows, unread = runs.metrics(shown)
+    assert "reward/total" in rows[-1] and not unread and runs.config(shown)["model"] == str(family.folder)
     for name in ("base", "aligned"):
         lines = (tmp_path / name / "manifest.jsonl").read_text().splitlines()
         assert len(lines) == 2 and all(str(family.folder) in line for line in lines)

@@ -300,10 +300,10 @@ def read_captions(path: Path) -> list[tuple[str, str]]:
     """(short, detailed) captions of a file of JSON lines. Raises: UserError for a row without them."""
     pairs = []
     for number, row in enumerate(read_lines(path), start=1):
-        pair = row.get("short"), row.get("detailed")
-        if not all(isinstance(text, str) and text.strip() for text in pair):
+        short, detailed = row.get("short"), row.get("detailed")
+        if not (isinstance(short, str) and isinstance(detailed, str) and short.strip() and detailed.strip()):
             raise UserError(f"{path}: entry {number}: texts under 'short' and 'detailed' are expected, seen {row}")
-        pairs.append(pair)
+        pairs.append((short, detailed))
     if not pairs:
         raise UserError(f"{path} holds no captions; write one {{short, detailed}} a line")
     return pairs

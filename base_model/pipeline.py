@@ -14,6 +14,7 @@ from diffusers.loaders import CogVideoXLoraLoaderMixin
 from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 from torch import Tensor
 
+from base_model.codec.frames import FrameCodec
 from base_model.codec.load import load_codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
@@ -67,16 +68,19 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
 def complete(folder: Path, codec: str, clip: str, shift: float) -> None:
     """Make of a folder with a saved `transformer` a whole model, with the parts that it was trained on.
 
+    A codec that goes frame by frame is none that a pipeline can hold; around such a transformer nothing is written.
+
     Args:
         codec, clip: folders of these parts, which are copied. shift: of the schedule, as in training.
     """
+    vae = load_codec(codec)
+    if isinstance(vae, FrameCodec):
+        return
     for name, source in (("vae", codec), ("clip", clip)):
         shutil.copytree(source, folder / name, dirs_exist_ok=True)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.save_pretrained(folder / "scheduler")
-    SoralignPipeline(
-        load_codec(codec), load_transformer(folder / "transformer"), load_clip(clip), scheduler
-    ).save_config(folder)
+    SoralignPipeline(vae, load_transformer(folder / "transformer"), load_clip(clip), scheduler).save_config(folder)
 
 
 def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> NativeGenerator:

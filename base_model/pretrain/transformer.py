@@ -13,7 +13,6 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from base_model import flow, pipeline
-from base_model.codec.frames import FrameCodec
 from base_model.codec.load import load_codec
 from base_model.codec.protocol import Codec
 from base_model.dit.patches import grid_of
@@ -108,12 +107,9 @@ class TransformerPart(FromTheWorld):
 
 
 def save_model(network: Denoiser, config: PretrainConfig, folder: Path) -> None:
-    """The network in `folder`, and around it, so that the run folder can be drawn from, codec, CLIP and schedule.
-
-    Not so for a codec that goes frame by frame: it is none of diffusers' parts that a pipeline could save.
-    """
+    """The network in `folder`, and around it codec, CLIP and schedule, so that the run folder can be drawn from."""
     network.half().save_pretrained(folder)
-    if not isinstance(load_codec(config.codec, config.per_frame), FrameCodec):
+    if not config.per_frame:
         pipeline.complete(folder.parent, config.codec, config.clip, config.shift)
 
 

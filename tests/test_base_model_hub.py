@@ -269,6 +269,9 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(
             generator.predict(noise, torch.tensor([0]), generator.schedule(1), generator.encode_prompts(PROMPTS[:1]))
     condition, empty = generator.encode_prompts(PROMPTS[:1]), generator.unconditional(1)
     begun = given(generator, condition, cells, clean, PROMPTS[:1])
+    told: list[dict[str, Any]] = []
+    network = generator.model.networks["transformer"]
+    listener = network.register_forward_pre_hook(lambda _, inputs, named: told.append(named), with_kwargs=True)
     ours = sample(
         denoise(generator, begun, noise=noise, num_steps=num_steps, guidance=GUIDANCE, unconditional=empty)
     ).latents
@@ -286,7 +289,13 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(
         **case.call,
     }
     takes = inspect.signature(pipeline.__call__).parameters  # HunyuanVideo 1.5 reads sides and guidance off its parts
+    count = len(told)
     theirs = pipeline(**{key: value for key, value in asked.items() if key in takes})[0]
+    listener.remove()
+    words = [key for key in told[0] if key.startswith("encoder_hidden_states") or key == "image_embeds"]
+    for key in words:
+        if (one := told[0][key]) is not None:  # the first forward has the prompt; their last row too
+            assert (one - told[count][key][-1:]).abs().max() < 1e-5, key
     theirs = case.from_pipeline(theirs, tuple(noise.shape[1:]))
     assert (ours - clean)[:, :, :first].abs().max() < 1e-5
     # CogVideoX's call and TI2V-5B's draw the picture's latents from the codec's spread.

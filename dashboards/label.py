@@ -40,7 +40,6 @@ def door(annotator: str = "", refused: str = "") -> None:
 
 
 visitor = entry.visit()
-# Without a navigation of our own Streamlit would offer the report app's pages/ folder, which lies beside this file.
 if isinstance(visitor, entry.Visit):
     st.navigation(pages(visitor), position="top").run()
     door(visitor.person.name)

@@ -109,6 +109,11 @@ def test_the_leaderboard_draws_ratings_and_who_beats_whom(demo: Path) -> None:
     assert "sora-charts" in markup(app.run()) and not app.exception
 
 
+def test_streamlit_finds_no_pages_folder_to_run_files_of() -> None:
+    """It would, where a link to a page is the first that a server hears of, and show an empty one."""
+    assert not (DASHBOARDS / "pages").exists()
+
+
 def test_names_from_files_cannot_inject_html(tmp_path: Path) -> None:
     evil = '<script>alert(1)</script><img src=x onerror="alert(1)">'
     metric = {"a": 1, "b": 2, "difference": 1, "unit": evil, "method": evil, "reason": evil}

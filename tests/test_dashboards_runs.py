@@ -11,7 +11,7 @@ from demo_folder import COMPARISON, PROMPTS, write_demo
 
 from core.preferences import Vote
 from dashboards import charts, export, runs
-from dashboards.pages import leaderboard, optimisation
+from dashboards.views import leaderboard, optimisation
 from eval.leaderboard import rankable
 from eval.scene import Judged, Scene, by_gap, read_set, read_tracks, side_by_side
 

@@ -17,7 +17,7 @@ from dashboards import service
 from dashboards.labeling import manage
 from dashboards.labeling.entry import Visit
 from dashboards.labeling.you import WHEN
-from dashboards.pages.common import plain
+from dashboards.views.common import plain
 
 LIVE_SECONDS = 15
 NUM_EVENTS = 50

@@ -18,7 +18,7 @@ from core import preferences_io, preferences_pairing, preferences_people, videos
 from core.errors import UserError
 from core.preferences import ASPECTS, Settings, Store
 from dashboards import service
-from dashboards.pages.common import plain
+from dashboards.views.common import plain
 
 EXPORTS = {
     "Raw votes, JSONL": ("votes.jsonl", "votes"),

@@ -9,7 +9,7 @@ from core.errors import UserError
 from dashboards.components import label_screen
 from dashboards.labeling import api
 from dashboards.labeling.entry import Visit
-from dashboards.pages.common import plain
+from dashboards.views.common import plain
 
 
 def show(visit: Visit) -> None:

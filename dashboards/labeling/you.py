@@ -11,7 +11,7 @@ from core.errors import UserError
 from dashboards import components, service
 from dashboards.labeling import api
 from dashboards.labeling.entry import Visit
-from dashboards.pages.common import plain
+from dashboards.views.common import plain
 
 NUM_SHOWN = 20
 WHEN = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm:ss")

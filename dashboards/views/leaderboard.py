@@ -11,8 +11,8 @@ import streamlit as st
 from core.errors import UserError
 from core.preferences import existing
 from dashboards import charts, runs
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 from eval import leaderboard, svg
 
 TIE_BAND = 0.02

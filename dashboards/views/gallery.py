@@ -9,8 +9,8 @@ import streamlit as st
 from core.errors import UserError
 from core.preferences import Vote, existing
 from dashboards import components, runs
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 from eval.result import known_first
 from eval.scene import Scene, by_gap, side_by_side
 

@@ -9,8 +9,8 @@ from functools import partial
 import streamlit as st
 
 from dashboards import export, runs
-from dashboards.pages import common
-from dashboards.pages.common import escape
+from dashboards.views import common
+from dashboards.views.common import escape
 from eval import verdict
 from eval.verdict import Row, Tile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboards import components, runs
-from dashboards.pages import common
+from dashboards.views import common
 from eval.scene import side_by_side
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboards import charts, runs
-from dashboards.pages import common
+from dashboards.views import common
 from eval.curves import is_telling, ordered
 
 REFRESH_SECONDS = 3

@@ -10,8 +10,8 @@ import streamlit as st
 from core.errors import UserError
 from core.preferences import existing
 from dashboards import charts, components, runs, service
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 
 NUM_WORST = 6
 

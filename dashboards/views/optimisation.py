@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from dashboards import charts, runs
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 
 KL = ("align/kl_reference", "align/approx_kl")
 PROXIES = ("judge/trained_reward", "reward/total")

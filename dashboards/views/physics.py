@@ -9,8 +9,8 @@ from typing import Any
 import streamlit as st
 
 from dashboards import components, runs
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 from eval.scene import Judged, read_tracks
 
 PER_PAGE = 8

@@ -12,8 +12,8 @@ from core import preferences_quality, stats
 from core.errors import UserError
 from core.preferences import Store, Vote
 from dashboards import charts, components, runs, service
-from dashboards.pages import common
-from dashboards.pages.common import figure
+from dashboards.views import common
+from dashboards.views.common import figure
 
 NUM_SHOWN = 6
 

@@ -55,6 +55,7 @@ CLIP_RANGE = 1e-2
 FAMILIES: dict[str, dict[str, Algorithm]] = {
     "noisy steps": {
         "ddpo": DDPO(clip_range=CLIP_RANGE),
+        "ddpo, plain": DDPO(window=0, kl_weight=0.004, kl_form="latent", clip_range=CLIP_RANGE),
         "ddpo, sf": DDPO(estimator="sf"),
         "ppo": PPO(clip_range=CLIP_RANGE),
         "grpo, guard": GRPO(trust="guard", clip_range=CLIP_RANGE),

@@ -104,7 +104,12 @@ def test_what_is_folded_away_is_made_when_it_is_opened(demo: Path) -> None:
 def test_the_leaderboard_draws_ratings_and_who_beats_whom(demo: Path) -> None:
     app = shown("leaderboard", demo)
     said = markup(app)
-    assert said.count('aria-label="rating') == 2 and 'title="aligned over base' in said and "sora-charts" not in said
+    assert (
+        said.count('alt="rating of') == 2
+        and "<svg" not in said
+        and 'title="aligned over base' in said
+        and "sora-charts" not in said
+    )
     app.session_state["metrics"] = True
     assert "sora-charts" in markup(app.run()) and not app.exception
 

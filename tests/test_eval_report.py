@@ -268,6 +268,14 @@ def test_a_row_is_better_by_direction_and_surely_so_after_correction() -> None:
     assert low < value < high and low > 0
 
 
+def test_a_test_and_an_interval_that_disagree_are_said() -> None:
+    def caution(low: float) -> str:
+        found = {"a": 6.0, "b": 0.2, "difference": -5.8, "low": low, "high": 1.4, "p": 0.01, "flagged": ["blur"]}
+        return verdict.rows({"metrics": {"mmd[x]": found}}, {}, {})[0].caution
+
+    assert "interval does not" in caution(-13.0) and caution(0.1) == "fooled by spoilt real videos: blur"
+
+
 def test_one_metric_of_many_at_p_05_is_only_maybe_better() -> None:
     rows = {row.name: row for row in verdict.rows({"metrics": METRICS}, {}, {})}
     assert rows["flicker"].verdict == "maybe better" and rows["diversity"].verdict == "worse"

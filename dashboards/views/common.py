@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,11 @@ from eval.scene import Judged, read_set
 from eval.svg import number
 
 T = TypeVar("T")
+SVG_STYLE = """<style>
+text { fill: #8a8f98; font: 11px system-ui, sans-serif; } .axis, .zero, .grid { stroke: #8a8f9880; }
+.whisker { stroke: #8a8f98; stroke-width: 2; } .point, .better { fill: #3b82d6; } .worse { fill: #e08a1e; }
+.whisker.better { stroke: #3b82d6; } .whisker.worse { stroke: #e08a1e; } .unclear { fill: #8a8f98; }
+</style>"""
 
 
 def choose(experiments: list[runs.Experiment]) -> runs.Experiment:
@@ -88,6 +94,13 @@ def table(records: Sequence[Mapping[str, Any]]) -> None:
 def html_table(markup: str, kind: str = "sora-table") -> None:
     """Rows of HTML as a table that scrolls in itself where it is too wide."""
     st.html(f'<div class="sora-scroll" tabindex="0"><table class="{kind}">{markup}</table></div>')
+
+
+def picture(drawn: str, label: str) -> str:
+    """An SVG of `eval.svg` as an image: Streamlit takes drawings out of the HTML it is given, not images."""
+    own = drawn.replace(">", f' xmlns="http://www.w3.org/2000/svg">{SVG_STYLE}', 1)
+    data = base64.b64encode(own.encode()).decode()
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(label)}">'
 
 
 def downloads(name: str, rows: Sequence[Mapping[str, Any]], markdown: Callable[[], str] | None = None) -> None:

@@ -90,7 +90,7 @@ def _ratings(content: dict[str, Any]) -> None:
         [
             common.escape(one["player"]),
             leaderboard.ranks(content, one),
-            chart,
+            common.picture(chart, f"rating of {one['player']}") if chart else "",
             figure(one["rating"], signed=True),
             f"{figure(one['low'], signed=True)} … {figure(one['high'], signed=True)}",
             svg.share(one["win_rate"]),
@@ -111,7 +111,7 @@ def _ratings(content: dict[str, Any]) -> None:
     body = "".join(
         f"<tr>{''.join(f'<td{_kind(place)}>{cell}</td>' for place, cell in enumerate(row))}</tr>" for row in cells
     )
-    foot = f'<tr><td></td><td></td><td class="chart">{axis}</td><td colspan="4"></td></tr>'
+    foot = f'<tr><td></td><td></td><td class="chart">{common.picture(axis, "axis")}</td><td colspan="4"></td></tr>'
     common.html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}{foot}</tbody>")
 
 
@@ -147,7 +147,11 @@ def _metrics(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
             return
         names = dict.fromkeys(name for one in entries.values() for name in one if "/" not in name.split("[")[0])
         drawn = {name: svg.metric(name, {one: row.get(name, {}) for one, row in entries.items()}) for name in names}
-        figures = (f"<figure>{common.escape(name)}{chart}</figure>" for name, chart in drawn.items() if chart)
+        figures = (
+            f"<figure>{common.escape(name)}{common.picture(chart, name)}</figure>"
+            for name, chart in drawn.items()
+            if chart
+        )
         st.html(f'<div class="sora-charts">{"".join(figures)}</div>')
         st.caption(
             "Each metric on an axis of its own, with 95 % intervals. Intervals that overlap do not say that there is "

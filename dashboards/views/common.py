@@ -98,7 +98,7 @@ def html_table(markup: str, kind: str = "sora-table") -> None:
 
 def picture(drawn: str, label: str) -> str:
     """An SVG of `eval.svg` as an image: Streamlit takes drawings out of the HTML it is given, not images."""
-    own = drawn.replace(">", f' xmlns="http://www.w3.org/2000/svg">{SVG_STYLE}', 1)
+    own = str(drawn).replace(">", f' xmlns="http://www.w3.org/2000/svg">{SVG_STYLE}', 1)
     data = base64.b64encode(own.encode()).decode()
     return f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(label)}">'
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from base_model.given import Request
     from base_model.protocol import Generator
+    from base_model.sampler import Sampling
     from base_model.starts import Starts
 
 SETTINGS = "generate.json"
@@ -54,10 +55,10 @@ class GenerateConfig(ModelOptions):
     num_per_prompt: int = _option(1, "clips per prompt, each from its own seed")
     seed: int = _option(0, "everything random derives from it; equal seeds pair up across models")
     seeds: list[int] | None = _option(None, "the videos' own seeds, one each, as the manifest names them")
-    num_steps: int = _option(20, "denoising steps")
-    guidance: float = _option(2.0, "classifier-free guidance scale; 1 = none, half the cost")
-    guidance_from: float = _option(0.0, "lowest noise level (0 clean, 1 noise) at which guidance acts")
-    guidance_to: float = _option(1.0, "highest noise level at which guidance acts")
+    num_steps: int | None = _option(None, "denoising steps; left out, this and guidance are the model's own")
+    guidance: float | None = _option(None, "classifier-free guidance scale; 1 = none, half the cost")
+    guidance_from: float | None = _option(None, "lowest noise level (0 clean, 1 noise) at which guidance acts")
+    guidance_to: float | None = _option(None, "highest noise level at which guidance acts")
     negative_prompt: str = _option("", "what guidance leads away from")
     solver: str = _option("euler", "euler, heun (two forwards a step), dpm++2m, ddim or ddpm (fresh noise each step)")
     eta: float = _option(1.0, "ddim: share of the fresh noise, 0 = none to 1 = ddpm")
@@ -109,15 +110,7 @@ def generate(argv: list[str]) -> None:
     from base_model import finetuned, lora
     from base_model.sampler import Sampling
 
-    sampling = Sampling(
-        num_steps=config.num_steps,
-        guidance=config.guidance,
-        guidance_interval=(config.guidance_from, config.guidance_to),
-        negative_prompt=config.negative_prompt,
-        solver=config.solver,  # type: ignore[arg-type]
-        eta=config.eta,
-        batch=config.batch,
-    )
+    _sampling(config, Sampling(guidance=2.0))  # bad numbers are told before the model is loaded
     count = config.variations or config.num_per_prompt
     repeated = [text for text in texts for _ in range(count)]
     seeds = _seeds(config, len(repeated))
@@ -127,6 +120,14 @@ def generate(argv: list[str]) -> None:
         generator.name = config.weights
     if config.lora is not None:
         lora.load(generator.policy_module(), Path(config.lora))
+    sampling = _sampling(config, generator.usual)
+    config = replace(
+        config,
+        num_steps=sampling.num_steps,
+        guidance=sampling.guidance,
+        guidance_from=sampling.guidance_interval[0],
+        guidance_to=sampling.guidance_interval[1],
+    )
     given = _given(config, generator, listed, {seed: seeds[i // count * count] for i, seed in enumerate(seeds)})
     _check_fit(given, generator, asked)
     for line in unread(generator, texts):
@@ -291,6 +292,24 @@ def _check_numbers(config: GenerateConfig) -> None:
         raise UserError(f"seconds is {config.seconds}, it must be above 0 and at most 3600")
     if not 0.0 <= config.strength <= 1.0:
         raise UserError(f"strength {config.strength} is out of range: 0 (the clip itself) to 1 (nothing of it)")
+
+
+def _sampling(config: GenerateConfig, usual: Sampling) -> Sampling:
+    """As the options say; what they leave out, as `usual`. Raises: UserError for numbers out of range."""
+    low, high = usual.guidance_interval
+    return replace(
+        usual,
+        num_steps=usual.num_steps if config.num_steps is None else config.num_steps,
+        guidance=usual.guidance if config.guidance is None else config.guidance,
+        guidance_interval=(
+            low if config.guidance_from is None else config.guidance_from,
+            high if config.guidance_to is None else config.guidance_to,
+        ),
+        negative_prompt=config.negative_prompt,
+        solver=config.solver,  # type: ignore[arg-type]
+        eta=config.eta,
+        batch=config.batch,
+    )
 
 
 def _seeds(config: GenerateConfig, count: int) -> list[int]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from base_model import flow
 from base_model.codec.vae import CausalVideoVAE
 from base_model.protocol import Condition, VideoSize
+from base_model.sampler import Sampling
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from base_model.variants import Denoiser
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Guidance while the noise is high decides how many objects there are and in which colours, and leaves edges alone: of 512
+# clips of up to two objects .949 had all colours right, .932 with guidance 3 throughout.
+USUAL = Sampling(num_steps=20, guidance=5.0, guidance_interval=(0.6, 1.0))
 
 
 def fast_dtype() -> torch.dtype:
@@ -62,6 +67,7 @@ class NativeGenerator:
     size: VideoSize = VideoSize(NUM_FRAMES, HEIGHT, WIDTH)
     longest: int = 2 * NUM_FRAMES - 1
     team: int = 1
+    usual: Sampling = USUAL
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         with torch.no_grad():

@@ -18,10 +18,10 @@ from base_model.codec.frames import FrameCodec
 from base_model.codec.load import load_codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
-from base_model.native import NativeGenerator, fast_dtype, precision_of
+from base_model.native import USUAL, NativeGenerator, fast_dtype, precision_of
 from base_model.options import WEIGHTS
 from base_model.protocol import VideoSize
-from base_model.sampler import generate_frames
+from base_model.sampler import Sampling, generate_frames
 from base_model.text import SandboxClip, load_clip
 from base_model.transformer import check_fit
 from base_model.variants import Denoiser, load_transformer
@@ -48,8 +48,9 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         num_frames: int = 17,
         height: int = 64,
         width: int = 64,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int = USUAL.num_steps,
+        guidance_scale: float = USUAL.guidance,
+        guidance_interval: tuple[float, float] = USUAL.guidance_interval,
         seed: int = 0,
     ) -> Tensor:
         """Frames [prompt, time, 3, height, width] in [0, 1]; clip i is drawn from seed + i."""
@@ -59,9 +60,8 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
             generator,
             prompts,
             seeds=[seed + i for i in range(len(prompts))],
-            num_steps=num_inference_steps,
-            guidance=guidance_scale,
             size=VideoSize(num_frames, height, width),
+            sampling=Sampling(num_inference_steps, guidance_scale, guidance_interval),
         )
 
 

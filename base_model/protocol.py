@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from base_model.flow import Schedule
+    from base_model.sampler import Sampling
 
 Condition = dict[str, Tensor]
 """What the denoiser sees of the prompts: every tensor is batch-first, so rows can be taken, repeated and joined."""
@@ -33,6 +34,7 @@ class Generator(Protocol):
 
     team: processes, of ranks that follow each other, that share the tokens of every clip and must draw the same ones;
         1 = every process draws its own.
+    usual: how its makers draw from it; commands take from here what they are not told.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Generator(Protocol):
     family: Literal["flow", "vp"]
     size: VideoSize
     team: int
+    usual: "Sampling"
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; a row must not depend on the other prompts of the call."""

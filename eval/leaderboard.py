@@ -50,7 +50,8 @@ class Meetings:
     def of(cls, rows: Sequence[tuple[str, str, float, str]]) -> Meetings:
         """Args: rows: (first, second, share, prompt) of every meeting."""
         players = {name: n for n, name in enumerate(dict.fromkeys(name for row in rows for name in row[:2]))}
-        first, second = (np.array([players[row[side]] for row in rows], dtype=int) for side in (0, 1))
+        first = np.array([players[name] for name, _, _, _ in rows], dtype=np.int_)
+        second = np.array([players[name] for _, name, _, _ in rows], dtype=np.int_)
         return cls(tuple(players), first, second, np.array([row[2] for row in rows]), [row[3] for row in rows])
 
 

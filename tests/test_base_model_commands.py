@@ -1,5 +1,6 @@
 """`soralign generate`, `world` and `pretrain` in this process: what they write, how they resume, what they refuse."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -41,6 +42,19 @@ def test_generate_writes_a_video_set(tmp_path: Path, prompts: Path, capsys: pyte
     seen = [video.read(item.video) for item in items]
     assert all(clip.frames.shape == (5, 3, 32, 32) and clip.fps == 8.0 for clip in seen)
     assert not np.allclose(seen[0].frames, seen[1].frames, atol=0.05)
+
+
+def test_what_is_left_out_is_drawn_as_the_model_usually_draws(tmp_path: Path) -> None:
+    words = ["generate", "--model", "nano", "--prompt", "a red ball bounces", "--num-frames", "1"]
+    named = ["--num-steps", "20", "--guidance", "5", "--guidance-from", "0.6", "--guidance-to", "1"]
+    for name, told in (("usual", []), ("named", named), ("none", ["--guidance", "1"])):
+        assert main([*words, *told, "--out", str(tmp_path / name)]) == 0
+    usual, same, none = (
+        json.loads((tmp_path / name / "generate.json").read_text()) for name in ("usual", "named", "none")
+    )
+    assert usual == same and usual != none == usual | {"guidance": 1.0}
+    frames = [video.read(read(tmp_path / name)[0].video).frames for name in ("usual", "named", "none")]
+    assert np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], frames[2])
 
 
 def test_generate_goes_on_where_it_was_killed(

@@ -157,6 +157,14 @@ def test_encode_undoes_the_scaling_of_decode(family: Family) -> None:
     assert (seen["latents"] - vae.encode(flat).latent_dist.mode()).abs().max() < 1e-5
 
 
+def test_the_usual_steps_and_guidance_are_the_pipelines_own(every_family: Family) -> None:
+    generator = every_family.generator
+    told = {"wan": (50, 5.0), "ltx": (50, 3.0), "hunyuan_video": (50, 6.0), "mochi": (64, 4.5), "latte": (50, 7.5)}
+    name = type(generator.model).__module__.rpartition(".")[2]
+    usual = (generator.usual.num_steps, generator.usual.guidance)
+    assert usual == told.get(name, usual) and usual[0] >= 30 and usual[1] >= 1.0
+
+
 def test_decoding_passes_gradients_to_the_latents(family: Family) -> None:
     latents = initial_noise(family.generator, [3]).requires_grad_()
     family.generator.decode(latents).mean().backward()

@@ -200,7 +200,9 @@ def test_a_transformer_is_trained_on_any_codec_and_sampled_through_it(kind: str,
         model.vae = load_codec(folder, per_frame=True)  # type: ignore[assignment]
         model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
     frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
-    assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (5 if kind == "per frame" else 2)
+    assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (
+        5 if kind == "per frame" else 2
+    )
     facts = json.loads((run.latest() / "provenance.json").read_text())  # type: ignore[operator]
     assert facts["data"] == "sandbox world" and facts["seed"] == 0
 

@@ -7,6 +7,7 @@ Latents are [batch, channels, time, height, width] in every family: packing and 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from base_model.protocol import Condition, VideoSize
+from base_model.sampler import Sampling
 from core.errors import UserError
 
 Answer = Literal["velocity", "noise", "v"]
@@ -180,6 +182,14 @@ class Shown(Family, Protocol):
             prompts: one per row, for encoders that read them beside the picture.
         """
         ...
+
+
+def usual(pipeline: Any) -> Sampling:
+    """What the pipeline's own call takes where it is not told."""
+    own = inspect.signature(pipeline.__call__).parameters
+    # HunyuanVideo 1.5 keeps its guidance in a component
+    scale = own["guidance_scale"].default if "guidance_scale" in own else pipeline.guider.guidance_scale
+    return Sampling(own["num_inference_steps"].default, float(scale))
 
 
 def shown(condition: Condition, title: str) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from base_model.flow import Schedule
 from base_model.hub import noise
-from base_model.hub.family import Family, Shown
+from base_model.hub.family import Family, Shown, usual
 from base_model.protocol import Condition, VideoSize, cat
+from base_model.sampler import Sampling
 from core.errors import UserError
 
 _GIVEN = ("known", "clean")
@@ -42,13 +43,14 @@ class HubGenerator:
     park: bool = False
     team: int = 1
     fps: float = field(init=False)
+    usual: Sampling = field(init=False)
     family: Literal["flow", "vp"] = field(init=False)
     _network: nn.Module = field(init=False, repr=False)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
     _schedules: dict[int, Schedule] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self.fps, self.family = self.model.fps, self.model.kind
+        self.fps, self.family, self.usual = self.model.fps, self.model.kind, usual(self.model.pipeline)
         networks = self.model.networks
         self._network = next(iter(networks.values())) if len(networks) == 1 else nn.ModuleDict(networks)
         self.latent_shape(self.size)

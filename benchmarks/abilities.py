@@ -267,17 +267,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sandbox")
     parser.add_argument("--num-clips", type=int, default=48)
-    parser.add_argument("--num-steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--only", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
     parser.add_argument("--out", default="", help="also write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     generator = base_model.load(options.model)
-    sampling = Sampling(num_steps=options.num_steps, guidance=options.guidance)
     results = {}
     for name in options.only.split(","):
-        found = PARTS[name](generator, options.num_clips, sampling)
+        found = PARTS[name](generator, options.num_clips, generator.usual)
         print(f"\n{name}")
         for key, one in found.items():
             print(f"  {key:44s} {one.value:7.3f} [{one.low:.3f}, {one.high:.3f}] of {one.n}", flush=True)

@@ -125,14 +125,12 @@ def main() -> None:
     parser.add_argument("--model", default="sandbox")
     parser.add_argument("--out", default="docs/abilities")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-steps", type=int, default=30)
-    parser.add_argument("--guidance", type=float, default=2.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sampling = Sampling(num_steps=options.num_steps, guidance=options.guidance)
+    generator = base_model.load(options.model)
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures(base_model.load(options.model), options.seed, sampling).items():
+    for name, picture in pictures(generator, options.seed, generator.usual).items():
         path = folder / f"{name}.png"
         # Flat colours: a palette of 128 loses nothing one sees, and a file is a few kilobytes.
         Image.fromarray(picture).quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

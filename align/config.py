@@ -7,6 +7,8 @@ from typing import Literal
 from align.protocol import option
 from core.errors import UserError
 
+ADDED = {"decay": 0.0, "compile": False}  # settings that runs were made without, and what those did
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -23,6 +23,7 @@ SMALL_BATCH = 16  # clips per optimizer step: 8 did not learn, 32 did (DanceGRPO
 NOISY = 0.05  # cosine of two halves' gradients below which a batch is mostly noise
 DEAD = 0.5
 CLIPPED = 0.5
+FAR = 1.0  # KL of the sampling policy, a mean over latent elements, above which the ratio says nothing
 CERTAIN = 2.0  # standard errors
 GOALS = {"reward/total": "reward", "align/preference_accuracy": "agreement with the votes"}
 """What should rise, the first that is logged, and what to call it: offline DPO has no reward."""
@@ -246,6 +247,20 @@ def noisy_gradient(history: History) -> Finding | None:
     )
 
 
+def far_steps(history: History) -> Finding | None:
+    """Clipping bounds the loss of a good clip only: of a bad one that became likelier it grows with the ratio."""
+    name = "align/approx_kl"
+    far = [row["step"] for row in history.rows if name in row and (row[name] is None or row[name] > FAR)]
+    if not far:
+        return None
+    return Finding(
+        "Within a training step the policy moves too far for the ratio.",
+        f"{name} is above {FAR:g} or beyond all numbers (null) in {len(far)} of {len(history.rows)} steps, first in "
+        f"step {far[0]}; clip_range squared is usual",
+        "lower learning_rate by 3 to 10, or passes and updates",
+    )
+
+
 def clipping(history: History) -> Finding | None:
     share, width = history.mean("align/clip_fraction"), history.number("clip_range")
     if share is None or width <= 0:
@@ -319,6 +334,7 @@ RULES: tuple[Callable[[History], Finding | None], ...] = (
     dead_groups,
     small_batch,
     noisy_gradient,
+    far_steps,
     clipping,
     strong_kl,
     learning_rate,

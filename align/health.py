@@ -33,7 +33,9 @@ def check_gradient(norm: float, step: int) -> None:
     Raises: UserError.
     """
     if not norm < float("inf"):
-        raise UserError(f"the gradient of step {step} is {norm}; lower learning_rate or eta and run in a new folder")
+        raise UserError(
+            f"the gradient of step {step} is {norm}; lower learning_rate, passes or updates and run in a new folder"
+        )
 
 
 def norm(parameters: Sequence[nn.Parameter]) -> float:

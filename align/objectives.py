@@ -19,8 +19,9 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -
         clip_range: half-width of the free band around ratio 1. Around 1e-4 for mean log-probs; .2 is for sums.
     Source: PPO (Schulman et al. 2017, eq. 7), per denoising step as in DDPO (Black et al. 2023).
     """
+    log_ratio = log_ratio.masked_fill(advantage == 0, 0.0)  # 0 times an infinite ratio would be NaN
     stopped = clipped_share(log_ratio.detach(), advantage, clip_range) > 0
-    ratio = torch.where(stopped, log_ratio.detach(), log_ratio).exp()  # through an infinite ratio 0 would become NaN
+    ratio = torch.where(stopped, log_ratio.detach(), log_ratio).exp()  # so would its gradient, where none passes
     return -(advantage * ratio).minimum(advantage * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
 
 
@@ -76,7 +77,9 @@ def trusted_surrogate(log_ratio: Tensor, advantage: Tensor, moved: Tensor, limit
     Source: Flow-DPPO, as documented in verl-omni.
     """
     outside = (moved.detach() > limit) & (log_ratio.detach() * advantage > 0)
-    return -(advantage * log_ratio.exp()).masked_fill(outside, 0.0)
+    silent = outside | (advantage == 0)
+    ratio = log_ratio.masked_fill(silent, 0.0).exp()  # never infinite where nothing passes: 0 times it would be NaN
+    return -(advantage * ratio).masked_fill(silent, 0.0)
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

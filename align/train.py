@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from align import checkpoint, ema, health
-from align.config import TrainConfig
+from align.config import ADDED, TrainConfig
 from align.experience import Experience
 from align.held_out import HeldOut
 from align.policy import Policy
@@ -79,7 +79,7 @@ def train(
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
     with accelerator.main_process_first():
-        run = Run.open(Path(out), _description(generator, reward, algorithm, listed, config, held_out))
+        run = Run.open(Path(out), _description(generator, reward, algorithm, listed, config, held_out), ADDED)
     done, samples = checkpoint.restore(run, policy, optimizer)
     texts = [one.text for one in listed]
     if done == 0:

@@ -70,6 +70,8 @@ def test_a_healthy_run_gives_no_finding() -> None:
         ({}, {"prompts_per_step": 2}, 0.1, "batch is too small", "8 clips per optimizer step"),
         ({"align/gradient_agreement": 0.02}, {}, 0.1, "mostly noise", "cosine of 0.020 on average; about 784 clips"),
         ({"align/gradient_agreement": -0.01}, {}, 0.1, "mostly noise", "cosine of -0.010 on average"),
+        ({"align/approx_kl": lambda step: None if step > 28 else 1e-9}, {}, 0.1, "too far", "in 2 of 30 steps"),
+        ({"align/approx_kl": 1e6}, {}, 0.1, "too far", "first in step 1;"),
         ({"align/clip_fraction": 0.8}, {}, 0.1, "too narrow", "80% of the samples were outside 1 +- 0.0001"),
         ({"align/clip_fraction": 0.0, "align/approx_kl": 1e-14}, {}, 0.1, "never acts", "1.4e-07"),
         ({"align/kl_reference": 0.5}, {"kl_weight": 0.1}, 0.0, "stronger than what a clip can gain", "is 0.05"),

@@ -26,11 +26,16 @@ def test_surrogate_at_ratio_one_is_the_policy_gradient() -> None:
     assert torch.equal(slope, -advantage)
 
 
-def test_a_ratio_beyond_all_numbers_stops_quietly() -> None:
-    """exp(100) is infinite, and no gradient at all times infinity would be NaN."""
-    value = torch.tensor([100.0], requires_grad=True)
-    (slope,) = torch.autograd.grad(objectives.clipped_surrogate(value, torch.ones(1), 0.1).sum(), value)
-    assert slope == 0
+@pytest.mark.parametrize("advantage", [1.0, 0.0], ids=["gain", "neither"])
+def test_a_ratio_beyond_all_numbers_stops_quietly(advantage: float) -> None:
+    """exp(100) is infinite, and no gradient, or no advantage, times infinity would be NaN."""
+    value, good = torch.tensor([100.0], requires_grad=True), torch.tensor([advantage])
+    clipped = objectives.clipped_surrogate(value, good, 0.1)
+    masked = objectives.trusted_surrogate(value, good, torch.ones(1), 0.1)
+    assert clipped.item() == pytest.approx(-1.1 * advantage) and masked.item() == 0
+    for loss in (clipped, masked):
+        (slope,) = torch.autograd.grad(loss.sum(), value)
+        assert slope == 0
 
 
 def test_approximate_kl_is_unbiased_on_gaussians() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from toy_generator import Brightness, Scores, ToyGenerator
 from toy_run import WithCritic
@@ -116,6 +117,16 @@ def test_a_run_folder_of_another_configuration_is_refused(tmp_path: Path) -> Non
         train(ToyGenerator(), Brightness(), replace(TOY, eta=0.5), PROMPTS, config, tmp_path / "run")
     with pytest.raises(UserError, match="prompts_sha256"):
         train(ToyGenerator(), Brightness(), TOY, ["x", *PROMPTS[1:]], config, tmp_path / "run")
+
+
+def test_a_run_from_before_a_setting_goes_on_as_it_was(tmp_path: Path) -> None:
+    config = replace(CONFIG, decay=0.0, steps=1)
+    path = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run").folder / "config.yaml"
+    written = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({key: written[key] for key in written if key not in ("decay", "compile")}))
+    train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"decay: 0\.0 there, 0\.5 now"):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, decay=0.5), tmp_path / "run")
 
 
 def test_more_updates_than_batches_are_refused(tmp_path: Path) -> None:

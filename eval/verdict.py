@@ -306,7 +306,7 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
         [f"fooled by spoilt real videos: {', '.join(map(str, fooled))}"] if isinstance(fooled, list) and fooled else []
     )
     if p is not None and p < SIGNIFICANT and low is not None and high is not None and low < 0 < high:
-        cautions.append("its test says so, its interval does not: believe it when both do")
+        cautions.append("its test shows a difference, its interval does not: believe it when both do")
     return Row(
         name,
         base=a,

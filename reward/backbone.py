@@ -132,11 +132,12 @@ class LatentBackbone:
     """
 
     kind, differentiable = "latent", True
+    sigma = 0.3  # one of `latent.LEVELS`, which heads are taught at
 
-    def __init__(self, weights: str = "sandbox", sigma: float = 0.3, generator: Generator | None = None) -> None:
+    def __init__(self, weights: str = "sandbox", generator: Generator | None = None) -> None:
         import base_model
 
-        self.weights, self.sigma = weights, sigma
+        self.weights = weights
         self.generator = generator or base_model.load(weights)
         self.transformer: Any = self.generator.policy_module()
         if not hasattr(self.transformer, "blocks") or self.generator.family != "flow":
@@ -166,8 +167,11 @@ class LatentBackbone:
 
     def features(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         latents = self.encode(frames)
+        # the same noise for every video
+        noise = torch.randn(latents.shape[1:], generator=torch_generator(0, "latent reward")).to(latents)
         sigma = torch.full((len(latents),), self.sigma, device=latents.device)
-        return self.at(self.noised(latents, self.sigma), sigma, self.generator.encode_prompts(prompts))
+        noisy = (1 - self.sigma) * latents + self.sigma * noise
+        return self.at(noisy, sigma, self.generator.encode_prompts(prompts))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Clean latents of frames [batch, time, 3, height, width] in [0, 1]."""
@@ -177,11 +181,6 @@ class LatentBackbone:
             flat = F.interpolate(frames.flatten(0, 1), (size.height, size.width), mode="bilinear", antialias=True)
             frames = flat.unflatten(0, frames.shape[:2])
         return self.generator.encode(frames)
-
-    def noised(self, latents: Tensor, sigma: float) -> Tensor:
-        """Clean latents brought to level sigma with the same noise for every video."""
-        noise = torch.randn(latents.shape[1:], generator=torch_generator(0, "latent reward")).to(latents)
-        return (1 - sigma) * latents + sigma * noise
 
     def to(self, device: torch.device) -> None:
         for part in vars(self.generator).values():

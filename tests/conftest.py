@@ -47,6 +47,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Python cleans up after all that was made; triton's binding lists what is left, page after page."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def unhurried_disk() -> Iterator[None]:
     """Nothing waits for the disk: no test cuts the power, and on a busy machine the waits are most of its time."""

@@ -114,7 +114,9 @@ def parse_size(size: str) -> tuple[int, int, int]:
 
 def check(config: PretrainConfig) -> None:
     """Refuse a recipe that cannot run, before any time is spent. Raises: UserError."""
-    for name in ("steps", "batch", "warmup", "num_clips", "save_every"):
+    counts = ("steps", "batch", "warmup", "num_clips", "save_every", "max_frames", "workers")
+    sizes = ("width", "num_layers", "num_heads", "latent_channels", "temporal_factor", "spatial_factor")
+    for name in (*counts, *sizes):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
     for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
@@ -134,6 +136,11 @@ def check(config: PretrainConfig) -> None:
     for name in config.families:
         if name not in FAMILIES:
             raise unknown(name, FAMILIES, "family")
+    if config.part == "transformer" and not config.start:
+        if config.variant == "unet" and config.width % 48:
+            raise UserError(f"width is {config.width}; that of the U-Net must be a multiple of 48")
+        if config.variant != "unet" and config.width % (2 * config.num_heads):
+            raise UserError(f"width {config.width} does not divide into {config.num_heads} heads of an even size")
     if config.start and not (Path(config.start) / "config.json").is_file():
         raise UserError(f"start is '{config.start}', which holds no config.json; give the folder of a trained part")
     for name in ("codec", "clip") if config.part == "transformer" else ():
@@ -143,10 +150,6 @@ def check(config: PretrainConfig) -> None:
                 f"config.json; train it first (`soralign pretrain --part {name}`) and give its folder, or that of the "
                 f"shipped one, {WEIGHTS / ('vae' if name == 'codec' else name)}"
             )
-    sizes = ("width", "num_layers", "num_heads", "latent_channels", "temporal_factor", "spatial_factor")
-    for name in ("max_frames", "workers", *sizes):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
     if config.videos and config.part == "clip":
         raise UserError("videos trains the transformer or the codec; the small CLIP learns from the sandbox's captions")
     if config.lora_rank and not (config.part == "transformer" and config.videos and config.start):
@@ -155,12 +158,12 @@ def check(config: PretrainConfig) -> None:
         raise UserError("compile needs steps of one shape: set token_budget to 0, or leave compile out")
     if config.drop_tokens and not config.token_budget:
         raise UserError("drop_tokens needs packing; token_budget is 0")
+    if config.max_bad == 1:
+        raise UserError("max_bad is 1.0, but nothing can be learned of clips that are all broken; give a share below 1")
     if (NUM_FRAMES - 1) % config.temporal_factor or CROP % config.spatial_factor:
         raise UserError(
             f"temporal_factor is {config.temporal_factor}, spatial_factor {config.spatial_factor}; the codec is "
             f"trained on {NUM_FRAMES} frames of {CROP}x{CROP}: they must divide {NUM_FRAMES - 1} and {CROP}"
         )
-    if config.width % (2 * config.num_heads):
-        raise UserError(f"width {config.width} does not divide into {config.num_heads} heads of an even size")
     if config.variant and config.variant not in VARIANTS:
         raise unknown(config.variant, VARIANTS, "variant")

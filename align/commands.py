@@ -96,7 +96,8 @@ def align(argv: list[str]) -> None:
         judges=[load_reward([word]) for word in options.judge],
         judge_prompts=judge_prompts,
     )
-    print(f"aligned: {run.latest()}/lora  (curves: {run.folder}/metrics.jsonl, clips: {run.samples})")
+    part = "model" if config.adapter == "full" else "lora"
+    print(f"aligned: {run.latest()}/{part}  (curves: {run.folder}/metrics.jsonl, clips: {run.samples})")
 
 
 def load_reward(words: Sequence[str]) -> "Reward":

@@ -41,6 +41,14 @@ def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsy
     assert "checkpoints/step-000001/lora" in capsys.readouterr().out
 
 
+def test_the_folder_that_is_named_at_the_end_is_there(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["align", "ddpo", *QUICK.split(), "--prompts", str(prompts), "--out", str(tmp_path / "run")]
+    assert main([*words, "--adapter", "full"]) == 0
+    assert Path(capsys.readouterr().out.split()[1]).is_dir()
+
+
 def test_mixed_prompt_files_judges_and_a_diagnosis(
     tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,6 @@ its id. Which family a pipeline belongs to, its model_index.json says.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,6 @@ from core.errors import UserError
 if TYPE_CHECKING:
     from base_model.native import NativeGenerator
     from base_model.protocol import Generator
-
-# Where the extra `quantize` is installed, peft and diffusers import torchao and bitsandbytes whatever is asked of them,
-# and these tell every command about each other's versions and about kernels for CPUs.
-for _talker in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao"):
-    logging.getLogger(_talker).setLevel(logging.ERROR)
 
 GENERATORS = {
     "sandbox": "base_model.pipeline:sandbox",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import logging
 import math
 import os
 import sys
@@ -62,6 +63,9 @@ SUMMARIES: dict[str, str] = {
     "suite": "prompt suites: show one or write its prompts",
     "dashboard": "the report app",
 }
+# Where the extra `quantize` is installed, peft and diffusers import torchao and bitsandbytes whatever is asked of them,
+# and these tell every command about each other's versions and about kernels for CPUs.
+TALKERS = ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao")
 Config = TypeVar("Config")
 
 
@@ -75,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    for talker in () if debug else TALKERS:
+        logging.getLogger(talker).setLevel(logging.ERROR)
     try:
         return _run(words)
     except UserError as error:

@@ -19,7 +19,7 @@ from core.errors import UserError
 
 BUSY_SECONDS = 30.0
 LOCK = 0x50524546  # the advisory lock that makes Postgres writers wait for each other; any number, always this one
-MAGIC = b"SQLite format 3\0"  # how every SQLite file begins
+SMALLEST = 512  # bytes of a SQLite file that holds anything
 Result = TypeVar("Result")
 
 
@@ -195,10 +195,10 @@ class Sqlite:
         self._readers: list[sqlite3.Connection] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                with path.open("rb") as file:  # SQLite takes a file of a few bytes for an empty one, and overwrites it
-                    if file.read(len(MAGIC)) not in (b"", MAGIC):
-                        raise UserError(f"{path}: not a preference store; choose another path")
+            # SQLite takes a file of a few bytes for an empty one, and overwrites it. Its size is asked, and it is not
+            # opened: to close it would drop this process's locks on it, and another one then deletes the log in use.
+            if path.is_file() and 0 < path.stat().st_size < SMALLEST:
+                raise UserError(f"{path}: not a preference store; choose another path")
         except OSError as error:
             raise UserError(f"{path}: the store cannot be written here ({error.strerror})") from None
 

@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,16 @@ def test_a_newer_store_another_database_and_a_text_file_are_refused(store, tmp_p
         with pytest.raises(UserError, match="text.db: not a preference store"):
             Store(tmp_path / "text.db")
         assert (tmp_path / "text.db").read_text() == text
+
+
+def test_a_store_opened_twice_keeps_its_log_while_another_process_comes_and_goes(store, tmp_path):
+    """Whoever thinks to be the last one out deletes the log, with the votes that are only there."""
+    Store(tmp_path / "votes.db")
+    look = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM vote').fetchall(); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", look, str(tmp_path / "votes.db")], check=True)
+    assert (tmp_path / "votes.db-wal").exists()
 
 
 def test_a_store_that_cannot_be_written_is_told(store):

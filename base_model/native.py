@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Guidance while the noise is high decides how many objects there are and in which colours, and leaves edges alone: of
-# 512 clips of up to two objects .949 had all colours right, .932 with guidance 3 throughout.
-USUAL = Sampling(num_steps=20, guidance=5.0, guidance_interval=(0.5, 1.0))
+# Guidance while the noise is high decides how many objects there are and in which colours; what lies beyond makes edges
+# ragged, and more of it doubles objects (docs/log.md).
+USUAL = Sampling(num_steps=20, guidance=4.0, guidance_interval=(0.5, 1.0))
 
 
 def fast_dtype() -> torch.dtype:

@@ -134,7 +134,7 @@ class ClipsPart:
         if decibels >= FAITHFUL:
             return []
         return [
-            f"the codec brings these clips back with {decibels:.1f} dB only (the sandbox's own: 36), and what it loses "
+            f"the codec brings these clips back with {decibels:.1f} dB only (the sandbox's own: 38), and what it loses "
             f"no transformer draws; train one on them first, or longer: `soralign pretrain --part codec --start "
             f"{self.config.codec} --videos {self.config.videos} --out runs/codec`, then a transformer on it from "
             "nothing (codec runs/codec/codec, no start)"

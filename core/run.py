@@ -209,10 +209,12 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) -> None:
     try:
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        there = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: not readable as YAML; restore it or choose another run folder") from None
-    old, new = dict(_flat({**standard, **(there or {})})), dict(_flat(wanted))
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(f"{path}: not readable as YAML of a config; restore it or choose another run folder")
+    old, new = dict(_flat({**standard, **there})), dict(_flat(wanted))
     absent = "(absent)"
     changed = [
         f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"

@@ -119,6 +119,10 @@ def test_all_parts_go_where_they_are_asked_to() -> None:
     assert isinstance(there, NativeGenerator)
     for part in (there.vae, there.transformer, there.clip):
         assert {value.device.type for value in part.parameters()} == {"meta"}
+    clip = there.decode(initial_noise(there, [1]).to("meta"))
+    step, condition = torch.zeros(1, dtype=torch.long, device="meta"), there.encode_prompts(PROMPTS[:1])
+    velocity = there.predict(there.encode(clip), step, there.schedule(4), condition)
+    assert velocity.device.type == "meta"  # nothing made on the way lay elsewhere
     with pytest.raises(UserError, match="device 'cuda:7' is not on this machine"):
         base_model.load("nano", ModelOptions(device="cuda:7"))
 

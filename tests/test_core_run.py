@@ -38,6 +38,14 @@ def test_the_same_config_reopens_and_another_is_refused_naming_the_keys(tmp_path
         Run.open(tmp_path, {"seed": 1, "steps": 5, "optimizer": {"rate": 3e-4, "betas": (0.9, 0.99)}})
 
 
+@pytest.mark.parametrize("text", ["steps: [", "a line of prose", "- 1"])
+def test_a_config_that_is_none_any_more_is_told(tmp_path, text):
+    Run.open(tmp_path / "run", {"steps": 3})
+    (tmp_path / "run/config.yaml").write_text(text)
+    with pytest.raises(UserError, match="config.yaml: not readable as YAML of a config"):
+        Run.open(tmp_path / "run", {"steps": 3})
+
+
 def test_a_key_that_came_after_a_run_began_counts_as_its_default(tmp_path):
     Run.open(tmp_path / "run", {"steps": 3})
     standard = {"steps": 1, "sizes": ["a"], "rate": 0.5}

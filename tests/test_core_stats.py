@@ -131,4 +131,6 @@ def test_a_refit_from_a_near_start_is_the_same_maximum() -> None:
     wins = rng.integers(0, 9, size=(6, 6)).astype(float)
     wins[0, 1:], wins[1:, 0] = 9, 0  # one who never lost
     start = stats.bradley_terry(wins + 1, 1e-2)
-    assert stats._refit(wins, 1e-2, start) == pytest.approx(stats.bradley_terry(wins, 1e-2), abs=1e-4)
+    tables = np.stack([wins, wins + 2])
+    alone = [stats.bradley_terry(table, 1e-2) for table in tables]
+    assert stats._refit(tables, 1e-2, start) == pytest.approx(np.stack(alone), abs=1e-4)

@@ -21,7 +21,7 @@ check: .venv/.test-$(HASH)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" -n 2 --dist loadfile
 
 format: .venv/.test-$(HASH)
 	$(BIN)/ruff format .

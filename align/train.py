@@ -25,7 +25,7 @@ from align.policy import Policy
 from align.prompts import PromptSet
 from align.protocol import Algorithm
 from align.setup import policy_for, prepare
-from base_model.large import launch, whole
+from base_model.large import launch, rate_share, whole
 from base_model.protocol import Generator
 from base_model.starts import Starts
 from core import video, videoset
@@ -109,14 +109,14 @@ def train(
 
 
 def set_rates(optimizer: Any, step: int, config: TrainConfig) -> None:
-    """Set the learning rates of training step `step` (0-based): a rise, a constant, a fall to nothing after the last.
+    """Set the learning rates of training step `step` (0-based).
 
     AdamW's first steps have full size however noisy the gradient is: without warm-up they moved the sandbox policy ten
     times as far as later ones, in no direction.
     """
-    left = (config.steps - step) / (config.decay * config.steps) if config.decay else 1.0
+    share = rate_share(step, config.steps, config.warmup + 1, config.decay)
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / (config.warmup + 1), left)
+        group["lr"] = group["initial_lr"] * share
 
 
 def learn(

@@ -1,4 +1,4 @@
-"""What training needs that one process or its memory cannot hold: processes, weights cut over them, activations.
+"""What any long training stands on: its rate by step, processes, weights cut over them, activations computed again.
 
 FSDP2 cuts weights over processes. A checkpoint holds whole tensors only, so a run may go on with another number of
 processes; what is here for that leaves ordinary tensors as they are.
@@ -37,6 +37,16 @@ def launch(precision: str = "no") -> Accelerator:
             "start with `torchrun --nproc-per-node N -m align ...` (or `-m base_model pretrain ...`)"
         )
     return accelerator
+
+
+def rate_share(step: int, steps: int, rise: int, decay: float) -> float:
+    """Share of the full learning rate at training step `step` (0-based) of `steps`.
+
+    It rises in a line over the first `rise` steps and falls in a line over the last share `decay` of all, to nothing
+    after the last step; decay 0 = it does not fall.
+    """
+    left = (steps - step) / (decay * steps) if decay else 1.0
+    return min(1.0, (step + 1) / rise, left)
 
 
 def whole(tree: Any) -> Any:

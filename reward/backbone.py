@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base_model import flow
 from base_model.text import SandboxClip, load_clip
 from core.errors import UserError
 from core.randomness import torch_generator
@@ -170,8 +171,7 @@ class LatentBackbone:
         # the same noise for every video
         noise = torch.randn(latents.shape[1:], generator=torch_generator(0, "latent reward")).to(latents)
         sigma = torch.full((len(latents),), self.sigma, device=latents.device)
-        noisy = (1 - self.sigma) * latents + self.sigma * noise
-        return self.at(noisy, sigma, self.generator.encode_prompts(prompts))
+        return self.at(flow.interpolate(latents, noise, self.sigma), sigma, self.generator.encode_prompts(prompts))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Clean latents of frames [batch, time, 3, height, width] in [0, 1]."""

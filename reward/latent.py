@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from base_model import flow
 from base_model.protocol import Condition, take
 from core.errors import UserError
 from core.preferences import Store, Vote
@@ -79,7 +80,7 @@ def views(
     seen = []
     for number, level in enumerate(levels):
         noise = torch.randn(latents.shape, generator=torch_generator(seed, "latent levels", number))
-        noisy = (1 - level) * latents + level * noise.to(latents)
+        noisy = flow.interpolate(latents, noise.to(latents), level)
         parts = []
         for rows in torch.arange(len(latents)).split(BATCH):
             sigma = torch.full((len(rows),), level, device=latents.device)

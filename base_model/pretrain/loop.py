@@ -19,7 +19,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, fsdp2_prepare_model
 from torch import Tensor, nn
 
-from base_model.large import checkpoint_activations, launch, place, place_state, repeated_blocks, unwrap, whole
+from base_model.large import (
+    checkpoint_activations,
+    launch,
+    place,
+    place_state,
+    rate_share,
+    repeated_blocks,
+    unwrap,
+    whole,
+)
 from base_model.native import fast_dtype
 from base_model.pretrain.clip import ClipPart
 from base_model.pretrain.clips import ClipsPart
@@ -42,9 +51,8 @@ PARTS: dict[str, Callable[[PretrainConfig, Accelerator], Part]] = {
 
 
 def rate(config: PretrainConfig, step: int) -> float:
-    """Learning rate of a step: linear warm-up, constant, linear fall to nothing after the last step."""
-    left = (config.steps - step) / (config.decay * config.steps) if config.decay else 1.0
-    return config.learning_rate * min(1.0, (step + 1) / config.warmup, left)
+    """Learning rate of a step."""
+    return config.learning_rate * rate_share(step, config.steps, config.warmup, config.decay)
 
 
 def _optimizers(config: PretrainConfig, weights: dict[str, Tensor]) -> list[torch.optim.Optimizer]:

@@ -66,6 +66,15 @@ def clip(path: Path, name: str, facts: str = "") -> dict[str, Any]:
     return found.shown(f"video of {name}") | {"name": name, "facts": facts}
 
 
+def conflict_card(found: runs.Conflict, metric: str, unit: str, judge: str, facts: str) -> dict[str, Any]:
+    """A card of a pair on which people and `judge` disagree: what each of them preferred, with its `metric`."""
+    clips = [
+        clip(sample.path, name, f"{unit} {figure(sample.metrics[metric])}")
+        for sample, name in ((found.liked, "people"), (found.refused, judge))
+    ]
+    return {"prompt": found.prompt, "clips": clips, "facts": facts}
+
+
 def page_of(entries: Sequence[T], per_page: int) -> Sequence[T]:
     """The entries of the page that the URL names; a row of page numbers where there are several."""
     number = math.ceil(len(entries) / per_page)

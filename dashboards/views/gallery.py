@@ -82,14 +82,7 @@ def _conflicts(folders: list[Path], votes: list[Vote], metric: str, search: str)
         return
     st.caption(f"{len(found)} pairs on which {common.plain(metric)} prefers what people refused, largest gap first.")
     cards = [
-        {
-            "prompt": one.prompt,
-            "clips": [
-                common.clip(one.liked.path, "people", f"{metric} {figure(one.liked.metrics[metric])}"),
-                common.clip(one.refused.path, "metric", f"{metric} {figure(one.refused.metrics[metric])}"),
-            ],
-            "facts": f"{one.votes} votes",
-        }
+        common.conflict_card(one, metric, metric, "metric", f"{one.votes} votes")
         for one in common.page_of(found, PER_PAGE)
     ]
     components.gallery(key="conflicts", data={"cards": cards})

@@ -63,14 +63,7 @@ def _worst(experiment: runs.Experiment) -> None:
         common.empty("No voted pair of these sets on which it is wrong.")
         return
     cards = [
-        {
-            "prompt": one.prompt,
-            "clips": [
-                common.clip(one.liked.path, "people", f"score {figure(one.liked.metrics[metric])}"),
-                common.clip(one.refused.path, "reward", f"score {figure(one.refused.metrics[metric])}"),
-            ],
-            "facts": f"{one.votes} votes; off by {figure(one.gap)}",
-        }
+        common.conflict_card(one, metric, "score", "reward", f"{one.votes} votes; off by {figure(one.gap)}")
         for one in found[:NUM_WORST]
     ]
     components.gallery(key="worst", data={"cards": cards})

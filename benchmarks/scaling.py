@@ -1,6 +1,6 @@
 """Loss against compute: what does a wider transformer, or a longer training, buy?
 
-python benchmarks/scaling.py --out DIR [--widths 48 96 192] [--budgets .2 .6 2] [--latents DIR --recipe CONFIG]
+python benchmarks/scaling.py --out DIR [--widths 48 96 192] [--budgets .6 2 6 20]
 
 Every point is a whole run of `soralign pretrain`, its rate fallen to zero, of as many steps as the budget (TFLOP of
 matrix products, forward and backward) pays for at that width; so no point is a piece of another one's curve. Loss is
@@ -17,57 +17,11 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-import yaml
 from lines import COLOURS, sheet, text
-from transformer_variants import BATCH, GRIDS, SIZES, encoded, held_out_error, training_flops
+from transformer_variants import encoded, recipe, trained
 
-from base_model.options import WEIGHTS
-from base_model.pretrain import PretrainConfig, pretrain
-from base_model.transformer import VideoTransformer
-from base_model.variants import load_transformer
 from core.files import append_line, atomic_write, read_lines
 from eval.svg import tick_text, ticks
-
-DATA = ("seed", "noise", "families", "codec", "clip")  # what encoded clips depend on, taken from the recipe
-
-
-def recipe(path: str, latents: Path, num_clips: int) -> PretrainConfig:
-    """The run of every point, but for its steps and start; `path` names the run that encoded `latents`."""
-    data = (
-        {name: value for name, value in yaml.safe_load(Path(path).read_text()).items() if name in DATA} if path else {}
-    )
-    data = {"codec": str(WEIGHTS / "vae"), "clip": str(WEIGHTS / "clip"), "noise": 0.1} | data
-    return PretrainConfig(
-        part="transformer",
-        batch=BATCH,
-        learning_rate=1e-3,
-        warmup=20,
-        decay=0.5,
-        num_clips=num_clips,
-        latents=str(latents),
-        save_every=100,
-        **data,
-    )
-
-
-def point(config: PretrainConfig, width: int, budget: float, held: tuple, out: Path) -> dict[str, float]:
-    """Train one width for `budget` TFLOP, from weights that depend on the width alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(width)
-        network = VideoTransformer(**SIZES, width=width)
-    flops = training_flops(network, GRIDS[0])
-    steps = max(1, round(budget * 1e12 / flops / config.batch))
-    start, folder = out / f"start-{width}", out / f"{width}-{budget:g}"
-    network.save_pretrained(start)
-    run = pretrain(replace(config, steps=steps, start=str(start)), folder)
-    return {
-        "width": width,
-        "budget": budget,
-        "parameters": sum(value.numel() for value in network.parameters()),
-        "steps": steps,
-        "tflop": steps * config.batch * flops / 1e12,
-        "loss": mean(held_out_error(load_transformer(run.folder / "transformer").eval(), held)),
-    }
 
 
 def plot(rows: list[dict[str, float]]) -> str:
@@ -105,19 +59,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 192])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.6, 2.0], help="TFLOP")
-    parser.add_argument("--num-clips", type=int, default=1024, help="training clips")
-    parser.add_argument("--latents", type=Path, help="folder of encoded clips; made in --out by default")
-    parser.add_argument("--recipe", default="", help="config.yaml of the run that encoded --latents")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.6, 2.0, 6.0, 20.0], help="TFLOP")
+    parser.add_argument("--num-clips", type=int, default=8192, help="training clips")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = recipe(options.recipe, options.latents or options.out / "latents", options.num_clips)
-    held, table = encoded(64, "heldout"), options.out / "scaling.jsonl"
+    config, held, table = (
+        recipe(options.out, options.num_clips, 0),
+        encoded(256, "heldout"),
+        options.out / "scaling.jsonl",
+    )
     for budget in options.budgets:
         for width in options.widths:
             done = read_lines(table) if table.exists() else []
             if not any((row["width"], row["budget"]) == (width, budget) for row in done):
-                row = point(config, width, budget, held, options.out)
+                found = trained(replace(config, width=width), budget, held, options.out / f"{width}-{budget:g}")
+                loss = mean(found.pop("errors"))
+                row = {"width": width, "budget": budget, "loss": loss, **found}
                 append_line(table, row)
                 print(row, flush=True)
     atomic_write(options.out / "scaling.svg", plot(read_lines(table)))

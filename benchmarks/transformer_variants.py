@@ -4,16 +4,18 @@ python benchmarks/transformer_variants.py [--only NAME ...] [--batch 4]         
 python benchmarks/transformer_variants.py --out DIR [--budget TFLOP --seeds 2] [--width 96 --layers 4]    quality
 
 Cost is one training step (forward and backward), one thread, per clip; memory is what a clip keeps for the backward
-pass. With --out every variant is trained on latents of the shipped codec by the recipe's loss, each for as many steps
-as the budget of floating point operations pays for, and judged by the velocity's error on held-out clips at fixed
-noise levels. DIR/variants.jsonl keeps every training, and a second call adds what is missing.
+pass. With --out every variant is a run of `soralign pretrain` on latents of the shipped codec, of as many steps as the
+budget of floating point operations pays for, and judged by the velocity's error on held-out clips at fixed noise
+levels. DIR/variants.jsonl keeps every training, and a second call adds what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +24,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from base_model import flow
-from base_model.codec.vae import CausalVideoVAE
+from base_model.codec.load import load_codec
 from base_model.options import WEIGHTS
+from base_model.pretrain import PretrainConfig, pretrain
+from base_model.pretrain.transformer import begin_network
 from base_model.text import load_clip
-from base_model.variants import VARIANTS
+from base_model.variants import VARIANTS, load_transformer
 from base_model.world.dataset import make_clip
 from core.files import append_line, read_lines
 from core.stats import mean_interval
 
 BATCH = 16  # clips of a training step
 GRIDS = [(5, 8, 8), (9, 8, 8), (5, 16, 16), (17, 16, 16)]  # 17x64x64, 33x64x64, 17x128x128, 65x128x128 pixels
-SIZES = {"in_channels": 12, "text_width": 128, "pooled_width": 128}
 
 
 def inputs(grid: tuple[int, int, int], batch: int) -> tuple[Tensor, ...]:
@@ -71,7 +74,7 @@ def training_flops(network: nn.Module, grid: tuple[int, int, int], batch: int = 
 
 def encoded(count: int, split: str) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Latents of sandbox clips and what the text tower says of their prompts."""
-    vae = CausalVideoVAE.from_pretrained(str(WEIGHTS / "vae"), low_cpu_mem_usage=False).float().eval()
+    vae = load_codec(WEIGHTS / "vae")
     clips = [make_clip(3, index, split=split) for index in range(count)]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
     with torch.no_grad():
@@ -79,19 +82,35 @@ def encoded(count: int, split: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         return latents, load_clip().text_tokens([clip.prompt for clip in clips])
 
 
-def learned(network: nn.Module, steps: int, train: tuple, seed: int) -> None:
-    """`steps` of AdamW at 1e-3 with linear warm-up and decay."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(steps):
-        rng = torch.Generator().manual_seed(seed * 10**6 + step)
-        rows = torch.randint(len(train[0]), (BATCH,), generator=rng)
-        loss = error(network, train, rows, torch.sigmoid(torch.randn(BATCH, generator=rng)), rng).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20, 2 * (steps - step) / steps)
-        optimizer.step()
-        optimizer.zero_grad()
+def recipe(out: Path, num_clips: int, seed: int) -> PretrainConfig:
+    """The run of every training but for its network and steps; its clips are encoded once for all of one seed."""
+    return PretrainConfig(
+        part="transformer",
+        batch=BATCH,
+        learning_rate=1e-3,
+        warmup=20,
+        decay=0.5,
+        num_clips=num_clips,
+        noise=0.1,
+        codec=str(WEIGHTS / "vae"),
+        clip=str(WEIGHTS / "clip"),
+        latents=str(out / f"latents-{seed}"),
+        save_every=1000,
+        seed=seed,
+    )
+
+
+def trained(config: PretrainConfig, budget: float, held: tuple, folder: Path) -> dict[str, Any]:
+    """Train the network that `config` names for `budget` TFLOP; what it took, and `held_out_error` of the result."""
+    vae, clip = load_codec(config.codec), load_clip()
+    flops = training_flops(begin_network(config, vae, clip), GRIDS[0])
+    steps = max(1, round(budget * 1e12 / flops / config.batch))
+    begin = time.process_time()
+    run = pretrain(replace(config, steps=steps), folder)
+    spent = {"steps": steps, "tflop": steps * config.batch * flops / 1e12, "seconds": time.process_time() - begin}
+    network = load_transformer(run.folder / "transformer").eval()
+    parameters = sum(value.numel() for value in network.parameters())
+    return {**spent, "parameters": parameters, "errors": held_out_error(network, held)}
 
 
 @torch.no_grad()
@@ -112,29 +131,16 @@ def error(network: nn.Module, data: tuple, rows: Tensor, sigma: Tensor, rng: tor
     return (predicted - flow.velocity(clean, noise)).square().flatten(1).mean(1)
 
 
-def small(name: str, width: int, layers: int) -> nn.Module:
-    """The variant in these sizes; of the U-Net, two widths whose mean is half of `width`."""
-    size = {"widths": (width // 3, width // 3 * 2)} if name == "unet" else {"width": width, "num_layers": layers}
-    return VARIANTS[name](**SIZES, **size)
-
-
 def quality(options: argparse.Namespace) -> None:
     """Train what is missing, one seed of all variants after another, and print the table."""
-    table = options.out / "variants.jsonl"
-    options.out.mkdir(parents=True, exist_ok=True)
-    train, held = encoded(options.num_clips, "train"), encoded(64, "heldout")
+    table, held = options.out / "variants.jsonl", encoded(256, "heldout")
     for seed in range(options.seeds):
+        config = replace(recipe(options.out, options.num_clips, seed), width=options.width, num_layers=options.layers)
         for name in options.only:
             rows = read_lines(table) if table.exists() else []
-            if any((row["name"], row["seed"]) == (name, seed) for row in rows):
-                continue
-            torch.manual_seed(seed)
-            network = small(name, options.width, options.layers)
-            steps = max(1, round(options.budget * 1e12 / (BATCH * training_flops(network, GRIDS[0]))))
-            begin = time.process_time()
-            learned(network, steps, train, seed)
-            spent = {"steps": steps, "seconds": time.process_time() - begin}
-            append_line(table, {"name": name, "seed": seed, **spent, "errors": held_out_error(network, held)})
+            if not any((row["name"], row["seed"]) == (name, seed) for row in rows):
+                found = trained(replace(config, variant=name), options.budget, held, options.out / f"{name}-{seed}")
+                append_line(table, {"name": name, "seed": seed, **found})
     show(read_lines(table))
 
 
@@ -154,10 +160,12 @@ def show(rows: list[dict]) -> None:
 
 
 def cost_table(options: argparse.Namespace) -> None:
+    vae, clip = load_codec(str(WEIGHTS / "vae")), load_clip()
     heads = "".join(f"  {t * h * w // 4:>5d} tokens: ms   MiB GFLOP" for t, h, w in GRIDS[: options.grids])
     print(f"{'':20s}{'params':>8s}{heads}")
     for name in options.only:
-        network = small(name, options.width, options.layers)
+        config = PretrainConfig(part="transformer", variant=name, width=options.width, num_layers=options.layers)
+        network = begin_network(config, vae, clip)
         line = f"{name:20s}{sum(value.numel() for value in network.parameters()) / 1e6:7.2f}M"
         for grid in GRIDS[: options.grids]:
             line += "{:18.0f}{:6.0f}{:6.1f}".format(*cost(network, grid, options.batch))
@@ -172,8 +180,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--out", type=Path, help="folder of the trainings; without it cost is measured")
-    parser.add_argument("--budget", type=float, default=0.3, help="TFLOP of a training")
-    parser.add_argument("--num-clips", type=int, default=256, help="training clips")
+    parser.add_argument("--budget", type=float, default=6.0, help="TFLOP of a training")
+    parser.add_argument("--num-clips", type=int, default=8192, help="training clips")
     parser.add_argument("--seeds", type=int, default=2, help="trainings per variant, of other weights and batches")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from base_model.lora import experts
-from core.errors import UserError
+from core.errors import UserError, first_line
 
 
 def save(module: nn.Module, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -40,4 +40,4 @@ def load(module: nn.Module, folder: Path) -> None:
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as error:
-            raise UserError(f"the weights in '{path}' are broken or of another model: {str(error)[:200]}") from error
+            raise UserError(f"the weights in '{path}' are broken or of another model: {first_line(error)}") from error

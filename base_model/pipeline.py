@@ -25,7 +25,7 @@ from base_model.sampler import Sampling, generate_frames
 from base_model.text import SandboxClip, load_clip
 from base_model.transformer import check_fit
 from base_model.variants import Denoiser, load_transformer
-from core.errors import UserError
+from core.errors import UserError, first_line
 
 
 class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
@@ -104,8 +104,7 @@ def load(folder: str | Path, dtype: str = "auto", name: str | None = None) -> Na
             local_files_only=True,
         )
     except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the model at '{folder}' cannot be loaded: {reason}") from error
+        raise UserError(f"the model at '{folder}' cannot be loaded: {first_line(error)}") from error
     finally:
         enable_progress_bar()
     for part in (pipeline.vae, pipeline.transformer, pipeline.clip):

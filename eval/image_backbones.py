@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.video import to_uint8
 from eval.backbones import checked, device, network_of, resized, standardised_pixels
 from eval.protocol import Array, Frames
@@ -37,7 +37,7 @@ class OpenClip:
         try:
             self.model, _, self.transform = open_clip.create_model_and_transforms(model, pretrained=str(where))
         except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"weights {str(where)!r} are not those of {model} ({str(error)[:200]})") from None
+            raise UserError(f"weights {str(where)!r} are not those of {model} ({first_line(error)})") from None
         self.model = self.model.eval().to(device())
         self.tokenizer = open_clip.get_tokenizer(model)
         self.name = f"open_clip {model}"

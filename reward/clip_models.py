@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from reward.frame_reward import FrameReward, fill, pretrained, state_of, weight_file
 from reward.protocol import weights_sha256
 
@@ -136,7 +136,7 @@ def _open_clip(weights: str) -> tuple[Any, Any, int, Any, Any]:
         model = open_clip.create_model(source[0], pretrained=source[1])
         tokens = open_clip.get_tokenizer(source[0])
     except Exception as error:  # open_clip raises RuntimeError, hub errors and FileNotFoundError
-        raise UserError(f"open_clip weights {weights!r} cannot be had: {str(error).splitlines()[0]}") from None
+        raise UserError(f"open_clip weights {weights!r} cannot be had: {first_line(error)}") from None
     return _frozen(model), tokens, _side(model), tuple(model.visual.image_mean), tuple(model.visual.image_std)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from reward.protocol import Scores, check, evenly_spaced, only_finite
 
 NUM_IMAGES = 5  # frames judged of a video
@@ -89,7 +89,9 @@ def weight_file(weights: str, name: str) -> Path:
     try:
         return Path(hf_hub_download(weights, name))
     except Exception as error:  # offline, unknown id, gated: the hub library has a class for each
-        raise UserError(f"{name} of {weights!r} cannot be had: {_line(error)}; give a local file or folder") from None
+        raise UserError(
+            f"{name} of {weights!r} cannot be had: {first_line(error)}; give a local file or folder"
+        ) from None
 
 
 def state_of(path: Path) -> dict[str, Tensor]:
@@ -104,7 +106,7 @@ def state_of(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip have each their own
-        raise UserError(f"{path} cannot be read as weights: {_line(error)}") from None
+        raise UserError(f"{path} cannot be read as weights: {first_line(error)}") from None
     return dict(loaded.get("state_dict", loaded))
 
 
@@ -126,8 +128,4 @@ def pretrained(kind: Any, weights: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(weights, **options)
     except Exception as error:  # from OSError to KeyError, whatever a wrong folder makes it trip over
-        raise UserError(f"no {kind.__name__} at {weights!r}: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"no {kind.__name__} at {weights!r}: {first_line(error)}") from None

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from base_model.text import SandboxClip
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.files import atomic_write, replacing
 from reward import backbone as backbones
 from reward.backbone import Backbone
@@ -203,6 +203,7 @@ def load(folder: str | Path, clip: SandboxClip | None = None) -> PreferenceModel
         whole = {name.removeprefix("heads."): tensor for name, tensor in state.items()}
         nn.ModuleList(heads).load_state_dict(whole)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{folder / 'model.safetensors'} is missing or damaged ({line}); train it again") from None
+        raise UserError(
+            f"{folder / 'model.safetensors'} is missing or damaged ({first_line(error)}); train it again"
+        ) from None
     return PreferenceModel(backbone, heads, config["aspects"], **statistics, aggregation=config["aggregation"])

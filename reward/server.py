@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from torch import Tensor
 
+from core.errors import first_line
 from reward.protocol import Reward, Scores
 from reward.wire import WireError, told, unpack
 
@@ -98,7 +99,7 @@ class _Service:
         try:
             return JSONResponse(told(await job.done))
         except Exception as error:  # whatever a reward trips over is the reward's; the server lives on
-            return _refused(500, f"{self.reward.name} failed: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            return _refused(500, f"{self.reward.name} failed: {type(error).__name__}: {first_line(error)}")
 
     async def _work(self) -> None:
         """Judge what waits, forever, one call of the reward at a time."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from reward.frame_reward import state_of
 from reward.vlm import Reading, Scorer, VlmReward
 
@@ -100,8 +100,7 @@ def _folder(weights: str) -> Path:
     try:
         return Path(snapshot_download(weights))
     except Exception as error:  # offline, unknown id, gated: the hub library has a class for each
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"VideoAlign weights {weights!r} cannot be had: {line}") from None
+        raise UserError(f"VideoAlign weights {weights!r} cannot be had: {first_line(error)}") from None
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

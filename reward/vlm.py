@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core import video
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.files import atomic_write, replacing
 from core.preferences import Vote
 from core.progress import track
@@ -343,7 +343,7 @@ def load(folder: str | Path) -> VlmReward:
     except UserError:
         raise
     except Exception as error:  # JSON, safetensors and missing keys have each their own
-        raise UserError(f"{folder} is a damaged reward ({str(error).splitlines()[:1]}); train it again") from None
+        raise UserError(f"{folder} is a damaged reward ({first_line(error)}); train it again") from None
     scorer = Scorer(told["weights"], reading)
     adapt(scorer, config)
     set_peft_model_state_dict(scorer.model, {name.removeprefix("model."): value for name, value in state.items()})

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.video import from_signed
 
 
@@ -48,9 +48,9 @@ def load_backbone(path: str | Path, device: torch.device | None = None) -> Backb
     try:
         module = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"perceptual backbone '{path}' is neither a TorchScript file nor a folder with a saved CLIP ({reason})"
+            f"perceptual backbone '{path}' is neither a TorchScript file nor a folder with a saved CLIP "
+            f"({first_line(error)})"
         ) from None
     for value in module.parameters():
         value.requires_grad_(False)

@@ -21,7 +21,7 @@ from urllib.request import getproxies
 from base_model.hub import PIPELINES
 from base_model.options import ModelOptions
 from base_model.protocol import VideoSize
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.registry import resolve, unknown
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def download(model: str) -> Path:
             f"'{model}' is on the hub but has no {INDEX}: choose its diffusers version, usually named '...-Diffusers'"
         ) from error
     except HfHubHTTPError as error:
-        raise UserError(f"the hub refused '{model}': {str(error).splitlines()[0]}") from error
+        raise UserError(f"the hub refused '{model}': {first_line(error)}") from error
 
 
 def _hub_answers() -> bool:
@@ -151,8 +151,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the model at '{model}' cannot be loaded: {reason}") from error
+        raise UserError(f"the model at '{model}' cannot be loaded: {first_line(error)}") from error
     finally:
         enable_progress_bar()
         transformers_logging.enable_progress_bar()
@@ -224,8 +223,7 @@ def _save_memory(family: Any, options: ModelOptions, device: torch.device) -> No
             try:
                 network.set_attention_backend(options.attention)
             except Exception as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"attention '{options.attention}' cannot be used: {reason}") from error
+                raise UserError(f"attention '{options.attention}' cannot be used: {first_line(error)}") from error
         if options.offload == "sequential":
             cpu_offload(network, device)
         else:

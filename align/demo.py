@@ -31,6 +31,7 @@ from core.videoset import VideoItem
 from reward.annotators import SimulatedAnnotator, gold_utility
 
 if TYPE_CHECKING:
+    from align.config import TrainConfig
     from base_model.protocol import Generator
     from base_model.text import SandboxClip
     from reward.mixture import Mixture
@@ -122,12 +123,9 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
 
 def improve(out: Path, seed: int, plan: Plan, say: _Clock) -> tuple[Generator, str]:
     """From pairs over votes and reward to the aligned generator; returns it and where in `out` its adapter is."""
-    import torch
-
     import base_model
     from align.nft import NFT
-    from align.train import TrainConfig, train
-    from base_model.native import fast_dtype
+    from align.train import train
     from base_model.text import load_clip
     from base_model.world import dataset
 
@@ -149,7 +147,18 @@ def improve(out: Path, seed: int, plan: Plan, say: _Clock) -> tuple[Generator, s
 
     say("aligning with DiffusionNFT against preference model and CLIP score")
     reward = mixture(preference, clip, items)
-    config = TrainConfig(
+    trained = train(generator, reward, NFT(levels=plan.levels), prompts, recipe(plan, seed), out / "align")
+    return generator, _relative(trained.latest(), out)
+
+
+def recipe(plan: Plan, seed: int) -> TrainConfig:
+    """How the demo aligns."""
+    import torch
+
+    from align.config import TrainConfig
+    from base_model.native import fast_dtype
+
+    return TrainConfig(
         steps=plan.align_steps,
         batch=plan.batch,
         denoising_steps=plan.denoising_steps,
@@ -164,8 +173,6 @@ def improve(out: Path, seed: int, plan: Plan, say: _Clock) -> tuple[Generator, s
         sample_every=10,
         seed=seed,
     )
-    trained = train(generator, reward, NFT(levels=plan.levels), prompts, config, out / "align")
-    return generator, _relative(trained.latest(), out)
 
 
 def measure_base(out: Path, seed: int, plan: Plan) -> None:

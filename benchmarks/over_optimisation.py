@@ -1,59 +1,66 @@
 """Does more optimisation of a learned reward still help? Proxy and gold against the distance from the base model.
 
-One head stands against an ensemble of five, taught by the same few noisy votes; they learn from the clips of
-`reward_quality.py`. Two optimisers. Best of n: of N clips per prompt, the expected proxy and gold score of the clip
-that the proxy likes best among n drawn ones, by the unbiased estimator over all subsets; its KL from the base model is
-log n - (n - 1) / n. RL: DiffusionNFT as in the demo; its checkpoints are drawn with the noisy sampler of Flow-GRPO, for
-which the KL of the denoising paths is a sum of Gaussians' and an upper bound on that of the clips. A training step
-takes 12 s on a free core. (18 clips a step of three prompts at twice the rate led nowhere: the proxy itself fell.)
+The five heads of a demo (`soralign demo`) stand against a single head that the same votes teach. Two optimisers. Best
+of n: of N clips per held-out prompt, the expected proxy and gold score of the clip that the proxy likes best among n
+drawn ones, by the unbiased estimator over all subsets; its KL from the base model is log n - (n - 1) / n. RL: the
+demo's own alignment, gone on with to --steps, and the same once more with the single head; their checkpoints are drawn
+with the noisy sampler of Flow-GRPO, for which the KL of the denoising paths is a sum of Gaussians' and an upper bound
+on that of the clips. A training step takes 12 s on two free cores. The proxy is the heads' score alone, without the
+tenth of CLIP that the demo's alignment adds to it.
 
 Everything is kept in --out as it comes, in a folder of the weights that made it, so a stopped run goes on.
 
-python benchmarks/over_optimisation.py [--cache FOLDER] [--num-prompts 12] [--num-clips 64] [--steps 30] [--out FOLDER]
+python benchmarks/over_optimisation.py [--demo runs/demo] [--steps 30] [--num-prompts 24] [--num-clips 64]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from lines import Panel, picture
-from reward_quality import clips_of, examples_of, kept_at
+from reward_quality import kept_at
 from torch import Tensor
 
 import base_model
-from align.config import TrainConfig as AlignConfig
-from align.demo import ADAPTED
+from align import demo
+from align.demo import Plan
 from align.nft import NFT
 from align.objectives import latent_kl
 from align.train import train
 from base_model import flow, lora
-from base_model.native import fast_dtype
 from base_model.protocol import Condition, Generator
 from base_model.sampler import denoise, generate_frames, initial_noise
+from base_model.text import SandboxClip, load_clip
 from base_model.world import dataset
+from core import videoset
 from core.files import append_line, atomic_write, read_lines
+from core.preferences import Store
 from core.progress import track
 from core.randomness import seed_for, torch_generator
-from core.run import step_of
+from core.run import Run
 from core.stats import mean_interval
 from eval.best_of_n import expected, kl
+from reward import preference_model
 from reward.annotators import gold_utility
 from reward.backbone import SandboxBackbone
 from reward.ensemble import AGGREGATIONS
 from reward.preference_model import PreferenceModel
-from reward.train import fit
+from reward.train import train as learn
 from reward.train_config import TrainConfig
 
-TRAINED = ("one head", "worst of five")  # the judges that RL climbs
-LOOKED_AT = 3  # clips a prompt that show what a checkpoint has become
-DENOISING_STEPS = 10
+ONE, FIVE = JUDGES = ("one head", "five heads")
+BATCH = 32
+SAVE_EVERY, LOOK_EVERY = 5, 10  # training steps
 ETA = 0.7  # of Flow-GRPO's noise
 
 
@@ -71,43 +78,60 @@ class Point:
     high: float
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo: its folder, plan and seed."""
+
+    folder: Path
+    plan: Plan
+    seed: int
+
+    @classmethod
+    def at(cls, folder: Path) -> Demo:
+        told = yaml.safe_load((folder / "config.yaml").read_text())
+        plan = Plan(**{one.name: told[one.name] for one in dataclasses.fields(Plan)})
+        return cls(folder, plan, told["seed"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path("runs/reward_quality"), help="as for reward_quality.py")
-    parser.add_argument("--votes", type=int, default=500, help="pairs that the judges learn from")
-    parser.add_argument("--noise", type=float, default=0.25, help="share of wrong votes")
-    parser.add_argument("--num-prompts", type=int, default=12)
-    parser.add_argument("--num-clips", type=int, default=64, help="clips per prompt; the largest n")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of a finished demo")
     parser.add_argument("--steps", type=int, default=30, help="training steps of RL")
+    parser.add_argument("--num-prompts", type=int, default=24, help="held-out prompts of best-of-n")
+    parser.add_argument("--num-clips", type=int, default=64, help="clips of each; the largest n")
+    parser.add_argument(
+        "--looked-at", type=int, default=96, help="held-out prompts, with two clips, of RL's checkpoints"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/over_optimisation"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    eyes = SandboxBackbone()
-    out = kept_at(options.out, base_model.load("sandbox"), eyes)
-    judges = taught(eyes, options.cache, options.votes, options.noise)
-    drawn = best_of_n(eyes, judges, options.num_prompts, options.num_clips, out / "pool.npz")
+    torch.set_num_threads(demo.THREADS)
+    made, clip = Demo.at(options.demo), load_clip()
+    demo.look_once(clip)
+    out = kept_at(options.out, base_model.load("sandbox"), SandboxBackbone(clip))
+    judges = taught(made, clip, out)
+    drawn = best_of_n(judges, options.num_prompts, options.num_clips, out / "pool.npz")
     write(drawn, out / "best_of_n.csv")
-    climbed = reinforced(judges, options.steps, out)
+    climbed = reinforced(made, judges, clip, options.steps, options.looked_at, out)
     write(climbed, out / "rl.csv")
     atomic_write(out / "over_optimisation.svg", picture([panel("Best of n", drawn), panel("DiffusionNFT", climbed)]))
     print(out / "over_optimisation.svg")
 
 
-def taught(eyes: SandboxBackbone, cache: Path, votes: int, noise: float) -> dict[str, PreferenceModel]:
-    """One head and five heads, of the same votes."""
-    clips = clips_of(cache)
-    data, parts = examples_of(clips, votes, noise, 0)
-    configs = (TrainConfig(num_heads=1), TrainConfig(aggregation="worst"))
-    return {name: fit(clips.features, data, parts, eyes, config) for name, config in zip(TRAINED, configs, strict=True)}
+def taught(made: Demo, clip: SandboxClip, out: Path) -> dict[str, PreferenceModel]:
+    """The demo's five heads, and one head of the same votes."""
+    folder = out / "one_head" / "reward"
+    if not (folder / "report.json").exists():
+        config = TrainConfig(seed=made.seed, guard_weight=0.0, num_heads=1)
+        learn(Store(made.folder / "preferences.db"), SandboxBackbone(clip), config, folder)
+    return {ONE: preference_model.load(folder, clip), FIVE: preference_model.load(made.folder / "reward", clip)}
 
 
-def best_of_n(
-    eyes: SandboxBackbone, judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips: int, cache: Path
-) -> list[Point]:
+def best_of_n(judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips: int, cache: Path) -> list[Point]:
     """Of one head, and of five under every rule."""
-    features, gold = pool(eyes, num_prompts, num_clips, cache)
-    one, five = (heads(judges[name], features) for name in TRAINED)
-    scores = {TRAINED[0]: one[0]} | {f"{name} of five": rule(five) for name, rule in AGGREGATIONS.items()}
+    features, gold = pool(judges[ONE], num_prompts, num_clips, cache)
+    one, five = (heads(judges[name], features) for name in JUDGES)
+    scores = {ONE: one[0], FIVE: five.mean(0)}
+    scores |= {f"{FIVE}, {name}": rule(five) for name, rule in AGGREGATIONS.items() if name != "mean"}
     truth = within(gold, num_prompts)
     points = []
     for name, score in scores.items():
@@ -119,7 +143,7 @@ def best_of_n(
     return points
 
 
-def pool(eyes: SandboxBackbone, num_prompts: int, num_clips: int, cache: Path) -> tuple[Tensor, np.ndarray]:
+def pool(judge: PreferenceModel, num_prompts: int, num_clips: int, cache: Path) -> tuple[Tensor, np.ndarray]:
     """Features [clip, feature] and gold overall [clip] of many clips for few held-out prompts."""
     distinct = dataset.prompts(seed_for(1, "over-optimisation"), num_prompts, "heldout", most_objects=1)
     prompts = [prompt for prompt in distinct for _ in range(num_clips)]
@@ -128,91 +152,98 @@ def pool(eyes: SandboxBackbone, num_prompts: int, num_clips: int, cache: Path) -
         return torch.from_numpy(held["features"]), held["gold"]
     generator = base_model.load("sandbox")
     features, gold = [], []
-    for start in track(range(0, len(prompts), 32), "clips"):
-        rows = prompts[start : start + 32]
+    for start in track(range(0, len(prompts), BATCH), "clips"):
+        rows = prompts[start : start + BATCH]
         seeds = [seed_for(1, "pool", index) for index in range(start, start + len(rows))]
-        frames = generate_frames(generator, rows, seeds=seeds, num_steps=10, batch=32)
+        frames = generate_frames(generator, rows, seeds=seeds, num_steps=10, batch=BATCH)
         with torch.no_grad():
-            features.append(eyes.features(frames, rows))
+            features.append(judge.features(frames, rows))
         gold += overall(frames, rows)
     np.savez(cache, features=torch.cat(features).numpy(), gold=np.array(gold))
     return torch.cat(features), np.array(gold)
 
 
-def reinforced(judges: Mapping[str, PreferenceModel], num_steps: int, out: Path) -> list[Point]:
-    """Checkpoints of a training run for each judge, beside the base model on the same noise and held-out prompts."""
-    learned = dataset.prompts(seed_for(2, "over-optimisation"), 192, "train", most_objects=1)
-    shown = dataset.prompts(seed_for(2, "over-optimisation"), 16, "heldout", most_objects=1)
-    prompts = [prompt for prompt in shown for _ in range(LOOKED_AT)]
-    points = []
-    for name in TRAINED:
-        judge, folder = judges[name], out / name.replace(" ", "_")
-        config = AlignConfig(
-            steps=num_steps,
-            batch=32,
-            denoising_steps=DENOISING_STEPS,
-            learning_rate=1e-3,
-            lora_targets=ADAPTED,
-            updates=2,
-            ema_decay=0.8,
-            precision="bf16" if fast_dtype() == torch.bfloat16 else "no",
-            overlap="on",
-            save_every=5,
-            keep_checkpoints=num_steps,
-            sample_every=0,
-        )
-        run = train(base_model.load("sandbox"), judge, NFT(), learned, config, folder)
-        generator = base_model.load("sandbox")
-        base = looked_at(generator, None, prompts, judge, folder)
-        spreads = [float(within(np.array(base[part]), len(shown), scaled=False).std()) for part in ("proxy", "gold")]
-        for checkpoint in run.checkpoints():
-            seen = looked_at(generator, checkpoint, prompts, judge, folder)
-            proxy, gold = (
-                (np.array(seen[part]) - np.array(base[part])) / spread
-                for part, spread in zip(("proxy", "gold"), spreads, strict=True)
-            )
-            gain = mean_interval(gold, prompts)
+def reinforced(
+    made: Demo, judges: Mapping[str, PreferenceModel], clip: SandboxClip, num_steps: int, num_shown: int, out: Path
+) -> list[Point]:
+    """Checkpoints of the alignment to each judge, beside the base model on the same noise and held-out prompts."""
+    items = videoset.read(made.folder / "pairs")
+    learned = list(dict.fromkeys(item.prompt for item in items))
+    shown = dataset.prompts(seed_for(2, "over-optimisation"), num_shown, "heldout", most_objects=1)
+    prompts = [prompt for prompt in shown for _ in range(2)]
+    config = dataclasses.replace(
+        demo.recipe(made.plan, made.seed), steps=num_steps, save_every=SAVE_EVERY, keep_checkpoints=num_steps
+    )
+    generator = base_model.load("sandbox")
+    base = looked_at(generator, None, prompts, judges, out / "base.jsonl")
+    points, gains = [], {}
+    for name in JUDGES:
+        folder = out / name.replace(" ", "_") / "align"
+        if name == FIVE and not folder.exists():
+            gone_on(made.folder / "align", folder, dataclasses.asdict(config))
+        reward = demo.mixture(judges[name], clip, items)
+        run = train(base_model.load("sandbox"), reward, NFT(levels=made.plan.levels), learned, config, folder)
+        spreads = {part: spread(base[part], num_shown) for part in (name, "gold")}
+        for step in range(LOOK_EVERY, num_steps + 1, LOOK_EVERY):
+            seen = looked_at(generator, (run, step), prompts, judges, folder.parent / "looks.jsonl")
+            proxy, gold = ((np.array(seen[part]) - base[part]) / spreads[part] for part in (name, "gold"))
+            gain, gains[name, step] = mean_interval(gold, prompts), gold
             distance = math.sqrt(float(np.mean(seen["kl"])))
-            points.append(
-                Point(name, step_of(checkpoint), distance, float(proxy.mean()), gain.value, gain.low, gain.high)
-            )
+            points.append(Point(name, step, distance, float(proxy.mean()), gain.value, gain.low, gain.high))
+    for step in range(LOOK_EVERY, num_steps + 1, LOOK_EVERY):
+        more = mean_interval(gains[FIVE, step] - gains[ONE, step], prompts)
+        print(f"after {step} steps, gold of five heads over one: {more.value:+.2f} [{more.low:+.2f}, {more.high:+.2f}]")
     return points
 
 
+def gone_on(source: Path, folder: Path, config: Mapping[str, object]) -> None:
+    """Copy a training run, to be gone on with under other numbers of steps and checkpoints."""
+    shutil.copytree(source, folder)
+    told = yaml.safe_load((folder / "config.yaml").read_text())
+    told |= {key: config[key] for key in ("steps", "save_every", "keep_checkpoints")}
+    atomic_write(folder / "config.yaml", yaml.safe_dump(told, sort_keys=False))
+
+
+@torch.no_grad()
 def looked_at(
     generator: Generator,
-    checkpoint: Path | None,
+    at: tuple[Run, int] | None,
     prompts: Sequence[str],
-    judge: PreferenceModel,
-    folder: Path,
+    judges: Mapping[str, PreferenceModel],
+    kept: Path,
 ) -> dict[str, list[float]]:
-    """KL, proxy and gold of the clips of a checkpoint (None: of the base model), kept as a line of a file."""
-    kept, step = folder / "looks.jsonl", step_of(checkpoint) if checkpoint else 0
+    """KL, gold and every judge's score of the clips of a run's step (None: of the base model), a line of `kept`."""
+    step = at[1] if at else 0
     for row in read_lines(kept) if kept.exists() else []:
-        if row["step"] == step:
+        if row["step"] == step and len(row["gold"]) == len(prompts):
             return row
-    if checkpoint is not None:
-        lora.load(generator.policy_module(), checkpoint / "lora")
-    seeds = [seed_for(3, "over-optimisation", index) for index in range(len(prompts))]
-    latents, spent = walked(generator, generator.encode_prompts(list(prompts)), seeds)
-    with torch.no_grad():
+    if at is not None:
+        lora.load(generator.policy_module(), at[0].folder / "checkpoints" / f"step-{step:06d}" / "lora")
+    seen: dict[str, list[float]] = {"kl": [], "gold": [], **{name: [] for name in judges}}
+    for start in track(range(0, len(prompts), BATCH), f"looking at step {step}"):
+        rows = prompts[start : start + BATCH]
+        seeds = [seed_for(3, "over-optimisation", index) for index in range(start, start + len(rows))]
+        latents, spent = walked(generator, generator.encode_prompts(list(rows)), seeds)
         frames = generator.decode(latents).float()
-        proxy = judge(frames, prompts).total
-    seen = {"step": step, "kl": spent.tolist(), "proxy": proxy.tolist(), "gold": overall(frames, prompts)}
-    append_line(kept, seen)
+        for name, judge in judges.items():
+            seen[name] += judge(frames, rows).total.tolist()
+        seen["kl"] += spent.tolist()
+        seen["gold"] += overall(frames, rows)
+    append_line(kept, {"step": step, **seen})
     return seen
 
 
 @torch.no_grad()
 def walked(generator: Generator, condition: Condition, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Clean latents by the noisy sampler, and the KL [batch] of every path's steps from the base model's, in nats."""
-    schedule = generator.schedule(DENOISING_STEPS)
+    num_steps = Plan().denoising_steps
+    schedule = generator.schedule(num_steps)
     spent = torch.zeros(len(seeds))
     states = denoise(
         generator,
         condition,
         noise=initial_noise(generator, seeds),
-        num_steps=DENOISING_STEPS,
+        num_steps=num_steps,
         kind="flow",
         eta=ETA,
         rng=[torch_generator(seed, "exploration") for seed in seeds],
@@ -240,11 +271,15 @@ def overall(frames: Tensor, prompts: Sequence[str]) -> list[float]:
     return [gold_utility(clip.numpy(), text)["overall"] for clip, text in zip(frames, prompts, strict=True)]
 
 
-def within(values: np.ndarray, num_prompts: int, scaled: bool = True) -> np.ndarray:
-    """Values [clip] less their prompt's mean, in spreads within a prompt where `scaled`, [prompt, clip]."""
+def within(values: np.ndarray, num_prompts: int) -> np.ndarray:
+    """Values [clip] less their prompt's mean, in spreads within a prompt, [prompt, clip]."""
     table = values.reshape(num_prompts, -1)
-    table = table - table.mean(1, keepdims=True)
-    return table / table.std() if scaled else table
+    return (table - table.mean(1, keepdims=True)) / spread(values, num_prompts)
+
+
+def spread(values: Sequence[float] | np.ndarray, num_prompts: int) -> float:
+    """Standard deviation within a prompt of values [clip], those of a prompt together."""
+    return float(np.sqrt(np.reshape(values, (num_prompts, -1)).var(1, ddof=1).mean()))
 
 
 def write(points: Sequence[Point], path: Path) -> None:
@@ -254,7 +289,7 @@ def write(points: Sequence[Point], path: Path) -> None:
         for point in points:
             rows.writerow(vars(point).values())
             print(
-                f"{point.judge:>18} {point.effort:>3} distance {point.distance:5.2f} proxy {point.proxy:+.2f} "
+                f"{point.judge:>22} {point.effort:>3} distance {point.distance:5.2f} proxy {point.proxy:+.2f} "
                 f"gold {point.gold:+.2f} [{point.low:+.2f}, {point.high:+.2f}]"
             )
 
@@ -264,7 +299,7 @@ def panel(title: str, points: Sequence[Point]) -> Panel:
     lines = {
         f"{part}, {name}": [[(0.0, 0.0), *((one.distance, getattr(one, part)) for one in points if one.judge == name)]]
         for part in ("proxy", "gold")
-        for name in TRAINED
+        for name in JUDGES
     }
     heights = [y for several in lines.values() for line in several for _, y in line]
     low, high = math.floor(2 * min(heights)) / 2, math.ceil(2 * max(heights)) / 2

@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import atomic_write
 from core.preferences import existing
 from core.progress import track
-from reward.motion_lessons import Lessons, teach
+from reward.motion_lessons import Lessons, examined, teach
 from reward.prompt_expansion import ExpanderConfig
 from reward.train_config import TrainConfig
 from reward.vlm import VlmConfig
@@ -354,8 +354,10 @@ def motion_tower(argv: list[str]) -> None:
     path = Path(lessons.out)
     if path.is_dir():
         raise UserError(f"--out {lessons.out!r} is a folder; give the name of a .safetensors file")
-    teach(lessons).save(path)
-    print(path)
+    tower = teach(lessons)
+    tower.save(path)
+    words, faults = examined(tower, lessons)
+    print(f"on clips it was not taught: words {words:.3f} nats a clip, faults {faults:.3f} nats an answer\n{path}")
 
 
 def _at_least_one(options: object, *names: str) -> None:

@@ -1,11 +1,12 @@
 """What the motion tower is taught, by the simulator alone: words, web noise, and courses that are bent on purpose.
 
 A clip is rendered once and kept as moments; a step mirrors some of them, bends some, and asks for the words of the
-descriptive caption. So a minute of rendering and two of teaching make the tower on one core.
+descriptive caption. So a minute or two of rendering and a few of teaching make the tower on one core.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from reward.moments import FEATURES, moments
 from reward.motion_tower import GRID, PLACE, PRESENT, MotionTower, grey_grid, split
 
 BATCH = 64  # clips rendered at once
+EXAM = 1024  # clips that it is not taught on
 ACROSS = FEATURES.index("x")
 MIRRORED = {"left": "right", "right": "left"}
 SHAKE = 0.0015  # of a frame's side: a codec's noise in a centroid, which is no fault
@@ -33,8 +35,8 @@ class Lessons:
     """Teach the motion tower on clips of the simulator; minutes on one core."""
 
     out: str = field(metadata={"help": "file for the weights (.safetensors)"})
-    num_clips: int = field(default=4096, metadata={"help": "clips that are rendered"})
-    steps: int = field(default=3000, metadata={"help": "optimizer steps"})
+    num_clips: int = field(default=16384, metadata={"help": "clips that are rendered"})
+    steps: int = field(default=6000, metadata={"help": "optimizer steps"})
     batch: int = field(default=96, metadata={"help": "clips a step"})
     learning_rate: float = field(default=2e-3, metadata={"help": "of AdamW; falls to zero over the second half"})
     noise: float = field(default=0.25, metadata={"help": "share of clips that web noise spoils"})
@@ -66,7 +68,7 @@ class Pool:
 
 def teach(lessons: Lessons) -> MotionTower:
     """A tower taught from nothing."""
-    pool = render(lessons)
+    pool = render(seed_for(lessons.seed, "motion clips"), lessons.num_clips, lessons.noise)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(lessons.seed, "motion tower"))
         tower = MotionTower(pool.words)
@@ -85,20 +87,30 @@ def teach(lessons: Lessons) -> MotionTower:
     return tower.eval().requires_grad_(False)
 
 
-def render(lessons: Lessons) -> Pool:
-    """Clips of the training split, one and two objects, as moments."""
+@torch.no_grad()
+def examined(tower: MotionTower, lessons: Lessons) -> tuple[float, float]:
+    """Losses of words and of faults, as `losses`, on EXAM clips that `lessons` does not teach."""
+    pool = render(seed_for(lessons.seed, "motion exam"), EXAM, lessons.noise, tower.words)
+    words, faults = losses(tower, pool, torch.arange(EXAM), torch_generator(lessons.seed, "motion exam"))
+    return float(words), float(faults)
+
+
+def render(seed: int, num_clips: int, noise: float, words: Sequence[str] = ()) -> Pool:
+    """Clips of the training split, one and two objects, as moments.
+
+    Args: noise: share of clips that web noise spoils. words: that are asked for; without any, all of the captions.
+    """
     found: list[list[Tensor]] = [[], [], []]
     captions, whole = [], []
-    seed = seed_for(lessons.seed, "motion clips")
-    for start in track(range(0, lessons.num_clips, BATCH), "clips"):
-        numbers = range(start, min(start + BATCH, lessons.num_clips))
-        clips = [dataset.make_clip(seed, index, most_objects=2, noise=lessons.noise) for index in numbers]
+    for start in track(range(0, num_clips, BATCH), "clips"):
+        numbers = range(start, min(start + BATCH, num_clips))
+        clips = [dataset.make_clip(seed, index, most_objects=2, noise=noise) for index in numbers]
         frames = torch.stack([torch.from_numpy(clip.frames) for clip in clips])
         for part, value in zip(found, (*moments(frames), grey_grid(frames)), strict=True):
             part.append(value)
         captions += [split(caption(clip.spec)) for clip in clips]  # of what was drawn: a wrong caption is not taught
         whole += [clip.corruption in (None, "caption") for clip in clips]
-    words = tuple(sorted({word for text in captions for word in text}))
+    words = tuple(words) or tuple(sorted({word for text in captions for word in text}))
     mirrored = [[MIRRORED.get(word, word) for word in text] for text in captions]
     said, other = (torch.tensor([[float(w in text) for w in words] for text in each]) for each in (captions, mirrored))
     now, mass, grey = (torch.cat(part) for part in found)
@@ -106,7 +118,14 @@ def render(lessons: Lessons) -> Pool:
 
 
 def loss(tower: MotionTower, pool: Pool, rows: Tensor, rng: torch.Generator) -> Tensor:
-    """Cross-entropy of the words where the course is still theirs, of web noise, and of how lawful the bent course is.
+    """What is made small; arguments as for `losses`."""
+    words, faults = losses(tower, pool, rows, rng)
+    return words + STRENGTH * faults
+
+
+def losses(tower: MotionTower, pool: Pool, rows: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the words where the course is still theirs, in nats a clip; and of web noise and of how lawful
+    the bent course is, in nats an answer.
 
     Args: rows: of the pool; half of them are shown as in a mirror.
     """
@@ -125,7 +144,7 @@ def loss(tower: MotionTower, pool: Pool, rows: Tensor, rng: torch.Generator) -> 
     whole = pool.whole[rows]
     words = F.binary_cross_entropy_with_logits(answers[:, :-2], said, reduction="none").sum(1)
     faults = F.binary_cross_entropy_with_logits(answers[:, -2:], torch.stack([whole, lawful], 1))
-    return (words * lawful * (0.3 + 0.7 * whole)).mean() + STRENGTH * faults
+    return (words * lawful * (0.3 + 0.7 * whole)).mean(), faults
 
 
 def bent(now: Tensor, mass: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -98,10 +98,11 @@ def _judge_aspect(
 
 
 def _honesty(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """Calibration error of decided votes beside what chance alone leaves of it, and the curve behind it."""
+    """Calibration error of decided votes beside what chance alone leaves of it, without that, and the curve behind."""
     return {
         "calibration_error": accuracy.expected_calibration_error(confidence, right),
         "calibration_floor": accuracy.calibration_floor(confidence),
+        "calibration_debiased": accuracy.debiased_calibration_error(confidence, right),
         "reliability": [asdict(one) for one in accuracy.reliability_curve(confidence, right)],
     }
 
@@ -117,7 +118,9 @@ def _told(interval: Interval) -> dict[str, Any]:
 def summary(report: dict[str, Any]) -> str:
     """The report as a table for a terminal."""
     heading = f"{'majority':>10}{'random':>8}"
-    lines = [f"{'held-out accuracy':<18}{'':>18}{heading}   {'with ties':>9}{heading}{'ECE':>7}{'floor':>7}"]
+    lines = [
+        f"{'held-out accuracy':<18}{'':>18}{heading}   {'with ties':>9}{heading}{'ECE':>7}{'floor':>7}{'debiased':>10}"
+    ]
     for aspect, row in report["aspects"].items():
         if "reason" in row:
             lines.append(f"{aspect:<18}{row['reason']}")
@@ -128,6 +131,7 @@ def summary(report: dict[str, Any]) -> str:
             f"{aspect:<18}{between:>18}{_short(row['majority']):>10}{_short(row['random']):>8}   "
             f"{_short(ties['value']):>9}{_short(row['majority_with_ties']):>10}{_short(row['random_with_ties']):>8}"
             f"{_short(row['calibration_error']):>7}{_short(row.get('calibration_floor')):>7}"
+            f"{_short(row.get('calibration_debiased')):>10}"
         )
     more = [(f"at noise {level}", one) for level, one in report.get("levels", {}).items()]
     more += [(f"of {point['num_pairs']} pairs", point["accuracy"]) for point in report.get("learning_curve", [])]

@@ -8,6 +8,7 @@ import torch
 
 from base_model.world import dataset
 from base_model.world.caption import caption
+from core.randomness import seed_for
 from reward import motion_lessons, motion_tower
 from reward.moments import moments
 from reward.motion_lessons import Lessons, bent
@@ -70,7 +71,7 @@ def test_a_tower_survives_saving(tmp_path: Path) -> None:
 
 
 def test_a_lesson_lowers_the_loss_and_repeats_to_the_last_bit() -> None:
-    pool = motion_lessons.render(FEW)
+    pool = motion_lessons.render(seed_for(FEW.seed, "motion clips"), FEW.num_clips, FEW.noise)
     rows, rng = torch.arange(16), torch.Generator()
     before = motion_lessons.loss(MotionTower(pool.words), pool, rows, rng.manual_seed(0))
     after = motion_lessons.loss(motion_lessons.teach(FEW), pool, rows, rng.manual_seed(0))
@@ -91,3 +92,14 @@ def test_a_third_stays_unbent_and_a_pixel_costs_half() -> None:
     moved = 64 * (new - now)[:, :, thing][..., PLACE].norm(dim=-1).amax(1)
     alone = torch.isclose(heavy, mass).flatten(1).all(1)  # neither faded nor shown at other moments
     torch.testing.assert_close(lawful[alone], 1 / (1 + moved[alone].square()), atol=0.02, rtol=0)
+
+
+def test_the_exam_is_of_other_clips_repeats_and_tells_a_taught_tower_from_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(motion_lessons, "EXAM", 16)
+    shipped, lessons = motion_tower.load(), Lessons("", num_clips=1)
+    words, faults = motion_lessons.examined(shipped, lessons)
+    assert (words, faults) == motion_lessons.examined(shipped, lessons)
+    new = motion_lessons.examined(MotionTower(shipped.words), lessons)
+    assert words < 0.3 * new[0] and faults < new[1]

@@ -63,6 +63,8 @@ FAMILIES: dict[str, dict[str, Algorithm]] = {
     },
     "whole clips": {
         "nft": NFT(),
+        "nft, held": NFT(kl_weight=0.01),
+        "nft, averaged": NFT(),
         "awm": AdvantageMatching(clip_range=0.1),
         "dpo": DPO(levels=4, beta=10.0),
         "weighted_regression": WeightedRegression(),
@@ -75,6 +77,8 @@ FAMILIES: dict[str, dict[str, Algorithm]] = {
     },
 }
 ALGORITHMS = {name: algorithm for family in FAMILIES.values() for name, algorithm in family.items()}
+AVERAGED = {"nft, averaged": 0.8}
+"""`ema_decay` of those that are judged by the average of their weights."""
 Curve = list[tuple[float, float]]  # (clips drawn, reward on held-out clips)
 
 
@@ -231,6 +235,7 @@ def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
         learning_rate=rate,
         lora_rank=8,
         lora_alpha=16,
+        ema_decay=AVERAGED.get(name, 0.0),
         sample_every=0,
         save_every=steps,
         judge_every=4,
@@ -238,7 +243,7 @@ def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
         seed=seed,
     )
     training, held_out = all_prompts()
-    folder = out / f"{name.replace(', ', '-').replace(' ', '_')}-{rate:g}-{seed}"
+    folder = out / f"{name.replace(', ', '-')}-{rate:g}-{seed}"
     watched: Reward = brightness()  # the loop looks at held-out clips for its judges
     with suppress(UserError):  # of a gradient that is no number any more: what was logged until then counts
         train(

@@ -39,13 +39,13 @@ DISTINCT = 24
 READY = {
     "Overview": ".sora-results tbody tr",
     "Leaderboard": ".sora-matrix td",
-    "Training": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
-    "Optimisation": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
+    "Training": ".charts svg",
+    "Optimisation": ".charts svg",
     "Gallery": ".gallery .card video",
     "Physics": ".gallery .card .tracks circle",
     "Checkpoints": ".gallery .card video",
-    "Preferences": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
-    "Reward": "[data-testid=stVegaLiteChart] :is(canvas, svg)",
+    "Preferences": ".charts svg",
+    "Reward": ".charts svg",
 }
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 

@@ -1,267 +1,201 @@
-"""Charts as functions of plain rows; colours that colour-blind readers tell apart, the theme's where there is one."""
+"""The dashboard's charts, as HTML with SVG in it: what rows of a run say, drawn by eval.plot and eval.svg.
+
+All of a page's drawings go to the browser in one component (components.charts), so that a page with thirty curves
+costs as much as one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import altair as alt
-import pandas as pd
+from markupsafe import Markup
 
-MAX_POINTS = 1500  # per line; more would be drawn on top of each other
+from eval import plot, svg
+from eval.result import finite
+
+Rows = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
+
+MAX_POINTS = 500  # per line; more would be drawn on top of each other
 AXES = {"step": "training step", "samples": "videos generated", "minutes": "minutes"}
-# Paul Tol's and Okabe-Ito's advice: told apart by every kind of colour vision, and by lightness.
-PALETTE = ("#3b82d6", "#e08a1e", "#2a9d74", "#c061a8", "#8a8f98", "#b8a300")
+CHOICES = {"a": "first", "b": "second", "tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 
 
-def tidy(runs: Mapping[str, Sequence[dict[str, Any]]]) -> pd.DataFrame:
-    """Lines of metrics.jsonl of several runs as one table: run, step, samples, minutes, metric, value."""
-    records = []
-    for run, rows in runs.items():
-        start = next((row["time"] for row in rows if isinstance(row.get("time"), int | float)), 0.0)
-        for row in rows[:: len(rows) // MAX_POINTS + 1]:
-            place = {
-                "run": run,
-                "step": row["step"],
-                "samples": row.get("samples"),
-                "minutes": (row.get("time", start) - start) / 60,
-            }
-            records += [
-                place | {"metric": key, "value": float(value)}
-                for key, value in row.items()
-                if "/" in key and isinstance(value, int | float)
-            ]
-    return pd.DataFrame(records, columns=["run", "step", "samples", "minutes", "metric", "value"])
-
-
-def smooth(values: pd.Series, smoothing: float) -> pd.Series:
-    """Exponential moving average, unbiased at its start. smoothing in [0, 1): weight of the past; 0 changes nothing."""
-    return values.ewm(alpha=1 - smoothing).mean()
-
-
-def run_colours(table: pd.DataFrame) -> dict[str, str]:
-    """The colour of each run, the same in every chart."""
-    return {run: PALETTE[index % len(PALETTE)] for index, run in enumerate(dict.fromkeys(table["run"]))}
-
-
-def curve(
-    table: pd.DataFrame, metric: str, axis: str = "step", smoothing: float = 0.0
-) -> alt.LayerChart | alt.FacetChart:
+def curve(runs: Mapping[str, Rows], metric: str, axis: str = "step", smoothing: float = 0.0) -> Markup:
     """One metric over training, a line per run: what was logged, faint, under its moving average."""
-    rows = table[table["metric"] == metric].copy()
-    rows["smoothed"] = rows.groupby("run")["value"].transform(lambda values: smooth(values, smoothing))
-    runs, colours = list(run_colours(table)), list(run_colours(table).values())
-    base = alt.Chart(rows).encode(
-        x=alt.X(
-            f"{axis}:Q",
-            title=AXES[axis],
-            axis=alt.Axis(tickMinStep=1 if axis == "step" else 0, grid=False, tickCount=6),
-        ),
-        color=alt.Color("run:N", scale=alt.Scale(domain=runs, range=colours), legend=None),
-    )
-    number = alt.Tooltip("value:Q", format=".4g")
-    tooltip = ["run:N", alt.Tooltip("step:Q"), number, alt.Tooltip("smoothed:Q", format=".4g")]
-    line = alt.Y("smoothed:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5))
-    layers = [base.mark_line(strokeWidth=2.2, point=len(rows) <= 30 * len(runs)).encode(y=line, tooltip=tooltip)]
-    if smoothing:
-        layers.insert(0, base.mark_line(strokeWidth=1, opacity=0.3).encode(y=alt.Y("value:Q"), tooltip=tooltip))
-    description = f"{metric} over {AXES[axis]} for {', '.join(runs)}"
-    return alt.layer(*layers).properties(height=190, description=description)
+    series = []
+    for tone, (run, rows) in enumerate(runs.items()):
+        points = logged(rows, metric, axis)
+        values = [value for _, _, value in points]
+        heads = [f"step {step:g}" + ("" if axis == "step" else f", {x:,.4g} {AXES[axis]}") for step, x, _ in points]
+        if smoothing:
+            series.append(plot.Series(run, [(x, value) for _, x, value in points], tone, "faint"))
+        line = [(x, value) for (_, x, _), value in zip(points, smooth(values, smoothing), strict=True)]
+        told = [
+            svg.number(value, 4) + (f" (logged {svg.number(was, 4)})" if smoothing else "")
+            for (_, value), was in zip(line, values, strict=True)
+        ]
+        series.append(plot.Series(run, line, tone, heads=heads, told=told))
+    about = f"{metric} over {AXES[axis]} for {', '.join(runs)}"
+    return plot.figure(metric.partition("/")[2], plot.plot(series, about))
 
 
-def choices(counts: dict[str, dict[str, int]]) -> alt.Chart:
+def logged(rows: Rows, metric: str, axis: str) -> list[tuple[float, float, float]]:
+    """(step, place on the axis, value) of at most MAX_POINTS lines that hold them all."""
+    start = next((row["time"] for row in rows if finite(row.get("time")) is not None), 0.0)
+    found = []
+    for row in rows:
+        place = (row.get("time", start) - start) / 60 if axis == "minutes" else finite(row.get(axis))
+        value = finite(row.get(metric))
+        if place is not None and value is not None:
+            found.append((float(row["step"]), place, value))
+    return found[:: len(found) // MAX_POINTS + 1]
+
+
+def smooth(values: Sequence[float], smoothing: float) -> list[float]:
+    """Exponential moving average, unbiased at its start. smoothing in [0, 1): weight of the past; 0 changes nothing."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = smoothing * total + value, smoothing * weight + 1.0
+        means.append(total / weight)
+    return means
+
+
+def choices(counts: Mapping[str, Mapping[str, int]]) -> Markup:
     """Shares of left, right, tie, ... per aspect as stacked bars."""
-    names = {"a": "first", "b": "second", "tie": "tie", "both_bad": "both bad", "skip": "skipped"}
-    rows = [
-        {"aspect": aspect.replace("_", " "), "choice": names.get(choice, choice), "votes": count, "order": order}
-        for aspect, of_aspect in counts.items()
-        for order, (choice, count) in enumerate((c, of_aspect.get(c, 0)) for c in names)
-        if count
-    ]
-    return (
-        alt.Chart(pd.DataFrame(rows, columns=["aspect", "choice", "votes", "order"]))
-        .mark_bar(height={"band": 0.7})
-        .encode(
-            x=alt.X("votes:Q", stack="normalize", title=None, axis=alt.Axis(format="%", grid=False, tickCount=4)),
-            y=alt.Y("aspect:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
-            color=alt.Color(
-                "choice:N",
-                sort=list(names.values()),
-                scale=alt.Scale(domain=list(names.values()), range=[PALETTE[0], PALETTE[1], "#8a8f98", "#555", "#ccc"]),
-                legend=alt.Legend(orient="bottom", title=None),
-            ),
-            order="order:Q",
-            tooltip=["aspect:N", "choice:N", "votes:Q"],
-        )
-        .properties(height=90 + 34 * len(counts), description="Shares of answers by aspect")
-    )
+    width, height, left = 560, 34, 122
+    parts, said = [], []
+    for index, (aspect, of_aspect) in enumerate(counts.items()):
+        total, start, top = sum(of_aspect.values()) or 1, float(left), index * height
+        parts.append(svg.text_at(left - 8, top + 21, aspect.replace("_", " "), "end"))
+        for tone, (choice, name) in enumerate(CHOICES.items()):
+            count = of_aspect.get(choice, 0)
+            end = start + count / total * (width - left - 4)
+            if count:
+                area = svg.shape(f"M{start:.1f} {top + 5}H{end - 1:.1f}V{top + 29}H{start:.1f}Z", f"area tone-{tone}")
+                title = f"{aspect.replace('_', ' ')}, {name}: {count} votes, {svg.share(count / total)}"
+                parts.append(Markup("<g><title>{}</title>{}</g>").format(title, area))
+                said.append(title)
+            start = end
+    drawn = svg.drawing(width, height * len(counts), "choices", "; ".join(said), parts)
+    return plot.figure("", drawn, plot.key(CHOICES.values()))
 
 
-def accuracies(rows: Sequence[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart:
-    """Held-out accuracy by aspect with its interval, beside the baselines that need no model.
-
-    Args: rows with aspect, value, low, high, majority, random, all shares in [0, 1] or None.
-    """
-    names = ("model", "majority", "random")
-    points = [
-        {"aspect": row["aspect"].replace("_", " "), "kind": name, "share": row["value" if name == "model" else name]}
-        | ({"low": row["low"], "high": row["high"]} if name == "model" else {})
-        for row in rows
-        for name in names
-    ]
-    table = pd.DataFrame(points, columns=["aspect", "kind", "share", "low", "high"])
-    base = alt.Chart(table).encode(
-        y=alt.Y("aspect:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-        color=alt.Color(
-            "kind:N",
-            scale=alt.Scale(domain=list(names), range=[PALETTE[0], PALETTE[1], PALETTE[4]]),
-            legend=alt.Legend(orient="bottom", title=None),
-        ),
-    )
-    share = alt.X("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
-    shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(names), range=["circle", "diamond", "square"]), legend=None)
-    tooltip = ["aspect:N", "kind:N"] + [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("share", "low", "high")]
-    layers = (
-        base.mark_rule(strokeWidth=3, opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(size=110, filled=True, opacity=1).encode(x=share, shape=shape, tooltip=tooltip),
-    )
-    height = 70 + 42 * len(rows)
-    return alt.layer(*layers).properties(height=height, description="Held-out accuracy by aspect beside baselines")
-
-
-def over_optimisation(
-    rows: Sequence[Mapping[str, Any]], proxy: str, golds: Sequence[str], axis: str
-) -> alt.LayerChart | alt.FacetChart:
+def over_optimisation(rows: Rows, proxy: str, golds: Sequence[str], axis: str) -> Markup:
     """What was trained for, and what was held out, over the distance from the reference: who turns back first?
 
     Every curve is shown in its own range, 0 its lowest and 1 its highest value, because rewards have different units.
 
     Args: rows of metrics.jsonl; proxy and golds are logged names, axis the name on the horizontal axis.
     """
-    kinds = {proxy: "trained for"} | dict.fromkeys(golds, "held out")
-    records = []
-    for name, kind in kinds.items():
-        known = [row for row in rows if all(isinstance(row.get(key), int | float) for key in (name, axis))]
-        values = [float(row[name]) for row in known]
+    series = []
+    for tone, name in enumerate((proxy, *golds)):
+        points = logged(rows, name, axis)
+        values = [value for *_, value in points]
         low, high = min(values, default=0.0), max(values, default=1.0)
-        for row, value in zip(known, values, strict=True):
-            place = {"x": float(row[axis]), "step": row["step"], "value": value}
-            records.append(place | {"name": name, "kind": kind, "share": (value - low) / ((high - low) or 1.0)})
-    table = pd.DataFrame(records, columns=["x", "step", "value", "name", "kind", "share"]).sort_values(["name", "step"])
-    base = alt.Chart(table).encode(
-        x=alt.X("x:Q", title=axis, axis=alt.Axis(grid=False, tickCount=6, format=".3~g")),
-        y=alt.Y("share:Q", title="share of its own range", scale=alt.Scale(domain=[0, 1])),
-        color=alt.Color(
-            "name:N",
-            sort=list(kinds),
-            scale=alt.Scale(domain=list(kinds), range=[PALETTE[index % len(PALETTE)] for index in range(len(kinds))]),
-            legend=alt.Legend(orient="bottom", title=None, labelLimit=320),
-        ),
-        strokeDash=alt.StrokeDash(
-            "kind:N",
-            scale=alt.Scale(domain=["trained for", "held out"], range=[[1, 0], [6, 4]]),
-            legend=None,
-        ),
-        order="step:Q",
-        tooltip=[
-            "name:N",
-            "step:Q",
-            alt.Tooltip("x:Q", title=axis, format=".4g"),
-            alt.Tooltip("value:Q", format=".4g"),
-        ],
+        series.append(
+            plot.Series(
+                name,
+                [(x, (value - low) / ((high - low) or 1.0)) for _, x, value in points],
+                tone,
+                kind="dashed" if tone else "line",
+                heads=[
+                    f"step {step:g}" + ("" if axis == "step" else f", {axis} {svg.number(x)}") for step, x, _ in points
+                ],
+                told=[svg.number(value, 4) for value in values],
+            )
+        )
+    about = f"{proxy} and {', '.join(golds)} over {axis}"
+    drawn = plot.plot(
+        series,
+        about,
+        x_name=axis,
+        y_name="share of its own range",
+        up=(-0.02, 1.02),
+        in_percent=(False, True),
+        size=plot.LARGE,
     )
-    layers = (base.mark_line(strokeWidth=2.2), base.mark_point(size=16, filled=True))
-    return alt.layer(*layers).properties(height=340, description=f"{proxy} and {', '.join(golds)} over {axis}")
+    return plot.figure("", drawn, plot.key((proxy, *golds)))
 
 
-def best_of_n(points: Sequence[Mapping[str, Any]], proxy: str, gold: str) -> alt.LayerChart | alt.FacetChart:
+def best_of_n(points: Rows, proxy: str, gold: str) -> Markup:
     """Gold of the proxy's favourite among N samples with its interval, over the KL that picking costs."""
-    records = [{"n": point["n"], "kl": point["kl"], **point["gold"]} for point in points]
-    table = pd.DataFrame(records, columns=["n", "kl", "value", "low", "high"])
-    base = alt.Chart(table).encode(x=alt.X("kl:Q", title="KL from the model, nats", axis=alt.Axis(grid=False)))
-    tooltip = ["n:Q"] + [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("kl", "value", "low", "high")]
-    scale = alt.Scale(zero=False)
-    layers = (
-        base.mark_area(opacity=0.2, color=PALETTE[0]).encode(y=alt.Y("low:Q", title=gold, scale=scale), y2="high:Q"),
-        base.mark_line(strokeWidth=2.2, color=PALETTE[0]).encode(y=alt.Y("value:Q", scale=scale), tooltip=tooltip),
-        base.mark_point(size=40, filled=True, color=PALETTE[0]).encode(y="value:Q", tooltip=tooltip),
-        base.mark_text(dy=-12, color=PALETTE[4]).encode(y="value:Q", text="n:Q"),
+    golds = [point["gold"] for point in points]
+    line = plot.Series(
+        gold,
+        [(point["kl"], one["value"]) for point, one in zip(points, golds, strict=True)],
+        heads=[f"N = {point['n']}, KL {svg.number(point['kl'])}" for point in points],
+        told=[
+            f"{svg.number(one['value'])} ({svg.number(one['low'])} \u2026 {svg.number(one['high'])})" for one in golds
+        ],
+        bounds=[(one["low"], one["high"]) for one in golds],
+        notes=[str(point["n"]) for point in points],
     )
-    return alt.layer(*layers).properties(height=300, description=f"{gold} of the best of N by {proxy}, over KL")
+    about = f"{gold} of the best of N by {proxy}, over KL"
+    return plot.figure("", plot.plot([line], about, x_name="KL from the model, nats", y_name=gold, size=plot.LARGE))
 
 
-def radar(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
+def radar(rows: Rows) -> Markup:
     """Shares from 0 (centre) to 1 (rim) of several sets on one axis per metric.
 
     Args: rows with set, metric, share (of the way from worst to best), value.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    angle = {name: 2 * math.pi * index / len(metrics) for index, name in enumerate(metrics)}
-
-    def at(name: str, share: float) -> dict[str, float]:
-        return {"x": share * math.sin(angle[name]), "y": share * math.cos(angle[name])}
-
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    records = [dict(row) | at(row["metric"], row["share"]) for row in rows]
-    for name in sets:  # closes the line
-        own = [record for record in records if record["set"] == name]
-        records.append(own[0] | {"order": len(metrics)})
-    for record in records:
-        record.setdefault("order", metrics.index(record["metric"]))
-    rings = [
-        {"ring": share, "order": index} | at(name, share)
-        for share in (0.25, 0.5, 0.75, 1.0)
-        for index, name in enumerate([*metrics, metrics[0]])
-    ]
-    labels = [{"metric": name} | at(name, 1.16) for name in metrics]
-    scale = alt.Scale(domain=[-1.35, 1.35])
-    across, up = alt.X("x:Q", axis=None, scale=scale), alt.Y("y:Q", axis=None, scale=scale)
-    grid = alt.Chart(pd.DataFrame(rings)).mark_line(color=PALETTE[4], opacity=0.35, strokeWidth=1)
-    lines = alt.Chart(pd.DataFrame(records)).encode(
-        x=across,
-        y=up,
-        color=alt.Color(
-            "set:N",
-            scale=alt.Scale(domain=sets, range=[PALETTE[index % len(PALETTE)] for index in range(len(sets))]),
-            legend=alt.Legend(orient="bottom", title=None),
-        ),
-        shape=alt.Shape("set:N", legend=None),
-        order="order:Q",
-        tooltip=["set:N", "metric:N", alt.Tooltip("value:Q", format=".4g"), alt.Tooltip("share:Q", format=".2f")],
-    )
-    words = alt.Chart(pd.DataFrame(labels)).mark_text(fontSize=11, color=PALETTE[4])
-    layers = (
-        grid.encode(x=across, y=up, detail="ring:N", order="order:Q"),
-        lines.mark_line(strokeWidth=2.2),
-        lines.mark_point(size=55, filled=True, opacity=1),
-        words.encode(x=across, y=up, text="metric:N"),
-    )
-    return alt.layer(*layers).properties(height=420, description=f"{', '.join(sets)} on {', '.join(metrics)}")
+    across, up, reach = 280, 170, 130  # the centre and the rim, in the drawing's own units
+
+    def at(metric: str, share: float) -> tuple[float, float]:
+        angle = 2 * math.pi * metrics.index(metric) / len(metrics)
+        return across + reach * share * math.sin(angle), up - reach * share * math.cos(angle)
+
+    def ring(places: Iterable[tuple[float, float]], kind: str) -> Markup:
+        return svg.shape(f"M{'L'.join(f'{x:.1f} {y:.1f}' for x, y in places)}Z", kind)
+
+    parts = [ring((at(metric, share) for metric in metrics), "line faint tone-4") for share in (0.25, 0.5, 0.75, 1.0)]
+    for metric in metrics:
+        x, y = at(metric, 1.1)
+        side = "middle" if abs(x - across) < 20 else "start" if x > across else "end"
+        parts.append(svg.text_at(x, y + 4, metric, side))
+    for tone, name in enumerate(sets):
+        own = {row["metric"]: row for row in rows if row["set"] == name}
+        tint = f"tone-{tone % plot.NUM_TONES}"
+        parts.append(ring((at(metric, own[metric]["share"]) for metric in metrics), f"line {tint}"))
+        for metric in metrics:
+            x, y = at(metric, own[metric]["share"])
+            title = f"{name}, {metric}: {svg.number(own[metric]['value'])}"
+            spot = svg.shape(f"M{x:.1f} {y:.1f}h0", f"dots {tint}")
+            parts.append(Markup("<g><title>{}</title>{}</g>").format(title, spot))
+    drawn = svg.drawing(2 * across, 2 * up, "radar", f"{', '.join(sets)} on {', '.join(metrics)}", parts)
+    return plot.figure("", drawn, plot.key(sets))
 
 
-def reliability(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart | alt.FacetChart:
+def reliability(rows: Rows) -> Markup:
     """How often the model was right where it said how sure it was; the diagonal is honesty.
 
     Args: rows with aspect, confidence, accuracy, n.
     """
-    table = pd.DataFrame(list(rows), columns=["aspect", "confidence", "accuracy", "n"])
-    ideal = alt.Chart(pd.DataFrame({"confidence": [0.5, 1.0], "accuracy": [0.5, 1.0]})).mark_line(
-        color=PALETTE[4], strokeDash=[5, 4]
-    )
-    said = alt.X("confidence:Q", title="said", scale=alt.Scale(domain=[0.5, 1]), axis=alt.Axis(format="%", tickCount=5))
-    was = alt.Y("accuracy:Q", title="was right", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     aspects = list(dict.fromkeys(row["aspect"] for row in rows))
-    base = alt.Chart(table).encode(
-        x=said,
-        y=was,
-        color=alt.Color(
-            "aspect:N",
-            scale=alt.Scale(domain=aspects, range=[PALETTE[index % len(PALETTE)] for index in range(len(aspects))]),
-            legend=alt.Legend(orient="bottom", title=None, labelLimit=200),
-        ),
-        shape=alt.Shape("aspect:N", legend=None),
-        tooltip=["aspect:N", alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("accuracy:Q", format=".3f"), "n:Q"],
+    series = [plot.Series("", [(0.5, 0.5), (1.0, 1.0)], 4, "faint")]
+    for tone, aspect in enumerate(aspects):
+        own = [row for row in rows if row["aspect"] == aspect]
+        series.append(
+            plot.Series(
+                aspect,
+                [(row["confidence"], row["accuracy"]) for row in own],
+                tone,
+                heads=[f"said {svg.share(row['confidence'])}" for row in own],
+                told=[f"{svg.share(row['accuracy'])} of {row['n']:.0f}" for row in own],
+            )
+        )
+    drawn = plot.plot(
+        series,
+        "Share right over stated confidence, per aspect",
+        x_name="said",
+        y_name="was right",
+        across=(0.5, 1.0),
+        up=(0.0, 1.0),
+        in_percent=(True, True),
+        size=plot.LARGE,
     )
-    layers = (ideal.encode(x=said, y=was), base.mark_line(strokeWidth=1.6), base.mark_point(size=60, filled=True))
-    return alt.layer(*layers).properties(height=320, description="Share right over stated confidence, per aspect")
+    return plot.figure("", drawn, plot.key(aspects))

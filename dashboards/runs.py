@@ -57,6 +57,9 @@ class Experiment:
     reward: Path | None
 
 
+Share = tuple[float, float, float]  # value, low, high
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How often a preference model agrees with held-out votes on one aspect, beside what no model would get.
@@ -165,6 +168,36 @@ def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
                     )
                 )
     return rows, problems
+
+
+def varied_accuracies(experiment: Experiment) -> tuple[dict[float, Share], dict[float, Share]]:
+    """Held-out accuracy of the closing aspect by the number of training pairs, and by the noise of latents.
+
+    Both empty where the report has none; what cannot be read is told by `accuracies`.
+    """
+    document, _ = read_json(experiment.reward) if experiment.reward else ({}, [])
+    learned, levels = document.get("learning_curve"), document.get("levels")
+    points = [(row.get("num_pairs"), row.get("accuracy")) for row in learned or () if isinstance(row, dict)]
+    if points:  # the curve stops at half of the pairs; the model itself learned from all of them
+        whole = list(document["aspects"].values())[-1]
+        points.append((document.get("num_pairs", {}).get("training"), whole.get("accuracy")))
+    return _shares(points), _shares(levels.items() if isinstance(levels, dict) else ())
+
+
+def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
+    """Place -> value, low and high, of the points whose numbers are all there."""
+    found = {}
+    for place, told in points:
+        try:
+            at = float(place)
+        except (TypeError, ValueError):
+            continue
+        value, low, high = (
+            (finite(told.get(key)) for key in ("value", "low", "high")) if isinstance(told, dict) else (None,) * 3
+        )
+        if value is not None and low is not None and high is not None:
+            found[at] = (value, low, high)
+    return found
 
 
 def _bins(told: Any) -> tuple[dict[str, float], ...]:

@@ -55,7 +55,7 @@ CONFIG: dict[str, Any] = THEME | {
 # pages themselves: Streamlit complains about caches that are made while it does not run yet.
 WARM: dict[str, tuple[str, ...]] = {
     "label.py": ("dashboards.export", "dashboards.runs", "dashboards.service", "core.preferences_quality"),
-    "report.py": ("dashboards.charts", "dashboards.runs", "dashboards.service"),
+    "report.py": ("dashboards.charts", "dashboards.export", "dashboards.runs", "dashboards.service"),
 }
 
 
@@ -70,10 +70,6 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
         _require_free(host, port)
     for module in WARM[script]:
         importlib.import_module(module)
-    if script == "report.py":
-        from dashboards import charts
-
-        charts.choices({}).to_dict()  # Altair reads its schema when it draws the first chart: a third of a second
     path = Path(__file__).with_name(script)
     routes = [Route(f"{media.ROUTE}/{{name}}", send_clip)]
     if script == "label.py":

@@ -127,5 +127,9 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return environment.get_template(template).render(style=Markup(style), script=Markup(script), **values)
+
+    def joined(*names: str) -> Markup:
+        return Markup("".join((HERE / name).read_text(encoding="utf-8") for name in names))
+
+    style, script = joined("report.css", "plot.css"), joined("plot.js", "report.js")
+    return environment.get_template(template).render(style=style, script=script, **values)

@@ -1,5 +1,4 @@
 // Pause, slow motion, frames and paths for all films at once; without it they loop by themselves.
-"use strict";
 const films = [...document.querySelectorAll("video")];
 const button = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -38,3 +37,4 @@ if ("IntersectionObserver" in window) {
 }
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 update();
+readPlots(document);

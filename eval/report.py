@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from core import files
 from core.videoset import VideoItem
-from eval import gallery, page, svg, verdict
+from eval import gallery, page, plot, svg, verdict
 from eval.curves import is_telling, ordered
 from eval.folder import Demo, plain
 from eval.result import JUDGE, finite
@@ -129,7 +129,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     """(logged name, chart), rewards first, then held-out judges, then signs of health; times are left out."""
     names = {name for row in metrics for name in row if "/" in name and not name.startswith("time/")}
     charts = [
-        (name, svg.curve([(float(row["step"]), finite(row.get(name))) for row in metrics], name))
+        (name, plot.curve([(float(row["step"]), finite(row.get(name))) for row in metrics], name))
         for name in ordered(names)
     ]
     return [(name, chart) for name, chart in charts if chart]
@@ -163,22 +163,21 @@ def _growth(samples: Mapping[int, Sequence[VideoItem]]) -> list[dict[str, Any]]:
 
 
 def _card(report: Mapping[str, Any]) -> Markup | None:
-    """Accuracy of the reward model per aspect, the overall one beside what needs no model, as bars."""
+    """Accuracy of the reward model per aspect, the overall one first, beside what needs no model."""
     aspects = report.get("aspects")
     told = {name: row for name, row in (aspects if isinstance(aspects, dict) else {}).items() if isinstance(row, dict)}
-    overall = told.pop("overall", {})
-    bars = [_bar("overall", overall.get("accuracy"))]
-    bars += [_bar("always majority", overall.get("majority")), _bar("random choice", overall.get("random"))]
-    bars += [_bar(name.replace("_", " "), row.get("accuracy")) for name, row in told.items()]
-    known = [bar for bar in bars if bar is not None]
-    return svg.bars(known, "accuracy of the reward model on held-out votes") if known else None
+    rows = [one for name, row in told.items() if (one := _accuracy(name, row)) is not None]
+    rows.sort(key=lambda row: row[0] != "overall")
+    return svg.accuracies(rows, "accuracy of the reward model on held-out votes") if rows else None
 
 
-def _bar(name: str, value: Any) -> tuple[str, float, float | None, float | None] | None:
-    """A share with its interval, from a number or from {"value", "low", "high"}; None where there is none."""
-    entry = value if isinstance(value, dict) else {"value": value}
-    share = finite(entry.get("value"))
-    return None if share is None else (name, share, finite(entry.get("low")), finite(entry.get("high")))
+def _accuracy(aspect: str, row: Mapping[str, Any]) -> svg.Accuracy | None:
+    """A line of the card from an aspect of report.json; None where nothing was measured."""
+    entry = row.get("accuracy")
+    entry = entry if isinstance(entry, dict) else {"value": entry}
+    value, low, high = (finite(entry.get(name)) for name in ("value", "low", "high"))
+    majority, random = finite(row.get("majority")), finite(row.get("random"))
+    return None if value is None else (aspect.replace("_", " "), value, low, high, majority, random)
 
 
 def _choices(labels: Mapping[str, Any]) -> list[dict[str, Any]]:

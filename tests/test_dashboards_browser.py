@@ -345,8 +345,13 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     playwright.expect(row).to_contain_text("78")
 
     page.get_by_role("link", name="Training").click()
-    page.locator("[data-testid=stVegaLiteChart] :is(canvas, svg)").first.wait_for()
     playwright.expect(page.get_by_text("approx_kl")).to_be_visible(timeout=PATIENCE)
+    curve = page.locator("figure", has_text="total").locator("svg.lines")
+    curve.hover()
+    playwright.expect(page.locator(".values", has_text="step 6")).to_be_visible()
+    curve.focus()
+    page.keyboard.press("ArrowRight")
+    playwright.expect(page.locator(".values", has_text="step 1")).to_be_visible()
 
     page.get_by_role("link", name="Gallery").click()
     playwright.expect(page.locator(".gallery .card")).to_have_count(len(PROMPTS), timeout=PATIENCE)

@@ -237,12 +237,13 @@ def test_reading_writes_nothing(demo: Path) -> None:
 
 
 def test_smoothing_keeps_a_constant_and_zero_keeps_everything() -> None:
-    table = charts.tidy({"run": [{"step": n, "time": 60.0 * n, "reward/total": 2.0} for n in range(5)]})
-    assert list(charts.smooth(table["value"], 0.9)) == pytest.approx([2.0] * 5)
-    assert list(table["minutes"]) == [0, 1, 2, 3, 4]
-    assert list(charts.smooth(table["step"], 0.0)) == list(table["step"])
+    rows = [{"step": n, "time": 60.0 * n, "reward/total": 2.0} for n in range(5)]
+    points = charts.logged(rows, "reward/total", "minutes")
+    assert charts.smooth([value for *_, value in points], 0.9) == pytest.approx([2.0] * 5)
+    assert [minutes for _, minutes, _ in points] == [0, 1, 2, 3, 4]
+    assert charts.smooth([0.0, 1.0, 5.0], 0.0) == [0.0, 1.0, 5.0]
 
 
 def test_long_runs_are_thinned() -> None:
     rows = [{"step": n, "time": float(n), "reward/total": 0.0} for n in range(10 * charts.MAX_POINTS)]
-    assert charts.MAX_POINTS / 2 < len(charts.tidy({"run": rows})) <= charts.MAX_POINTS
+    assert charts.MAX_POINTS / 2 < len(charts.logged(rows, "reward/total", "step")) <= charts.MAX_POINTS

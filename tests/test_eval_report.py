@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.preferences import Store
 from core.run import Run
 from core.videoset import Writer
-from eval import gallery, report, svg, verdict
+from eval import gallery, plot, report, svg, verdict
 
 HOSTILE = '<img src=x onerror="alert(1)"> & "a red ball" {{ 7 * 7 }} </script>'
 NUM_PAIRS = 12
@@ -166,7 +166,7 @@ def test_prompts_cannot_become_markup_or_template(page: str) -> None:
 
 
 def test_reward_model_stands_beside_its_baselines(page: str) -> None:
-    assert "overall 73.1%, always majority 52.0%, random choice 50.0%, text alignment 83.0%" in page
+    assert "overall 73\u2009%, text alignment 83\u2009%" in page
     assert "; 412 pairs." in page
 
 
@@ -314,5 +314,5 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_curve_of_one_point_and_of_gaps_is_drawn() -> None:
-    assert "<svg" in svg.curve([(1, 0.5)], "x") and svg.curve([(1, None)], "x") == ""
-    assert svg.curve([(1, 1.0), (2, None), (3, 3.0)], "x").count("<circle") == 2
+    assert "<svg" in plot.curve([(1, 0.5)], "x") and plot.curve([(1, None)], "x") == ""
+    assert 'data-x="step 1|step 3" data-y="1.000|3.000"' in plot.curve([(1, 1.0), (2, None), (3, 3.0)], "x")

@@ -1,4 +1,4 @@
-"""What is more than Streamlit widgets: two screens around one synchronised player (player.js), and the labeling door.
+"""What is more than Streamlit widgets: two screens around one synchronised player (player.js), drawings, and the door.
 
 Plain JavaScript and CSS beside this file, joined as text: no build step, nothing fetched from elsewhere.
 """
@@ -9,9 +9,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from eval import plot
 
-def _joined(*names: str) -> str:
-    return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+HERE = Path(__file__).parent
+EVAL = Path(plot.__file__).parent  # the reports there draw by the same script and style
+
+
+def _joined(*names: str | Path) -> str:
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 # Registered once per process: Streamlit warns about a name that is registered again on every rerun.
@@ -20,5 +25,8 @@ label_screen = st.components.v2.component(
 )
 gallery = st.components.v2.component(
     "soralign_gallery", js=_joined("player.js", "gallery.js"), css=_joined("player.css", "gallery.css")
+)
+charts = st.components.v2.component(
+    "soralign_charts", js=_joined(EVAL / "plot.js", "charts.js"), css=_joined(EVAL / "plot.css", "charts.css")
 )
 door = st.components.v2.component("soralign_door", js=_joined("door.js"), css=_joined("door.css"))

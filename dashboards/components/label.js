@@ -8,6 +8,7 @@ const NAMES = { left: "left", right: "right", tie: "tie", both_bad: "both bad", 
 const ANSWER_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", b: "both_bad", x: "both_bad" };
 const PATIENCE_MILLISECONDS = 20000;
 const RESEND_MILLISECONDS = 2000;
+const LOOK_AGAIN_MILLISECONDS = 20000;  // while there is nothing to label
 const LONG_PROMPT = 160;  // characters; two lines of a heading
 
 function createScreen(root) {
@@ -94,8 +95,9 @@ function createScreen(root) {
     flush();
   }
 
-  async function flush() {
-    if (isSending || !outbox.length) return;
+  // Sends what waits; to be told what there is now, even nothing.
+  async function flush(evenNothing = false) {
+    if (isSending || !(outbox.length || evenNothing)) return;
     isSending = true;
     let reply;
     try {
@@ -108,6 +110,7 @@ function createScreen(root) {
       reply = { error: "The server does not answer." };
     }
     isSending = false;
+    if (reply.error && !outbox.length) return;
     if (reply.error) {
       say(`${reply.error} ${outbox.length === 1 ? "One answer waits" : `${outbox.length} answers wait`} here; trying again.`);
       setTimeout(flush, RESEND_MILLISECONDS);
@@ -307,13 +310,14 @@ function createScreen(root) {
     switchedAt = null;
     if (isWaiting) { done.replaceChildren(); return; }
     const count = data.progress.done;
-    done.replaceChildren(
-      make("div", "tick", "✓"),
-      make("h1", "", count ? "That was the last one. Thank you!" : "Nothing to label here."),
-      make("p", "", count
-        ? `You judged ${count} ${count === 1 ? "pair" : "pairs"}. Press Z to go back to the last one.`
-        : "Every pair has its votes already, or is on somebody else's screen right now. Look again later."),
-    );
+    const [mark, title, text] = data.empty
+      ? ["…", "No pairs yet.", "An admin adds them on the page Project; they appear here by themselves."]
+      : count
+        ? ["✓", "That was the last one. Thank you!",
+          `You judged ${count} ${count === 1 ? "pair" : "pairs"}. Undo (Z) goes back to the last one.`]
+        : ["✓", "Nothing to label here.",
+          "Every pair has its votes, or is on somebody else's screen. What becomes free appears here by itself."];
+    done.replaceChildren(make("div", "tick", mark), make("h1", "", title), make("p", "", text));
   }
 
   // How long the eye waited for both videos, for the browser test.
@@ -377,6 +381,8 @@ function createScreen(root) {
 
   document.addEventListener("keydown", key);
   document.addEventListener("visibilitychange", visibility);
+  const lookAgain = () => { if (data && !pair() && !document.hidden) flush(true); };
+  const looking = setInterval(lookAgain, LOOK_AGAIN_MILLISECONDS);
   return {
     receive(component) {
       address = component.data;
@@ -386,6 +392,7 @@ function createScreen(root) {
     close() {
       document.removeEventListener("keydown", key);
       document.removeEventListener("visibilitychange", visibility);
+      clearInterval(looking);
       player.pause();
     },
   };

@@ -124,6 +124,7 @@ def content(store: Store, annotator: str, acknowledged: int = 0, notice: str | N
             for aspect in store.aspects
         ],
         "queue": [shown(store, task) for task in queue],
+        "empty": not queue and store.is_empty(),
         "last": store.newest_label(annotator),
         "least": store.settings.min_watched,
         "reasons": service.SKIP_REASONS,

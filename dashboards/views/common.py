@@ -18,10 +18,12 @@ from eval.scene import Judged, read_set
 from eval.svg import number
 
 T = TypeVar("T")
-SVG_STYLE = """<style>
-text { fill: #8a8f98; font: 11px system-ui, sans-serif; } .axis, .zero, .grid { stroke: #8a8f9880; }
-.whisker { stroke: #8a8f98; stroke-width: 2; } .point, .better { fill: #3b82d6; } .worse { fill: #e08a1e; }
-.whisker.better { stroke: #3b82d6; } .whisker.worse { stroke: #e08a1e; } .unclear { fill: #8a8f98; }
+BETTER, WORSE = "#3b82d6", "#e08a1e"  # told apart by every kind of colour vision
+SVG_STYLE = f"""<style>
+text {{ fill: #8a8f98; font: 11px system-ui, sans-serif; }} .axis, .zero {{ stroke: #8a8f9880; }}
+.whisker {{ stroke: #8a8f98; stroke-width: 2; }} .unclear {{ fill: #8a8f98; }}
+.better {{ fill: {BETTER}; }} .whisker.better {{ stroke: {BETTER}; }}
+.worse {{ fill: {WORSE}; }} .whisker.worse {{ stroke: {WORSE}; }}
 </style>"""
 
 

@@ -10,10 +10,10 @@ import streamlit as st
 
 from core.errors import UserError
 from core.preferences import existing
-from dashboards import charts, runs
+from dashboards import charts, components, runs
 from dashboards.views import common
 from dashboards.views.common import figure
-from eval import leaderboard, svg
+from eval import leaderboard, plot, svg
 
 TIE_BAND = 0.02
 VOTES = "votes of people"
@@ -133,7 +133,7 @@ def _cell(name: str, pair: dict[str, Any] | None) -> str:
     if pair is None or pair["value"] is None:
         return "<td></td>" if pair is None else "<td><small>never met</small></td>"
     mark = "▲ " if pair["low"] > 0.5 else "▼ " if pair["high"] < 0.5 else ""
-    colour = charts.PALETTE[0] if pair["value"] >= 0.5 else charts.PALETTE[1]
+    colour = common.BETTER if pair["value"] >= 0.5 else common.WORSE
     about = f"{name} over {pair['second']}: {svg.share(pair['low'])} to {svg.share(pair['high'])}, "
     about += f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
     style = f"--tint: {colour}; --strength: {abs(2 * pair['value'] - 1):.2f}"
@@ -147,12 +147,8 @@ def _metrics(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
             return
         names = dict.fromkeys(name for one in entries.values() for name in one if "/" not in name.split("[")[0])
         drawn = {name: svg.metric(name, {one: row.get(name, {}) for one, row in entries.items()}) for name in names}
-        figures = (
-            f"<figure>{common.escape(name)}{common.picture(chart, name)}</figure>"
-            for name, chart in drawn.items()
-            if chart
-        )
-        st.html(f'<div class="sora-charts">{"".join(figures)}</div>')
+        figures = [plot.figure(name, chart) for name, chart in drawn.items() if chart]
+        components.charts(key="every metric", data={"markup": "".join(figures)})
         st.caption(
             "Each metric on an axis of its own, with 95 % intervals. Intervals that overlap do not say that there is "
             "no difference: `soralign compare` tests two sets in pairs."
@@ -191,7 +187,7 @@ def _radar(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
     with common.drawer("All metrics at a glance", "radar") as drawer:
         if not drawer.open:
             return
-        st.altair_chart(charts.radar(rows), width="stretch")
+        components.charts(key="radar chart", data={"markup": charts.radar(rows)})
         st.caption(
             "Each axis runs from the worst possible value of its metric (centre) to the best possible one (rim), not "
             f"from the worst to the best set. Shown are the {NUM_RADAR} metrics with the widest spread; those without "

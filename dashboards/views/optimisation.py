@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboards import charts, runs
+from dashboards import charts, components, runs
 from dashboards.views import common
 from dashboards.views.common import figure
 
@@ -35,7 +35,7 @@ def _training(experiment: runs.Experiment) -> None:
     axes = [name for name in KL if name in names] + ["step"]
     column, _ = st.columns([1, 2])
     axis = column.selectbox("Over", axes, key="over", bind="query-params") or axes[0]
-    st.altair_chart(charts.over_optimisation(rows, proxy, golds, axis), width="stretch")
+    components.charts(key="turn", data={"markup": charts.over_optimisation(rows, proxy, golds, axis)})
     st.caption(
         "Every curve in its own range, 0 its lowest and 1 its highest value: look where they turn, not how high they "
         "are. The solid one was trained for. A held-out judge that falls while it rises is over-optimisation: stop."
@@ -71,7 +71,7 @@ def _best_of_n(experiment: runs.Experiment) -> None:
             continue
         st.subheader(f"Best of N, {common.plain(name)}")
         proxy, gold = str(content.get("proxy")), str(content.get("gold"))
-        st.altair_chart(charts.best_of_n(points, proxy, gold), width="stretch")
+        components.charts(key=f"best of n {name}", data={"markup": charts.best_of_n(points, proxy, gold)})
         st.caption(
             f"{common.plain(gold)} of the best of N by {common.plain(proxy)}, with 95 % intervals over prompts; N is "
             f"beside the points. Best at N = {content.get('best_n')}."

@@ -35,7 +35,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         common.empty(f"No votes yet. Label with `soralign label --store {experiment.store}`.")
         return
     st.subheader("Answers by aspect")
-    st.altair_chart(charts.choices(counts["choices"]), width="stretch")
+    components.charts(key="choices", data={"markup": charts.choices(counts["choices"])})
     st.subheader("Annotators")
     common.table(_annotators(store))
     st.subheader("Agreement")

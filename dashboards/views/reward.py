@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import streamlit as st
+from markupsafe import Markup
 
 from core.errors import UserError
 from core.preferences import existing
 from dashboards import charts, components, runs, service
 from dashboards.views import common
 from dashboards.views.common import figure
+from eval import plot, svg
 
 NUM_WORST = 6
 
@@ -24,22 +25,50 @@ def show(experiments: list[runs.Experiment]) -> None:
     if not rows:
         common.empty("No preference model yet: `soralign reward train` writes one, with the report that is shown here.")
         return
-    for column, kind in zip(st.columns(2, gap="large"), ("without ties", "with ties"), strict=True):
-        with column:
-            st.subheader(f"Accuracy {kind}")
-            chosen = [row for row in rows if row.kind == kind]
-            st.altair_chart(charts.accuracies([asdict(row) for row in chosen]), width="stretch")
+    drawn = [_accuracies([row for row in rows if row.kind == kind], kind) for kind in ("without ties", "with ties")]
+    components.charts(key="accuracy", data={"markup": "".join(drawn)})
     st.caption(
-        "Share of held-out votes that the model predicts, with a 95 % interval over prompts. Majority always names the "
-        "side chosen most often; random guesses. A model is worth using where its interval lies right of both."
+        "Share of held-out votes that the model predicts, with a 95 % interval over prompts. The diamond always names "
+        "the side chosen most often, the square guesses. A model is worth using where its interval lies right of both."
     )
     common.table(_table(rows))
     curves = [{"aspect": service.readable(row.aspect), **one} for row in rows for one in row.reliability]
     if curves:
         st.subheader("Does it know when it is sure?")
-        st.altair_chart(charts.reliability(curves), width="stretch")
-        st.caption("Held-out votes in bins of the stated chance; on the dashed line it is right as often as it says.")
+        components.charts(key="reliability", data={"markup": charts.reliability(curves)})
+        st.caption("Held-out votes in bins of the stated chance; on the thin line it is right as often as it says.")
+    _varied(experiment)
     _worst(experiment)
+
+
+def _accuracies(rows: list[runs.Accuracy], kind: str) -> Markup:
+    """A line an aspect, beside what needs no model."""
+    lines: list[svg.Accuracy] = [
+        (service.readable(row.aspect), row.value, row.low, row.high, row.majority, row.random)
+        for row in rows
+        if row.value is not None
+    ]
+    title = f"Accuracy {kind}"
+    return plot.figure(title, svg.accuracies(lines, f"{title} by aspect"))
+
+
+def _varied(experiment: runs.Experiment) -> None:
+    """What more votes would bring, and for a reward of latents what noise costs, where training measured it."""
+    pairs, levels = runs.varied_accuracies(experiment)
+    drawn = []
+    if pairs:
+        drawn.append(
+            plot.figure("With fewer votes", plot.accuracy(pairs, "Accuracy over training pairs", "training pairs"))
+        )
+    if levels:
+        drawn.append(plot.figure("In noise", plot.accuracy(levels, "Accuracy over noise levels", "noise level")))
+    if drawn:
+        st.subheader("What changes it?")
+        components.charts(key="varied", data={"markup": "".join(drawn)})
+        st.caption(
+            "Accuracy on the same held-out votes, all aspects together, with 95 % intervals. A curve that still rises "
+            "says that more votes would help; noise levels run from 0, the video, to 1, nothing but noise."
+        )
 
 
 def _worst(experiment: runs.Experiment) -> None:

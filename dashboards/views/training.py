@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import streamlit as st
+from markupsafe import Markup
 
-from dashboards import charts, runs
+from dashboards import charts, components, runs
 from dashboards.views import common
+from eval import plot
 from eval.curves import is_telling, ordered
+from eval.result import finite
 
 REFRESH_SECONDS = 3
 
@@ -42,30 +45,16 @@ def _curves(shown: list[runs.Experiment], axis: str, smoothing: float, running: 
     if running:
         last = " · ".join(f"{common.plain(name)} at step {lines[-1]['step']}" for name, lines in rows.items())
         st.caption(f":blue-badge[live] {last}")
-    table = charts.tidy(rows)
-    metrics = list(dict.fromkeys(table["metric"]))
-    if len(rows) > 1:
-        st.html(_legend(charts.run_colours(table)))
-    metrics = [name for name in ordered(metrics) if everything or is_telling(name)] or ordered(metrics)
-    groups = dict.fromkeys(_group(metric) for metric in metrics)
-    for group in groups:
-        st.subheader(group)
-        columns = st.columns(3)
-        for index, metric in enumerate(metric for metric in metrics if _group(metric) == group):
-            with columns[index % 3]:
-                st.markdown(f"**{common.plain(metric.partition('/')[2])}**")
-                st.altair_chart(charts.curve(table, metric, axis, smoothing), width="stretch", key=f"curve {metric}")
-
-
-def _legend(colours: dict[str, str]) -> str:
-    """Which colour is which run, once for all charts."""
-    dot = "display:inline-block;width:.7rem;height:.7rem;border-radius:50%;margin:0 .4rem 0 0;background:"
-    entries = (
-        f'<span style="margin-right:1.2rem"><i style="{dot}{colour}"></i>{common.escape(run)}</span>'
-        for run, colour in colours.items()
-    )
-    return f'<div style="font-size:.9rem">{"".join(entries)}</div>'
-
-
-def _group(metric: str) -> str:
-    return metric.partition("/")[0]
+    names = {
+        key
+        for lines in rows.values()
+        for line in lines
+        for key, value in line.items()
+        if "/" in key and finite(value) is not None
+    }
+    metrics = [name for name in ordered(names) if everything or is_telling(name)] or ordered(names)
+    parts = [plot.key(rows)] if len(rows) > 1 else []
+    for group in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
+        parts.append(Markup("<h3>{}</h3>").format(group))
+        parts += [charts.curve(rows, name, axis, smoothing) for name in metrics if name.startswith(f"{group}/")]
+    components.charts(key="curves", data={"markup": "".join(parts)})

@@ -19,10 +19,10 @@ from align import objectives
 from align.advantages import group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
-from align.protocol import option
 from align.reference import check_held, held_velocity
 from align.renoise import check_levels, old_velocity, renoised, target
 from align.replay import ratio_metrics
+from core.cli import option
 from core.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from align import ALGORITHMS, diagnose
 from base_model.options import ModelOptions
 from core import prompts, registry
-from core.cli import parse
+from core.cli import option, parse, required, settings_of
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,27 +25,19 @@ if TYPE_CHECKING:
 class Subject:
     """What is aligned, to what, on which prompts."""
 
-    out: str = dataclasses.field(metadata={"help": "run folder; the same command again continues it"})
-    prompts: list[str] = dataclasses.field(
-        metadata={
-            "help": "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag, and image or "
-            "video, which the prompt's clips begin with; several as `a.txt=.7 b.jsonl=.3` are drawn in these shares"
-        }
+    out: str = required("run folder; the same command again continues it")
+    prompts: list[str] = required(
+        "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag, and image or "
+        "video, which the prompt's clips begin with; several as `a.txt=.7 b.jsonl=.3` are drawn in these shares"
     )
-    reward: list[str] = dataclasses.field(
-        default_factory=list,
-        metadata={
-            "help": "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`; only dpo with a "
-            "store needs none"
-        },
+    reward: list[str] = option(
+        [],
+        "reward names or folders; several make a weighted sum, as `clip=.5 runs/reward=1`; only dpo with a "
+        "store needs none",
     )
-    judge: list[str] = dataclasses.field(
-        default_factory=list, metadata={"help": "rewards that are watched and not trained on"}
-    )
-    judge_prompts: str = dataclasses.field(
-        default="", metadata={"help": "file of the judges' prompts; empty = the last fifth of the training prompts"}
-    )
-    model: str = dataclasses.field(default="sandbox", metadata={"help": "generator name, folder or hub id"})
+    judge: list[str] = option([], "rewards that are watched and not trained on")
+    judge_prompts: str = option("", "file of the judges' prompts; empty = the last fifth of the training prompts")
+    model: str = option("sandbox", "generator name, folder or hub id")
 
 
 def align(argv: list[str]) -> None:
@@ -68,7 +60,7 @@ def align(argv: list[str]) -> None:
 
     kinds = (Subject, ModelOptions, TrainConfig, kind)
     options = parse(_merged(argv[0], kinds), argv[1:], prog=f"soralign align {argv[0]}")
-    config, algorithm = _part(TrainConfig, options), cast("Algorithm", _part(kind, options))
+    config, algorithm = settings_of(TrainConfig, options), cast("Algorithm", settings_of(kind, options))
     listed = prompts.mixture(options.prompts)
     config.check()
     from_votes = bool(getattr(algorithm, "store", ""))
@@ -133,8 +125,3 @@ def _merged(name: str, kinds: Sequence[type]) -> type[Any]:
     merged = dataclasses.make_dataclass(f"align_{name}", fields, frozen=True)
     merged.__doc__ = (kinds[-1].__doc__ or "").strip()
     return merged
-
-
-def _part(kind: type[Any], options: Any) -> Any:
-    """The fields of `kind` taken out of the merged options."""
-    return kind(**{one.name: getattr(options, one.name) for one in dataclasses.fields(kind)})

@@ -1,10 +1,10 @@
 """What the loop needs to know; what an algorithm needs is in the algorithm."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from align.protocol import option
+from core.cli import option
 from core.errors import UserError
 
 ADDED = {"decay": 0.0, "compile": False}  # settings that runs were made without, and what those did
@@ -37,10 +37,7 @@ class TrainConfig:
     rslora: bool = option(False, "scale LoRA updates by lora_alpha / sqrt(lora_rank)")
     lora_rank: int = option(16, "width of the LoRA updates")
     lora_alpha: int = option(32, "LoRA updates are scaled by lora_alpha / lora_rank")
-    lora_targets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "endings of layer names to adapt; empty = every linear layer in the blocks"},
-    )
+    lora_targets: list[str] = option([], "endings of layer names to adapt; empty = every linear layer in the blocks")
     ema_decay: float = option(0.0, "per training step, of the averaged weights that are judged and saved; 0 = none")
     gradient_checkpointing: bool = option(False, "compute the blocks again in the backward pass to save memory")
     compile: bool = option(False, "compile the blocks: half again as fast after the first minute; for long runs")

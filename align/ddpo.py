@@ -19,8 +19,8 @@ from align import health, objectives
 from align.advantages import Advantages, group_advantages, prompt_advantages
 from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
-from align.protocol import option
 from align.replay import KLForm, check_exploration, explore, replay
+from core.cli import option
 from core.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ ask (ratio first, then batch, noise, clipping, learning rate), with the limits b
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 import yaml
 
-from core.cli import parse
+from core.cli import parse, required
 from core.errors import UserError
 from core.run import read_metrics
 
@@ -96,7 +96,7 @@ class History:
 class DiagnoseConfig:
     """Why does the reward of a run not rise? Reads its metrics and says what they show, and what to do next."""
 
-    run: str = field(metadata={"help": "run folder of `soralign align`"})
+    run: str = required("run folder of `soralign align`")
 
 
 def command(argv: list[str]) -> None:

@@ -29,9 +29,9 @@ from align import objectives
 from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience, roll_out, rows_of
 from align.policy import Policy
-from align.protocol import option
 from align.renoise import check_levels, renoised, target
 from core import video
+from core.cli import option
 from core.errors import UserError
 from core.preferences import existing
 from core.randomness import walk

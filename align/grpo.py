@@ -19,8 +19,8 @@ from align import objectives
 from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience
 from align.policy import Policy
-from align.protocol import option
 from align.replay import KLForm, check_exploration, explore, replay
+from core.cli import option
 from core.errors import UserError
 
 if TYPE_CHECKING:

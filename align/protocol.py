@@ -7,8 +7,7 @@ trained, saved and restored beside the adapters. To add an algorithm: one file h
 """
 
 from collections.abc import Sequence
-from dataclasses import field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
@@ -41,8 +40,3 @@ class Algorithm(Protocol):
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, metrics) of one part; metrics are means over samples, but `ratio_error`, which is a maximum."""
         ...
-
-
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with its help text, as the command line shows it."""
-    return field(default=default, metadata={"help": text})

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from align.experience import Experience, Part, rows_of
 from align.policy import Policy
-from align.protocol import option
 from align.reference import check_held, held_velocity
 from align.scoring import Verdict, judge
 from base_model import flow, sampler
 from base_model.protocol import Condition, take
+from core.cli import option
 from core.errors import UserError
 from core.randomness import numpy_generator, seed_for, torch_generator
 

@@ -22,9 +22,9 @@ from align import objectives
 from align.advantages import best_and_worst, group_advantages, whole_groups
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
-from align.protocol import option
 from align.reference import check_held, held_velocity
 from align.renoise import check_levels, renoised, target
+from core.cli import option
 from core.errors import UserError
 
 if TYPE_CHECKING:

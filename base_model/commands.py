@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model.generate import write_set
-from core.cli import parse
+from core.cli import option, parse, required, settings_of
 from core.errors import UserError
 from core.progress import track
 from core.randomness import seed_for
@@ -56,11 +56,11 @@ def write_videos(
 class WorldConfig:
     """Ground-truth sandbox videos with their state. Run again, it adds only what is missing."""
 
-    out: str = field(metadata={"help": "folder of the video set"})
-    num_videos: int = field(default=64, metadata={"help": "how many"})
-    seed: int = field(default=0, metadata={"help": "everything random derives from it"})
-    split: str = field(default="train", metadata={"help": "train, heldout, unseen, velocity, radius or both"})
-    noise: float = field(default=0.0, metadata={"help": "share of clips spoilt with web noise, 0 to 1"})
+    out: str = required("folder of the video set")
+    num_videos: int = option(64, "how many")
+    seed: int = option(0, "everything random derives from it")
+    split: str = option("train", "train, heldout, unseen, velocity, radius or both")
+    noise: float = option(0.0, "share of clips spoilt with web noise, 0 to 1")
 
 
 def world(argv: list[str]) -> None:
@@ -104,9 +104,8 @@ def pretrain(argv: list[str]) -> None:
 
     @dataclass(frozen=True)
     class Options(pretraining.PretrainConfig):
-        out: str = field(default="runs/pretrain", metadata={"help": "run folder; the same command again continues it"})
+        out: str = option("runs/pretrain", "run folder; the same command again continues it")
 
     options = parse(Options, argv, "soralign pretrain")
-    values = {name: getattr(options, name) for name in pretraining.PretrainConfig.__dataclass_fields__}
-    run = pretraining.pretrain(pretraining.PretrainConfig(**values), options.out)
+    run = pretraining.pretrain(settings_of(pretraining.PretrainConfig, options), options.out)
     print(f"trained: {run.folder}/{options.part}")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model.options import ModelOptions
 from core import prompts as prompt_file
 from core import video
-from core.cli import parse
+from core.cli import option, parse, required
 from core.errors import UserError
 from core.files import atomic_write
 from core.progress import track
@@ -35,47 +35,43 @@ if TYPE_CHECKING:
 SETTINGS = "generate.json"
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(ModelOptions):
     """Videos from prompts, pictures and other videos, as a video set. Run again, it adds only what is missing."""
 
-    out: str = field(metadata={"help": "folder of the video set"})
-    model: str = _option("sandbox", "generator name, folder or hub id")
-    lora: str | None = _option(None, "folder of LoRA adapters to put on the model")
-    weights: str | None = _option(None, "`model` folder of a checkpoint that was trained with adapter: full")
-    prompts: str | None = _option(
+    out: str = required("folder of the video set")
+    model: str = option("sandbox", "generator name, folder or hub id")
+    lora: str | None = option(None, "folder of LoRA adapters to put on the model")
+    weights: str | None = option(None, "`model` folder of a checkpoint that was trained with adapter: full")
+    prompts: str | None = option(
         None,
         "text file, one prompt a line, or .jsonl with prompt and image or video, which the prompt's clips begin with",
     )
-    prompt: str | None = _option(None, "a single prompt, instead of a file; may be left out where something is given")
-    num_per_prompt: int = _option(1, "clips per prompt, each from its own seed")
-    seed: int = _option(0, "everything random derives from it; equal seeds pair up across models")
-    seeds: list[int] | None = _option(None, "the videos' own seeds, one each, as the manifest names them")
-    num_steps: int | None = _option(None, "denoising steps; left out, this and guidance are the model's own")
-    guidance: float | None = _option(None, "classifier-free guidance scale; 1 = none, half the cost")
-    guidance_from: float | None = _option(None, "lowest noise level (0 clean, 1 noise) at which guidance acts")
-    guidance_to: float | None = _option(None, "highest noise level at which guidance acts")
-    negative_prompt: str = _option("", "what guidance leads away from")
-    solver: str = _option("euler", "euler, heun (two forwards a step), dpm++2m, ddim or ddpm (fresh noise each step)")
-    eta: float = _option(1.0, "ddim: share of the fresh noise, 0 = none to 1 = ddpm")
-    batch: int = _option(16, "clips per forward")
-    image: str | None = _option(None, "a picture, the first frame")
-    end_image: str | None = _option(None, "a picture that the clip from --image arrives at, in its last four frames")
-    video: str | None = _option(None, "a clip, for the options that follow")
-    extend: int | None = _option(None, "frames to add after --video")
-    before: int | None = _option(None, "frames to add before --video")
-    loop: int | None = _option(None, "frames (4k) that lead back to the start, of --video or of what the prompt gives")
-    transition: str | None = _option(None, "a second clip that --video leads over to, in --bridge frames")
-    bridge: int = _option(8, "frames (4k) between the clips of --transition")
-    inpaint: str | None = _option(None, "a picture or video, white where --video is made anew (with --edit: changed)")
-    edit: bool = _option(False, "draw --video again, to the prompt, from noise level --strength")
-    variations: int | None = _option(None, "clips per prompt that vary the first of them by --strength")
-    strength: float = _option(0.6, "how far --edit and --variations go: 0 changes nothing, 1 everything")
-    seconds: float | None = _option(None, "length by rolling extension, from the prompt, --image or --video")
+    prompt: str | None = option(None, "a single prompt, instead of a file; may be left out where something is given")
+    num_per_prompt: int = option(1, "clips per prompt, each from its own seed")
+    seed: int = option(0, "everything random derives from it; equal seeds pair up across models")
+    seeds: list[int] | None = option(None, "the videos' own seeds, one each, as the manifest names them")
+    num_steps: int | None = option(None, "denoising steps; left out, this and guidance are the model's own")
+    guidance: float | None = option(None, "classifier-free guidance scale; 1 = none, half the cost")
+    guidance_from: float | None = option(None, "lowest noise level (0 clean, 1 noise) at which guidance acts")
+    guidance_to: float | None = option(None, "highest noise level at which guidance acts")
+    negative_prompt: str = option("", "what guidance leads away from")
+    solver: str = option("euler", "euler, heun (two forwards a step), dpm++2m, ddim or ddpm (fresh noise each step)")
+    eta: float = option(1.0, "ddim: share of the fresh noise, 0 = none to 1 = ddpm")
+    batch: int = option(16, "clips per forward")
+    image: str | None = option(None, "a picture, the first frame")
+    end_image: str | None = option(None, "a picture that the clip from --image arrives at, in its last four frames")
+    video: str | None = option(None, "a clip, for the options that follow")
+    extend: int | None = option(None, "frames to add after --video")
+    before: int | None = option(None, "frames to add before --video")
+    loop: int | None = option(None, "frames (4k) that lead back to the start, of --video or of what the prompt gives")
+    transition: str | None = option(None, "a second clip that --video leads over to, in --bridge frames")
+    bridge: int = option(8, "frames (4k) between the clips of --transition")
+    inpaint: str | None = option(None, "a picture or video, white where --video is made anew (with --edit: changed)")
+    edit: bool = option(False, "draw --video again, to the prompt, from noise level --strength")
+    variations: int | None = option(None, "clips per prompt that vary the first of them by --strength")
+    strength: float = option(0.6, "how far --edit and --variations go: 0 changes nothing, 1 everything")
+    seconds: float | None = option(None, "length by rolling extension, from the prompt, --image or --video")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model.options import ModelOptions
-from core.cli import parse, verb
+from core.cli import option, parse, required, verb
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ def lora(argv: list[str]) -> None:
 class MergeConfig:
     """A model with a LoRA's updates added to its weights, as a pipeline folder that needs no LoRA."""
 
-    lora: str = field(metadata={"help": "folder of the LoRA"})
-    out: str = field(metadata={"help": "folder of the merged pipeline; must not exist"})
-    model: str = field(default="sandbox", metadata={"help": "generator name, folder or hub id that it was trained on"})
-    dtype: str = field(default="auto", metadata={"help": "of the merged weights: float32, bfloat16 or auto"})
+    lora: str = required("folder of the LoRA")
+    out: str = required("folder of the merged pipeline; must not exist")
+    model: str = option("sandbox", "generator name, folder or hub id that it was trained on")
+    dtype: str = option("auto", "of the merged weights: float32, bfloat16 or auto")
 
 
 def _merge(argv: list[str]) -> None:
@@ -50,14 +50,11 @@ def _merge(argv: list[str]) -> None:
 class ExtractConfig:
     """What a fine-tuned model has that its base lacks, as a LoRA of the given rank (the best one, by SVD)."""
 
-    tuned: str = field(metadata={"help": "folder of the fine-tuned pipeline"})
-    out: str = field(metadata={"help": "folder of the LoRA; must not exist"})
-    model: str = field(default="sandbox", metadata={"help": "generator name, folder or hub id that it started from"})
-    rank: int = field(default=32, metadata={"help": "width of the updates"})
-    targets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "endings of layer names; empty = every linear layer in the blocks that differs"},
-    )
+    tuned: str = required("folder of the fine-tuned pipeline")
+    out: str = required("folder of the LoRA; must not exist")
+    model: str = option("sandbox", "generator name, folder or hub id that it started from")
+    rank: int = option(32, "width of the updates")
+    targets: list[str] = option([], "endings of layer names; empty = every linear layer in the blocks that differs")
 
 
 def _extract(argv: list[str]) -> None:
@@ -82,7 +79,7 @@ def _extract(argv: list[str]) -> None:
 class InspectConfig:
     """Rank, scale, layers and size of the updates in a LoRA folder."""
 
-    lora: str = field(metadata={"help": "folder of the LoRA"})
+    lora: str = required("folder of the LoRA")
 
 
 def _inspect(argv: list[str]) -> None:
@@ -114,12 +111,10 @@ def _inspect(argv: list[str]) -> None:
 class ExportConfig:
     """The adapters of a run with a model card beside them, ready to be shared."""
 
-    run: str = field(metadata={"help": "run folder of `soralign align`"})
-    out: str = field(metadata={"help": "folder to write; must not exist"})
-    step: int | None = field(default=None, metadata={"help": "training step of the checkpoint; the newest by default"})
-    compare: str | None = field(
-        default=None, metadata={"help": "compare.json of `soralign compare BASE ALIGNED`, for the evaluation table"}
-    )
+    run: str = required("run folder of `soralign align`")
+    out: str = required("folder to write; must not exist")
+    step: int | None = option(None, "training step of the checkpoint; the newest by default")
+    compare: str | None = option(None, "compare.json of `soralign compare BASE ALIGNED`, for the evaluation table")
 
 
 def _export(argv: list[str]) -> None:

@@ -7,6 +7,7 @@ read by TRL's TrlParser: `--config recipe.yaml`, then overrides. The parser is i
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.metadata
 import logging
@@ -97,12 +98,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1, debug)
 
 
+def option(default: Any, text: str) -> Any:
+    """An option with its default and its help text: a field of the dataclass that `parse` fills."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def required(text: str) -> Any:
+    """An option that must be given."""
+    return dataclasses.field(metadata={"help": text})
+
+
+def settings_of(kind: type[Config], options: Any) -> Config:
+    """The settings of one dataclass, out of the options of a command that has those of several."""
+    return kind(**{one.name: getattr(options, one.name) for one in dataclasses.fields(cast(Any, kind))})
+
+
 def parse(config: type[Config], argv: Sequence[str], prog: str, positional: Sequence[str] = ()) -> Config:
     """Fill the dataclass `config` from a YAML recipe (`--config FILE`) and from options, which win.
 
     Args:
-        config: fields of bool, int, float, str, list of these, Optional of these, or Literal;
-            metadata={"help": ...} is shown by --help beside the default.
+        config: fields of bool, int, float, str, list of these, Optional of these, or Literal, best made by `option` and
+            `required`: --help shows their text beside the default.
         argv: the words after the command.
         prog: how the command reads in messages, as "soralign eval".
         positional: fields that may be given without their name, in this order; a list field takes all that is left.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from core import snapshot, video, videoset
-from core.cli import parse, verb
+from core.cli import parse, required, verb
 from core.errors import UserError
 from core.progress import track
 
@@ -16,15 +16,15 @@ SHOWN = 20  # lines per kind of change
 class DiffConfig:
     """Two states of a data set: folders, or data.json files from runs."""
 
-    old: str = field(default=None, metadata={"help": "video set, or data.json of a run"})  # type: ignore[assignment]
-    new: str = field(default=None, metadata={"help": "video set, or data.json of a run"})  # type: ignore[assignment]
+    old: str = required("video set, or data.json of a run")
+    new: str = required("video set, or data.json of a run")
 
 
 @dataclass(frozen=True)
 class SetConfig:
     """A video set."""
 
-    videos: str = field(default=None, metadata={"help": "folder of the video set"})  # type: ignore[assignment]
+    videos: str = required("folder of the video set")
 
 
 def data(argv: list[str]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from core import preferences_io, preferences_pairing, preferences_people, videoset
-from core.cli import parse, verb
+from core.cli import option, parse, required, verb
 from core.errors import UserError
 from core.preferences import ANSWERS, ASPECTS, Settings, Store, existing
 from core.progress import track
+
+STORE = "an SQLite file, or a postgresql:// URL"
+NEW_STORE = "an SQLite file, made if missing, or a postgresql:// URL"
+WHICH_PROJECT = "which of the store's projects; its first if not given"
 
 
 def preferences(argv: list[str]) -> None:
@@ -25,26 +29,22 @@ def preferences(argv: list[str]) -> None:
 class Add:
     """Put pairs to be labelled into a store: videos of one prompt from one or several video sets."""
 
-    videosets: list[str] = field(metadata={"help": "folders of videos; with two or more, pairs are made across them"})
-    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
-    num_pairs: int | None = field(default=None, metadata={"help": "how many pairs to draw; all of them if not given"})
-    target_votes: int = field(default=1, metadata={"help": "how many annotators shall label each pair"})
-    seed: int = field(default=0, metadata={"help": "decides which pairs are drawn"})
-    scores: list[str] | None = field(
-        default=None,
-        metadata={"help": "files of `soralign reward score`: draw more often what a reward's heads, or several, doubt"},
+    videosets: list[str] = required("folders of videos; with two or more, pairs are made across them")
+    store: str = required(NEW_STORE)
+    num_pairs: int | None = option(None, "how many pairs to draw; all of them if not given")
+    target_votes: int = option(1, "how many annotators shall label each pair")
+    seed: int = option(0, "decides which pairs are drawn")
+    scores: list[str] | None = option(
+        None, "files of `soralign reward score`: draw more often what a reward's heads, or several, doubt"
     )
-    uniform_share: float = field(
-        default=preferences_pairing.MIN_UNIFORM_SHARE,
-        metadata={"help": "with --scores, the share of chance that is the same for every pair; 0.25 to 1"},
+    uniform_share: float = option(
+        preferences_pairing.MIN_UNIFORM_SHARE,
+        "with --scores, the share of chance that is the same for every pair; 0.25 to 1",
     )
-    gold: str | None = field(
-        default=None,
-        metadata={"help": "the known answer, a or b or tie, where the first set is a: hidden checks of annotators"},
+    gold: str | None = option(
+        None, "the known answer, a or b or tie, where the first set is a: hidden checks of annotators"
     )
-    project: str | None = field(
-        default=None, metadata={"help": "which of the store's projects; its first if not given"}
-    )
+    project: str | None = option(None, WHICH_PROJECT)
 
     def __post_init__(self) -> None:
         if self.target_votes < 1:
@@ -57,66 +57,54 @@ class Add:
 class Import:
     """Add votes from a file: raw votes, Hugging Face preference form, or VideoAlign's CSV (told by its columns)."""
 
-    file: str = field(metadata={"help": ".jsonl, .parquet or .csv; video paths are relative to its folder"})
-    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
-    annotator: str = field(default="imported", metadata={"help": "whose votes these are where the file does not say"})
-    project: str | None = field(
-        default=None, metadata={"help": "which of the store's projects; its first if not given"}
-    )
+    file: str = required(".jsonl, .parquet or .csv; video paths are relative to its folder")
+    store: str = required(NEW_STORE)
+    annotator: str = option("imported", "whose votes these are where the file does not say")
+    project: str | None = option(None, WHICH_PROJECT)
 
 
 @dataclass(frozen=True)
 class Export:
     """Write the votes that count to a file."""
 
-    file: str = field(metadata={"help": ".jsonl, .parquet or .csv"})
-    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
-    form: str | None = field(
-        default=None,
-        metadata={
-            "help": "votes, preference or videoalign; if not given, videoalign for .csv and votes for the others"
-        },
+    file: str = required(".jsonl, .parquet or .csv")
+    store: str = required(STORE)
+    form: str | None = option(
+        None, "votes, preference or videoalign; if not given, videoalign for .csv and votes for the others"
     )
-    project: str | None = field(
-        default=None, metadata={"help": "which of the store's projects; its first if not given"}
-    )
+    project: str | None = option(None, WHICH_PROJECT)
 
 
 @dataclass(frozen=True)
 class Stats:
     """Count pairs, votes, choices and agreement, as JSON."""
 
-    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
-    project: str | None = field(
-        default=None, metadata={"help": "which of the store's projects; its first if not given"}
-    )
+    store: str = required(STORE)
+    project: str | None = option(None, WHICH_PROJECT)
 
 
 @dataclass(frozen=True)
 class Project:
     """Make a project in a store, or change how one asks. What is not given stays as it is."""
 
-    name: str = field(metadata={"help": "of the project"})
-    store: str = field(metadata={"help": "an SQLite file, made if missing, or a postgresql:// URL"})
-    aspects: list[str] | None = field(
-        default=None,
-        metadata={"help": f"what is asked about each pair, the question that closes it last ({' '.join(ASPECTS)})"},
+    name: str = required("of the project")
+    store: str = required(NEW_STORE)
+    aspects: list[str] | None = option(
+        None, f"what is asked about each pair, the question that closes it last ({' '.join(ASPECTS)})"
     )
-    gold_share: float | None = field(default=None, metadata={"help": "share of pairs with a known answer (0.05)"})
-    repeat_share: float | None = field(default=None, metadata={"help": "share of pairs shown again, swapped (0)"})
-    min_watched: float | None = field(default=None, metadata={"help": "share of both videos to play first (0)"})
-    fast_seconds: float | None = field(default=None, metadata={"help": "a faster label is flagged, in seconds (1)"})
+    gold_share: float | None = option(None, "share of pairs with a known answer (0.05)")
+    repeat_share: float | None = option(None, "share of pairs shown again, swapped (0)")
+    min_watched: float | None = option(None, "share of both videos to play first (0)")
+    fast_seconds: float | None = option(None, "a faster label is flagged, in seconds (1)")
 
 
 @dataclass(frozen=True)
 class Invite:
     """Give an annotator a token, which is shown once; an older one of theirs ends."""
 
-    name: str = field(metadata={"help": "of the annotator"})
-    store: str = field(metadata={"help": "an SQLite file, or a postgresql:// URL"})
-    role: str = field(
-        default="annotator", metadata={"help": "annotator labels, reviewer also sees statistics, admin changes things"}
-    )
+    name: str = required("of the annotator")
+    store: str = required(STORE)
+    role: str = option("annotator", "annotator labels, reviewer also sees statistics, admin changes things")
 
 
 def add(argv: list[str]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from core.cli import parse
+from core.cli import option, parse, required
 from core.errors import UserError
 from core.registry import unknown
 
@@ -20,46 +20,36 @@ class EvalOptions:
     """Measure a video set; every number with its interval. Writes results.json, samples.jsonl, features.npz and
     tracks.jsonl. The same command again resumes; `accelerate launch -m eval ...` shares the work among processes."""
 
-    videoset: str = field(metadata={"help": "folder of videos with prompts"})
-    out: str | None = field(default=None, metadata={"help": "folder to write (default: the video set's own)"})
-    reference: str | None = field(default=None, metadata={"help": "video set of real videos, for fvd, mmd, controls"})
-    metrics: str = field(
-        default="all",
-        metadata={
-            "help": "comma-separated names or groups, e.g. physics,clip_sim,fvd; reward[NAME] for a reward; or all:"
-            " everything whose weights are given"
-        },
+    videoset: str = required("folder of videos with prompts")
+    out: str | None = option(None, "folder to write (default: the video set's own)")
+    reference: str | None = option(None, "video set of real videos, for fvd, mmd, controls")
+    metrics: str = option(
+        "all",
+        "comma-separated names or groups, e.g. physics,clip_sim,fvd; reward[NAME] for a reward; or all:"
+        " everything whose weights are given",
     )
-    backbone: str = field(default="sandbox", metadata={"help": "sandbox, or a folder with CLIP weights"})
-    weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "comma-separated NAME=PATH or NAME=PATH#SHA256 of i3d, videomae, open_clip (MODEL:PATH), dino,"
-            " mobilenet_v2, raft"
-        },
+    backbone: str = option("sandbox", "sandbox, or a folder with CLIP weights")
+    weights: str | None = option(
+        None,
+        "comma-separated NAME=PATH or NAME=PATH#SHA256 of i3d, videomae, open_clip (MODEL:PATH), dino,"
+        " mobilenet_v2, raft",
     )
-    cache: str | None = field(default=None, metadata={"help": "folder of features (default: OUT/features)"})
-    suite: str | None = field(
-        default=None, metadata={"help": "shipped prompt suite or file: its groups get means of their own"}
-    )
-    controls: int = field(default=32, metadata={"help": "reference videos to spoil as controls; 0 for none"})
-    seed: int = field(default=0, metadata={"help": "of the resampling"})
-    strict: bool = field(
-        default=False, metadata={"help": "exit with 2 when a video failed or a metric did not run, after writing"}
-    )
+    cache: str | None = option(None, "folder of features (default: OUT/features)")
+    suite: str | None = option(None, "shipped prompt suite or file: its groups get means of their own")
+    controls: int = option(32, "reference videos to spoil as controls; 0 for none")
+    seed: int = option(0, "of the resampling")
+    strict: bool = option(False, "exit with 2 when a video failed or a metric did not run, after writing")
 
 
 @dataclass
 class CompareOptions:
     """Compare two evaluated sets, paired by prompt and seed; b is the hopeful one. Writes compare.json."""
 
-    a: str = field(metadata={"help": "folder with results.json of the first or base set"})
-    b: str = field(metadata={"help": "folder with results.json of the second or aligned set"})
-    out: str | None = field(default=None, metadata={"help": "file to write (default: compare.json beside B)"})
-    win_by: str | None = field(
-        default=None, metadata={"help": "comma-separated metrics, or reward[NAME], whose win rates are added"}
-    )
-    seed: int = field(default=0, metadata={"help": "of the resampling"})
+    a: str = required("folder with results.json of the first or base set")
+    b: str = required("folder with results.json of the second or aligned set")
+    out: str | None = option(None, "file to write (default: compare.json beside B)")
+    win_by: str | None = option(None, "comma-separated metrics, or reward[NAME], whose win rates are added")
+    seed: int = option(0, "of the resampling")
 
 
 @dataclass
@@ -67,23 +57,23 @@ class LeaderboardOptions:
     """Rank models: evaluated sets of the same prompts and seeds by one metric, or the votes in a preference store.
     Writes leaderboard.json."""
 
-    sets: list[str] = field(default_factory=list, metadata={"help": "folders with results.json, one a model"})
-    by: str = field(default="gold", metadata={"help": "per-video metric or reward[NAME] that both were measured with"})
-    tie_band: float = field(default=0.02, metadata={"help": "differences up to this are ties, in the metric's unit"})
-    store: str | None = field(default=None, metadata={"help": "preference store: votes instead of a metric"})
-    aspect: str = field(default="overall", metadata={"help": "which votes of the store"})
-    out: str | None = field(default=None, metadata={"help": "file to write (default: leaderboard.json here)"})
-    seed: int = field(default=0, metadata={"help": "of the resampling"})
+    sets: list[str] = option([], "folders with results.json, one a model")
+    by: str = option("gold", "per-video metric or reward[NAME] that both were measured with")
+    tie_band: float = option(0.02, "differences up to this are ties, in the metric's unit")
+    store: str | None = option(None, "preference store: votes instead of a metric")
+    aspect: str = option("overall", "which votes of the store")
+    out: str | None = option(None, "file to write (default: leaderboard.json here)")
+    seed: int = option(0, "of the resampling")
 
 
 @dataclass
 class BestOfNOptions:
     """What picking the best of N seeds by one metric does to another. Writes best_of_n.json into the set's folder."""
 
-    videoset: str = field(metadata={"help": "folder with results.json; several seeds a prompt"})
-    proxy: str = field(default="clip_sim[sandbox]", metadata={"help": "metric that picks, or reward[NAME]"})
-    gold: str = field(default="gold", metadata={"help": "metric that judges the pick"})
-    seed: int = field(default=0, metadata={"help": "of the resampling"})
+    videoset: str = required("folder with results.json; several seeds a prompt")
+    proxy: str = option("clip_sim[sandbox]", "metric that picks, or reward[NAME]")
+    gold: str = option("gold", "metric that judges the pick")
+    seed: int = option(0, "of the resampling")
 
 
 @dataclass
@@ -91,12 +81,9 @@ class ReportOptions:
     """One page to open or mail, videos inside. Of one `soralign demo` folder: did alignment help? Of several folders or
     evaluated sets: ranking, win rates, metrics, the same scenes side by side."""
 
-    folders: list[str] = field(default_factory=list, metadata={"help": "demo folders, or evaluated video sets"})
-    out: str | None = field(
-        default=None,
-        metadata={
-            "help": "file to write: .html, or .md for a model card (default: report.html in the folder, or here)"
-        },
+    folders: list[str] = option([], "demo folders, or evaluated video sets")
+    out: str | None = option(
+        None, "file to write: .html, or .md for a model card (default: report.html in the folder, or here)"
     )
 
 
@@ -104,9 +91,9 @@ class ReportOptions:
 class SuiteOptions:
     """Show a prompt suite, or write its prompts to a file for `soralign generate --prompts`."""
 
-    name: str = field(metadata={"help": "attributes, counting, motion, physics, composition, unseen, all, or a file"})
-    groups: str | None = field(default=None, metadata={"help": "comma-separated groups; all if not given"})
-    out: str | None = field(default=None, metadata={"help": "text file to write, one prompt a line"})
+    name: str = required("attributes, counting, motion, physics, composition, unseen, all, or a file")
+    groups: str | None = option(None, "comma-separated groups; all if not given")
+    out: str | None = option(None, "text file to write, one prompt a line")
 
 
 def leaderboard(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ a score is kept under its prompts and seed and never computed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from core import stats
+from core.cli import option
 from core.errors import UserError
 from core.files import append_line, read_lines
 from core.progress import track
@@ -119,14 +120,14 @@ def video_score(generator: Generator, reward: Reward, num_steps: int, cache: str
 class ExpanderConfig:
     """How an expander is taught by the scores of its videos."""
 
-    method: Literal["dpo", "grpo"] = field(default="dpo", metadata={"help": "what follows the copying of captions"})
-    num_expansions: int = field(default=4, metadata={"help": "expansions tried per prompt; each costs a video"})
-    steps: int = field(default=50, metadata={"help": "optimizer steps of DPO or GRPO"})
-    batch: int = field(default=8, metadata={"help": "pairs (DPO) or expansions (GRPO) per step"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "of DPO or GRPO"})
-    beta: float = field(default=0.1, metadata={"help": "how much straying from the copied captions costs"})
-    held_out_share: float = field(default=0.25, metadata={"help": "share of prompts that only the report is made of"})
-    seed: int = field(default=0, metadata={"help": "of drawing, order and videos"})
+    method: Literal["dpo", "grpo"] = option("dpo", "what follows the copying of captions")
+    num_expansions: int = option(4, "expansions tried per prompt; each costs a video")
+    steps: int = option(50, "optimizer steps of DPO or GRPO")
+    batch: int = option(8, "pairs (DPO) or expansions (GRPO) per step")
+    learning_rate: float = option(1e-4, "of DPO or GRPO")
+    beta: float = option(0.1, "how much straying from the copied captions costs")
+    held_out_share: float = option(0.25, "share of prompts that only the report is made of")
+    seed: int = option(0, "of drawing, order and videos")
 
     def __post_init__(self) -> None:
         if self.num_expansions < 2:

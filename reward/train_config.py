@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from core.cli import option
 from core.errors import UserError
 from reward.bradley_terry import LOSSES
 from reward.ensemble import AGGREGATIONS
@@ -14,33 +15,27 @@ from reward.ensemble import AGGREGATIONS
 class TrainConfig:
     """How heads are trained."""
 
-    num_heads: int = field(default=5, metadata={"help": "heads, each on its own bootstrap of prompts; averaged"})
-    epochs: int = field(default=15, metadata={"help": "passes over the training pairs"})
-    batch_pairs: int = field(default=64, metadata={"help": "pairs per optimizer step"})
-    learning_rate: float = field(default=3e-3, metadata={"help": "peak; cosine decay to zero"})
-    weight_decay: float = field(default=1.0, metadata={"help": "of AdamW"})
-    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
-        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
+    num_heads: int = option(5, "heads, each on its own bootstrap of prompts; averaged")
+    epochs: int = option(15, "passes over the training pairs")
+    batch_pairs: int = option(64, "pairs per optimizer step")
+    learning_rate: float = option(3e-3, "peak; cosine decay to zero")
+    weight_decay: float = option(1.0, "of AdamW")
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = option(
+        "rao_kupper", "model of votes; the last two count a tie as half a vote for each side"
     )
-    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
-    aggregation: Literal["mean", "worst", "penalised"] = field(
-        default="mean", metadata={"help": "how heads become one score: mean, lowest, or mean less their variance"}
+    margin: float = option(0.57, "of the margin loss, in logits of a vote")
+    aggregation: Literal["mean", "worst", "penalised"] = option(
+        "mean", "how heads become one score: mean, lowest, or mean less their variance"
     )
-    backend: Literal["own", "trl"] = field(
-        default="own", metadata={"help": "own: every loss, aspect and tie; trl: its RewardTrainer, one aspect, no ties"}
+    backend: Literal["own", "trl"] = option(
+        "own", "own: every loss, aspect and tie; trl: its RewardTrainer, one aspect, no ties"
     )
-    reliability: bool = field(
-        default=True, metadata={"help": "weigh annotators of the same pairs by their agreement (Dawid and Skene)"}
-    )
-    guard_weight: float = field(
-        default=0.01, metadata={"help": "weight of pairs of a video and its frozen copy; 0 trains on votes alone"}
-    )
-    calibration_share: float = field(default=0.15, metadata={"help": "share of prompts that calibrate, in (0, 1)"})
-    held_out_share: float = field(default=0.2, metadata={"help": "share of prompts that the report is made of"})
-    learning_curve: bool = field(
-        default=False, metadata={"help": "train on an eighth, a quarter and half of the pairs too: would more help?"}
-    )
-    seed: int = field(default=0, metadata={"help": "decides splits, bootstraps, initial weights and order"})
+    reliability: bool = option(True, "weigh annotators of the same pairs by their agreement (Dawid and Skene)")
+    guard_weight: float = option(0.01, "weight of pairs of a video and its frozen copy; 0 trains on votes alone")
+    calibration_share: float = option(0.15, "share of prompts that calibrate, in (0, 1)")
+    held_out_share: float = option(0.2, "share of prompts that the report is made of")
+    learning_curve: bool = option(False, "train on an eighth, a quarter and half of the pairs too: would more help?")
+    seed: int = option(0, "decides splits, bootstraps, initial weights and order")
 
     def __post_init__(self) -> None:
         whole = {"num_heads": self.num_heads, "epochs": self.epochs, "batch_pairs": self.batch_pairs}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core import video
+from core.cli import option
 from core.errors import UserError, first_line
 from core.files import atomic_write, replacing
 from core.preferences import Vote
@@ -184,20 +185,19 @@ class VlmReward:
 class VlmConfig:
     """How LoRA and head are trained."""
 
-    rank: int = field(default=16, metadata={"help": "of the adapter"})
-    alpha: float = field(default=32.0, metadata={"help": "alpha / rank scales the adapter"})
-    layers: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"],
-        metadata={"help": "endings of the names of the language layers that are adapted"},
+    rank: int = option(16, "of the adapter")
+    alpha: float = option(32.0, "alpha / rank scales the adapter")
+    layers: list[str] = option(
+        ["q_proj", "k_proj", "v_proj", "o_proj"], "endings of the names of the language layers that are adapted"
     )
-    epochs: int = field(default=2, metadata={"help": "passes over the training pairs"})
-    batch_pairs: int = field(default=4, metadata={"help": "pairs per optimizer step"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "of adapter and head, constant"})
-    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = field(
-        default="rao_kupper", metadata={"help": "model of votes; the last two count a tie as half a vote for each side"}
+    epochs: int = option(2, "passes over the training pairs")
+    batch_pairs: int = option(4, "pairs per optimizer step")
+    learning_rate: float = option(1e-4, "of adapter and head, constant")
+    loss: Literal["rao_kupper", "davidson", "bradley_terry", "margin"] = option(
+        "rao_kupper", "model of votes; the last two count a tie as half a vote for each side"
     )
-    margin: float = field(default=0.57, metadata={"help": "of the margin loss, in logits of a vote"})
-    seed: int = field(default=0, metadata={"help": "decides the split, initial weights and order"})
+    margin: float = option(0.57, "of the margin loss, in logits of a vote")
+    seed: int = option(0, "decides the split, initial weights and order")
 
     def __post_init__(self) -> None:
         if min(self.rank, self.epochs, self.batch_pairs) < 1 or not self.learning_rate > 0:

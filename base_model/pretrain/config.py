@@ -2,103 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from base_model.options import WEIGHTS
 from base_model.variants import VARIANTS
 from base_model.world.spec import FAMILIES, HEIGHT, NUM_FRAMES, WIDTH
+from core.cli import option
 from core.errors import UserError
 from core.registry import unknown
 
 CROP = 32  # pixels a side of what a codec is trained on
 
 
-def _option(default: object, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class PretrainConfig:
     """One recipe; `part` says which network is trained."""
 
-    part: Literal["codec", "clip", "transformer"] = _option("codec", "codec, clip or transformer")
-    steps: int = _option(4600, "optimizer steps")
-    batch: int = _option(8, "clips per step, of every process where there are several")
-    learning_rate: float = _option(2e-3, "peak rate")
-    warmup: int = _option(50, "steps of linear warm-up")
-    decay: float = _option(0.5, "last share of the steps over which the rate falls to zero")
-    ema: float = _option(0.0, "decay of the moving average of the weights; 0 = none")
-    num_clips: int = _option(3000, "different clips in the training pool")
-    noise: float = _option(0.25, "share of clips spoilt with web noise")
-    start: str = _option("", "folder of trained weights to go on from; empty = from nothing")
-    latent_noise: float = _option(
+    part: Literal["codec", "clip", "transformer"] = option("codec", "codec, clip or transformer")
+    steps: int = option(4600, "optimizer steps")
+    batch: int = option(8, "clips per step, of every process where there are several")
+    learning_rate: float = option(2e-3, "peak rate")
+    warmup: int = option(50, "steps of linear warm-up")
+    decay: float = option(0.5, "last share of the steps over which the rate falls to zero")
+    ema: float = option(0.0, "decay of the moving average of the weights; 0 = none")
+    num_clips: int = option(3000, "different clips in the training pool")
+    noise: float = option(0.25, "share of clips spoilt with web noise")
+    start: str = option("", "folder of trained weights to go on from; empty = from nothing")
+    latent_noise: float = option(
         0.0,
         "codec: above 0 the decoder alone goes on from `start`, on latents with up to this much noise, in standard "
         "deviations, as a transformer draws them",
     )
-    hard_negatives: int = _option(
+    hard_negatives: int = option(
         0,
         "clip: above 0 the image tower alone goes on from `start`, against this many captions per clip that differ "
         "in one word",
     )
-    kl_weight: float = _option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
-    shift: float = _option(3.0, "transformer: bends the noise levels towards pure noise")
-    min_snr: float = _option(
+    kl_weight: float = option(5e-5, "codec: weight of the KL per latent element against the mean squared error")
+    shift: float = option(3.0, "transformer: bends the noise levels towards pure noise")
+    min_snr: float = option(
         0.0, "transformer: above 0 a clip counts by min(SNR, this) of its noise level (usual: 5); 0 = all levels alike"
     )
-    caption_dropout: float = _option(0.1, "transformer: share of clips shown without their caption")
-    given: float = _option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
-    families: list[str] = field(
-        default_factory=lambda: list(FAMILIES),
-        metadata={"help": "transformer: families of motion drawn from; a name given twice is drawn twice as often"},
+    caption_dropout: float = option(0.1, "transformer: share of clips shown without their caption")
+    given: float = option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
+    families: list[str] = option(
+        list(FAMILIES), "transformer: families of motion drawn from; a name given twice is drawn twice as often"
     )
-    sizes: list[str] = field(
-        default_factory=lambda: [f"{NUM_FRAMES}x{HEIGHT}x{WIDTH}"],
-        metadata={"help": "transformer: frames x height x width of the clips; the first is the usual one"},
+    sizes: list[str] = option(
+        [f"{NUM_FRAMES}x{HEIGHT}x{WIDTH}"],
+        "transformer: frames x height x width of the clips; the first is the usual one",
     )
-    latents: str = _option(
+    latents: str = option(
         "", "transformer: folder for the encoded clips, filled where they are missing; empty = in the run"
     )
-    compile: bool = _option(False, "transformer: compile the blocks, half again as fast after the first minutes")
-    gradient_checkpointing: bool = _option(
+    compile: bool = option(False, "transformer: compile the blocks, half again as fast after the first minutes")
+    gradient_checkpointing: bool = option(
         False, "transformer: compute the blocks again in the backward pass to save memory"
     )
-    codec: str = _option("", "transformer: folder of the trained codec")
-    clip: str = _option("", "transformer: folder of the trained CLIP")
-    save_every: int = _option(500, "steps between checkpoints")
-    seed: int = _option(0, "everything random derives from it")
-    videos: str = _option(
+    codec: str = option("", "transformer: folder of the trained codec")
+    clip: str = option("", "transformer: folder of the trained CLIP")
+    save_every: int = option(500, "steps between checkpoints")
+    seed: int = option(0, "everything random derives from it")
+    videos: str = option(
         "", "codec, transformer: folder of own clips (the latter: with captions) to train on, instead of the sandbox"
     )
-    token_budget: int = _option(
+    token_budget: int = option(
         2048, "videos: tokens packed into a step of every process; 0 = steps of `batch` clips of one shape"
     )
-    max_frames: int = _option(65, "videos: a longer one is cut into pieces of this many frames")
-    largest_side: int = _option(0, "videos: larger frames are scaled down to this many pixels; 0 = never")
-    drop_tokens: float = _option(
+    max_frames: int = option(65, "videos: a longer one is cut into pieces of this many frames")
+    largest_side: int = option(0, "videos: larger frames are scaled down to this many pixels; 0 = never")
+    drop_tokens: float = option(
         0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
     )
-    max_bad: float = _option(0.1, "videos: share that may be unreadable; they are named and skipped")
-    workers: int = _option(2, "videos: threads that read ahead")
-    lora_rank: int = _option(
+    max_bad: float = option(0.1, "videos: share that may be unreadable; they are named and skipped")
+    workers: int = option(2, "videos: threads that read ahead")
+    lora_rank: int = option(
         0, "videos: above 0 only low-rank updates of this rank are trained, on the model in `start`"
     )
-    per_frame: bool = _option(False, "transformer: encode each frame alone, by the codec's path for images")
-    bottleneck: Literal["kl", "vq", "fsq"] = _option("kl", "codec: continuous, a learned codebook, or rounding")
-    pixel_loss: Literal["mse", "l1"] = _option("mse", "codec: squared or absolute difference of pixels")
-    perceptual: str = _option("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
-    width: int = _option(192, "codec, transformer: channels of a cell, of a token; where there is no `start`")
-    num_layers: int = _option(7, "transformer: blocks")
-    num_heads: int = _option(4, "transformer: attention heads")
-    latent_channels: int = _option(12, "codec: numbers a latent cell holds")
-    temporal_factor: int = _option(4, "codec: frames to a latent cell; frame 0 has its own")
-    spatial_factor: int = _option(8, "codec: pixels to a latent cell, along each side")
-    variant: str = _option(
+    per_frame: bool = option(False, "transformer: encode each frame alone, by the codec's path for images")
+    bottleneck: Literal["kl", "vq", "fsq"] = option("kl", "codec: continuous, a learned codebook, or rounding")
+    pixel_loss: Literal["mse", "l1"] = option("mse", "codec: squared or absolute difference of pixels")
+    perceptual: str = option("", "codec: TorchScript file or CLIP folder whose features count too (slow, for a GPU)")
+    width: int = option(192, "codec, transformer: channels of a cell, of a token; where there is no `start`")
+    num_layers: int = option(7, "transformer: blocks")
+    num_heads: int = option(4, "transformer: attention heads")
+    latent_channels: int = option(12, "codec: numbers a latent cell holds")
+    temporal_factor: int = option(4, "codec: frames to a latent cell; frame 0 has its own")
+    spatial_factor: int = option(8, "codec: pixels to a latent cell, along each side")
+    variant: str = option(
         "", "transformer: another architecture, by name; see docs/base_model.md. Empty = the shipped one"
     )
-    adversarial: float = _option(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
+    adversarial: float = option(0.0, "codec: weight of a 3D patch discriminator (slow, for a GPU); 0 = none")
 
 
 def parse_size(size: str) -> tuple[int, int, int]:

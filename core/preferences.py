@@ -551,6 +551,10 @@ class Store:
             )
             return len(self._held(connection, who)) + num_open - num_touched
 
+    def is_empty(self) -> bool:
+        """Whether the project has no pair yet."""
+        return not self._all("SELECT 1 FROM pair WHERE project = ? LIMIT 1", self._project)
+
     def num_unlike(self) -> int:
         """How many pairs have videos of different length, rate or size, which annotators can see."""
         return int(

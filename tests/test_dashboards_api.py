@@ -59,6 +59,16 @@ def test_an_answer_brings_the_next_pairs(store: Store, client: TestClient) -> No
     assert undone["queue"][0]["lease"] == lease and store.votes() == []
 
 
+def test_no_pairs_yet_is_not_the_same_as_none_left(store: Store, client: TestClient) -> None:
+    for _ in range(4):
+        store.label(store.queue("Ben", 1)[0].id, "Ben", {"overall": "tie"})
+    none_left = client.post(api.ROUTE, json=body()).json()
+    assert (none_left["queue"], none_left["empty"]) == ([], False)
+    store.add_project("later", ["overall"])
+    asked = body() | {"who": {"annotator": "Ada", "project": "later"}}
+    assert client.post(api.ROUTE, json=asked).json()["empty"]
+
+
 def test_a_reply_is_blind(store: Store, client: TestClient, tmp_path: Path) -> None:
     text = client.post(api.ROUTE, json=body()).text
     assert "secret" not in text and str(tmp_path) not in text and "left_is" not in text and "gold" not in text

@@ -302,6 +302,22 @@ def test_a_replaced_video_and_a_lost_lease_are_said_and_nothing_is_lost(
     tab.page.close()
 
 
+def test_a_screen_without_pairs_says_so_and_fills_by_itself(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "preferences.db")
+    for url in serve("label", "--store", str(store.path)):
+        tab = Tab(browser, url)
+        come_in(tab, url, "Ada")
+        playwright.expect(tab.page.locator(".done")).to_contain_text("No pairs yet", timeout=PATIENCE)
+        ids = []
+        for speed in (0.4, 1.3):
+            video.write(tmp_path / f"{speed}.mp4", disc(0, speed), 8.0)
+            ids.append(store.add_video(tmp_path / f"{speed}.mp4"))
+        store.add_pair("a ball", *ids)
+        tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as on coming back to the tab
+        tab.page.locator(".controls[data-ready=true]").wait_for()
+        assert tab.page.locator("h1.prompt").inner_text() == "a ball" and tab.faults == []
+
+
 def test_an_invitation_lets_in_once_clicked_and_its_token_is_seen_nowhere(
     browser: Any, label_url: str, store: Store
 ) -> None:

@@ -48,8 +48,8 @@ function createDoor(root) {
   const start = element("button", "", "Start");
   form.append(
     element("h1", "", "Which video is better?"),
-    element("p", "", "You will see two videos made for the same text. Pick the better one with the arrow keys; there are "
-      + "no wrong answers, and every one can be undone."),
+    element("p", "", "You will see two videos made for the same text. Pick the better one, by an arrow key or "
+      + "a tap; there are no wrong answers, and every one can be undone."),
     nameRow, tokenRow, start, notice,
     element("p", "small", "Votes are stored under this name. Come back in this browser, or with the same name, to go on "
       + "where you stopped."),

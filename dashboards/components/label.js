@@ -20,6 +20,7 @@ function createScreen(root) {
   bar.append(barFill);
   const status = make("div", "status");
   const prompt = make("h1", "prompt");
+  prompt.dir = "auto";
   head.append(bar, status, prompt);
   const stage = make("div", "stage two");
   const notice = make("div", "notice");
@@ -266,8 +267,8 @@ function createScreen(root) {
     const count = Math.max(0, data.progress.done + ahead);
     const remaining = Math.max(0, data.progress.remaining - ahead);
     const total = count + remaining;
-    barFill.style.width = total ? `${(100 * count) / total}%` : "100%";
-    const parts = [`${count} of ${total}`];
+    barFill.style.width = total ? `${(100 * count) / total}%` : "0";
+    const parts = total ? [`${count} of ${total}`] : [];
     if (data.progress.pace && remaining) parts.push(`about ${minutes(data.progress.pace * remaining)} left`);
     if (outbox.length > 1) parts.push(`${outbox.length} on their way`);
     status.replaceChildren(make("span", "", parts.join(" · ")), make("span", "who", data.annotator));
@@ -373,15 +374,20 @@ function createScreen(root) {
     }
   }
 
+  // Who has nothing to label is shown what there is by now.
+  function lookAgain() {
+    if (data && !pair() && !document.hidden) flush(true);
+  }
+
   // Time in another tab is not time spent on the pair.
   function visibility() {
     if (document.hidden) hiddenAt = performance.now();
     else if (hiddenAt !== null) { shownAt += performance.now() - hiddenAt; hiddenAt = null; }
+    lookAgain();
   }
 
   document.addEventListener("keydown", key);
   document.addEventListener("visibilitychange", visibility);
-  const lookAgain = () => { if (data && !pair() && !document.hidden) flush(true); };
   const looking = setInterval(lookAgain, LOOK_AGAIN_MILLISECONDS);
   return {
     receive(component) {

@@ -60,7 +60,7 @@ from reward.train_config import TrainConfig
 
 ONE, FIVE = JUDGES = ("one head", "five heads")
 BATCH = 32
-SAVE_EVERY, LOOK_EVERY = 5, 10  # training steps
+SAVE_EVERY, LOOK_EVERY = 2, 10  # training steps
 ETA = 0.7  # of Flow-GRPO's noise
 
 

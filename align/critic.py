@@ -47,7 +47,7 @@ def build(policy: Policy) -> Critic:
     latents = torch.zeros(1, 1, *policy.generator.latent_shape(policy.generator.size), device=device)
     empty = {name: value.to(device) for name, value in policy.generator.unconditional(1).items()}
     if policy.starts is not None:  # some networks do not run without
-        empty = policy.condition([next(iter(policy.starts.files))]) | empty
+        empty = policy.condition([next(iter(policy.starts.prompts))]) | empty
     features = trunk_features(policy, latents, torch.zeros(1, dtype=torch.long), empty)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

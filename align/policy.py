@@ -67,10 +67,10 @@ class Policy:
     """A generator with trainable weights, under accelerate.
 
     parameters: the trained weights in a fixed order: adapters, or all weights of the network (`start` given).
-    num_steps, guidance, batch (clips per forward) are the same in sampling and training.
+    denoising_steps (from pure noise), guidance, batch (clips per forward) are the same in sampling and training.
     mix: several rewards as the sum of each one's place in its group ("group"), or as the weighted sum of their values.
     overlap: judge a batch while the next one is sampled. tags: of prompts; every tag's reward is logged by itself.
-    starts: what the clips of every prompt begin with, where they begin with something.
+    starts: what the clips of every prompt are made from, where they are made from something.
     start: copies of all weights before training, where there are no adapters to switch off for the reference.
     memory: what an algorithm must remember between steps (plain containers and tensors); saved in every checkpoint.
     """
@@ -79,7 +79,7 @@ class Policy:
     model: nn.Module
     parameters: list[nn.Parameter]
     accelerator: Accelerator
-    num_steps: int
+    denoising_steps: int
     guidance: float
     batch: int
     mix: Literal["group", "sum"] = "group"
@@ -111,8 +111,18 @@ class Policy:
         return everyone.unflatten(0, (self.world, self.generator.team, -1))[:, 0].flatten(0, 1)
 
     @property
+    def strength(self) -> float:
+        """Noise level at which clips begin: 1, or lower where they are edited."""
+        return 1.0 if self.starts is None else self.starts.strength
+
+    @property
     def schedule(self) -> flow.Schedule:
-        return self.generator.schedule(self.num_steps)
+        """Of the denoising steps that are taken: where clips are edited, of those below `strength`."""
+        return flow.from_level(self.generator.schedule(self.denoising_steps), self.strength)
+
+    @property
+    def num_steps(self) -> int:
+        return self.schedule.num_steps
 
     def velocity(self, latents: Tensor, step: Tensor, condition: Condition) -> Tensor:
         """Velocity with gradients, fp32; `step` long [batch]."""
@@ -179,14 +189,15 @@ class Policy:
         """`sampler.sample` with this policy's steps, guidance and precision, `batch` clips at a time."""
         for start in range(0, len(noise), self.batch):
             rows = slice(start, start + self.batch)
-            part = noise[rows].to(self.accelerator.device)
+            part = self.begun(take(condition, rows), noise[rows])
             with self.accelerator.autocast():  # not around the yield: what the caller does in between is its own
                 trajectory = sampler.sample(
                     sampler.denoise(
                         self._through,
                         take(condition, rows),
                         noise=part,
-                        num_steps=self.num_steps,
+                        num_steps=self.denoising_steps,
+                        strength=self.strength,
                         guidance=self.guidance,
                         unconditional=self._unconditional(len(part)),
                         kind=kind,
@@ -196,6 +207,10 @@ class Policy:
                     )
                 )
             yield trajectory
+
+    def begun(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Latents at the first level of `schedule`, on the policy's device."""
+        return sampler.begun(self.generator, condition, noise.to(self.accelerator.device), self.strength)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Tensor]:
         """Frames [batch, time, 3, height, width] of the deterministic sampler, on the CPU, `batch` clips at a time.
@@ -215,7 +230,7 @@ class Policy:
         return dict(cast(Mixture, reward).weights) if several else {}
 
     def by_tag(self, prompts: Sequence[str], total: Tensor, valid: Tensor) -> dict[str, float]:
-        """`reward/<tag>`: mean of `total` over the valid clips of every tag among `prompts`."""
+        """`reward/tag_<tag>`: mean of `total` over the valid clips of every tag among `prompts`."""
         found: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             if valid[index] and prompt in self.tags:

@@ -76,7 +76,7 @@ class RewardGradient:
         rows = rows_of(len(prompts), 1, policy.rank, policy.world)
         condition = policy.condition([prompts[row] for row in rows])
         seeds = [seed_for(seed, "training clip", step, row) for row in rows]
-        noise = sampler.initial_noise(policy.generator, seeds).to(policy.accelerator.device)
+        noise = policy.begun(condition, sampler.initial_noise(policy.generator, seeds))
         first = self._first_step(policy.num_steps, seed, step)
         drawn = [self._draw(policy, noise, condition, 0, first)]
         sigma = policy.schedule.sigma[first]

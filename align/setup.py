@@ -53,7 +53,7 @@ def policy_for(
         Velocity(generator, one_graph=config.compile),
         parameters,
         accelerator,
-        num_steps=config.denoising_steps,
+        denoising_steps=config.denoising_steps,
         guidance=config.guidance,
         batch=config.batch,
         mix=config.mix,

@@ -207,8 +207,9 @@ def _description(
 
 def _line(prompt: Prompt) -> str:
     """All that makes a prompt this prompt."""
-    begun = f"\t{video.sha256(prompt.start)}" if prompt.start else ""
-    return f"{prompt.text}\t{prompt.weight}\t{prompt.tag}{begun}"
+    words = [prompt.text, prompt.weight, prompt.tag, *map(video.sha256, prompt.files)]
+    words += [prompt.strength] if prompt.strength < 1 else []
+    return "\t".join(map(str, [*words, *(frame for frame, _ in prompt.keyframes)]))
 
 
 def _show(run: Run, policy: Policy, prompts: Sequence[str], config: TrainConfig, step: int) -> None:

@@ -45,7 +45,8 @@ class GenerateConfig(ModelOptions):
     weights: str | None = option(None, "`model` folder of a checkpoint that was trained with adapter: full")
     prompts: str | None = option(
         None,
-        "text file, one prompt a line, or .jsonl with prompt and image or video, which the prompt's clips begin with",
+        "text file, one prompt a line, or .jsonl with prompt and what its clips are made from: image, video, "
+        "keyframes, edit or references",
     )
     prompt: str | None = option(None, "a single prompt, instead of a file; may be left out where something is given")
     num_per_prompt: int = option(1, "clips per prompt, each from its own seed")
@@ -146,17 +147,8 @@ def _text(request: Request, given: Given) -> Tensor:
     from base_model.sampler import generate_frames
 
     if given.starts is not None:
-        return _starts(request, given.starts)
+        return given.starts.complete(request)
     return generate_frames(request.generator, request.prompts, seeds=request.seeds, sampling=request.sampling)
-
-
-def _starts(request: Request, starts: Starts) -> Tensor:
-    import torch
-
-    from base_model import tasks
-
-    first = torch.cat([starts.frames(prompt) for prompt in request.prompts])
-    return tasks.image_to_video(request, first, request.generator.size.num_frames)
 
 
 def _variations(request: Request, given: Given) -> Tensor:

@@ -20,7 +20,7 @@ from base_model import flow
 from base_model.hub.generator import HubGenerator
 from base_model.native import NativeGenerator
 from base_model.protocol import Condition, Generator, VideoSize
-from base_model.sampler import Sampling, draw, initial_noise, opposite, solve, solver_noise
+from base_model.sampler import Sampling, begun, draw, initial_noise, opposite, solve, solver_noise
 from core.errors import UserError
 
 
@@ -76,30 +76,36 @@ def complete(request: Request, frames: Tensor, known: Tensor, strength: float = 
 
 def _made(request: Request, source: Tensor, cells: Tensor | None, strength: float) -> Tensor:
     """One batch drawn: frames of the size of `source`, [B, time, 3, H, W]."""
-    generator, sampling = request.generator, request.sampling
+    generator = request.generator
     condition = generator.encode_prompts(list(request.prompts))
-    device = next(iter(condition.values())).device  # of the weights it need not be: they may come layer by layer
-    latents = initial_noise(generator, request.seeds, VideoSize(source.shape[1], *source.shape[3:])).to(device)
-    schedule = flow.from_level(generator.schedule(sampling.num_steps), strength)
-    unconditional = opposite(generator, sampling, len(latents))
     if cells is not None or strength < 1.0:
-        clean = generator.encode(source.to(device))
-        if strength < 1.0:
-            latents = flow.noised(clean, latents, strength, generator.family)
+        clean = generator.encode(source.to(device_of(condition)))
+        condition = {**condition, "clean": clean}
         if cells is not None:
             condition = given(generator, condition, cells, clean, request.prompts)
-    latents = draw(
-        solve(
-            generator,
-            condition,
-            noise=latents,
-            sampling=sampling,
-            unconditional=unconditional,
-            schedule=schedule,
-            rng=solver_noise(request.seeds),
-        )
+    return drawn(request, condition, VideoSize(source.shape[1], *source.shape[3:]), strength)
+
+
+@torch.no_grad()
+def drawn(request: Request, condition: Condition, size: VideoSize, strength: float = 1.0) -> Tensor:
+    """Frames [B, time, 3, H, W] of `size`, one clip per row of `condition`, begun as `sampler.begun` says."""
+    generator, sampling = request.generator, request.sampling
+    noise = initial_noise(generator, request.seeds, size).to(device_of(condition))
+    path = solve(
+        generator,
+        condition,
+        noise=begun(generator, condition, noise, strength),
+        sampling=sampling,
+        unconditional=opposite(generator, sampling, len(noise)),
+        schedule=flow.from_level(generator.schedule(sampling.num_steps), strength),
+        rng=solver_noise(request.seeds),
     )
-    return generator.decode(latents).float().cpu()
+    return generator.decode(draw(path)).float().cpu()
+
+
+def device_of(condition: Condition) -> torch.device:
+    """Where to compute; of the weights it need not be the place: they may come layer by layer."""
+    return next(iter(condition.values())).device
 
 
 def given(
@@ -135,7 +141,7 @@ def grid(generator: Generator, is_given: bool) -> tuple[int, int]:
 
 
 def known_cells(generator: Generator, known: Tensor) -> Tensor:
-    """Latent cells that are given: those of tokens all of whose pixels are known; never those of sound.
+    """Latent cells that are given: those of tokens all of whose pixels are known; never those of references or sound.
 
     Args:
         known: bool [time, H, W] on the generator's grid.
@@ -149,6 +155,8 @@ def known_cells(generator: Generator, known: Tensor) -> Tensor:
     along = generator.model.grid.patch_time if isinstance(generator, HubGenerator) else 1
     across = rows * side // height
     cells = tokens.repeat_interleave(along, 0).repeat_interleave(across, 1).repeat_interleave(across, 2)
+    front = (generator.model.grid.references or 0) if isinstance(generator, HubGenerator) else 0
+    cells = torch.cat([cells.new_zeros(front, rows, columns), cells])
     return torch.cat([cells, cells.new_zeros(depth - len(cells), rows, columns)])
 
 

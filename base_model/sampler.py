@@ -112,6 +112,7 @@ def denoise(
     *,
     noise: Tensor,
     num_steps: int,
+    strength: float = 1.0,
     guidance: float = 1.0,
     unconditional: Condition | None = None,
     kind: flow.Kind = "ode",
@@ -122,19 +123,20 @@ def denoise(
     """Walk from `noise` to clean latents, yielding every step.
 
     Args:
-        condition, noise: [batch, ...]; noise is fp32 N(0, 1).
+        condition, noise: [batch, ...]; noise is fp32 N(0, 1), or below strength 1 what `begun` makes of it.
+        strength: noise level to begin at; steps and window are counted from there.
         kind, eta, window: how fresh noise is added, and in which steps; "ode" adds none.
         rng: one CPU generator per row, for the fresh noise.
     Raises: UserError if the noise setting has no log-probability.
     """
-    schedule = generator.schedule(num_steps)
+    schedule = flow.from_level(generator.schedule(num_steps), strength)
     noisy = range(0)
     if kind != "ode":
-        noisy = default_window(num_steps) if window is None else window
-        check_noise(generator.family, kind, eta, noisy, num_steps)
+        noisy = default_window(schedule.num_steps) if window is None else window
+        check_noise(generator.family, kind, eta, noisy, schedule.num_steps)
     quiet: flow.Kind = "ddim" if generator.family == "vp" else "ode"
     latents = noise
-    for index in range(num_steps):
+    for index in range(schedule.num_steps):
         step = torch.full((len(latents),), index, device=latents.device)
         velocity = generator.predict(latents, step, schedule, condition, unconditional, guidance)
         before, log_prob = latents, None
@@ -212,6 +214,14 @@ def solve(
     path = solvers.solve(sampling.solver, field, noise / scale[0], levels, eta=sampling.eta, rng=rng)
     for index, x in enumerate(path, start=1):
         yield x if generator.family == "flow" else x * scale[index]
+
+
+def begun(generator: Generator, condition: Condition, noise: Tensor, strength: float) -> Tensor:
+    """Latents to begin from: `noise`, or below strength 1 the condition's "clean" latents at that noise level.
+
+    Source: SDEdit (Meng et al. 2022).
+    """
+    return noise if strength == 1.0 else flow.noised(condition["clean"], noise, strength, generator.family)
 
 
 @torch.no_grad()

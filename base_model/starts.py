@@ -1,20 +1,26 @@
-"""Prompts whose clips begin with a picture of their own, or go on from a clip: lines of a prompt file that name one.
+"""Prompts whose clips are made from pictures or a clip of their own: lines of a prompt file that name them.
 
-Read when first asked for, since a large set would fill the memory; that every file is there and of one kind is found
-out at once.
+    image, video    what the clips begin with: a first frame, or a clip that they go on from
+    keyframes       pictures at some of their frames
+    edit            a clip that they change: sampling begins from it with noise, at the noise level `strength`
+    references      pictures of what they show, which are no frames of theirs
+
+Files are read when first asked for, since a large set would fill the memory; that every file is there and all prompts
+are of one kind is found out at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from base_model.given import given, grid, known_cells
-from base_model.protocol import Condition, Generator
+from base_model.given import Request, device_of, drawn, given, grid, known_cells
+from base_model.hub.generator import HubGenerator
+from base_model.protocol import Condition, Generator, cat
 from base_model.tasks import beginning_of
 from core import video
 from core.errors import UserError
@@ -23,64 +29,165 @@ from core.prompts import Prompt
 
 @dataclass(frozen=True)
 class Starts:
-    """files: by the prompt's text."""
+    """prompts: by their text; all of one kind."""
 
     generator: Generator
-    files: dict[str, str]
+    prompts: dict[str, Prompt]
 
     @classmethod
     def of(cls, generator: Generator, prompts: Sequence[Prompt]) -> Starts | None:
-        """None where no prompt names a file.
+        """None where no prompt names a file. A generator that takes references is told how many.
 
-        Raises: UserError for a generator that takes no given frames, a prompt without a file where others have one, a
-            prompt with two, a file that is no video or picture, and pictures mixed with clips.
+        Raises: UserError for a generator that takes no such thing, prompts of different kinds, a text with two things
+            to be made from, and a file that is no video or picture or does not fit the generator's clips.
         """
-        files = {one.text: one.start for one in prompts if one.start}
-        if not files:
+        if not any(one.files for one in prompts):
             return None
-        grid(generator, True)
+        starts = cls(generator, {one.text: one for one in prompts})
+        first = prompts[0]
         for one in prompts:
-            if files.get(one.text) != one.start:
-                told = f"two, '{one.start}' and '{files[one.text]}'" if one.start else "none, but others have"
-                raise UserError(f"prompt '{one.text}': its image or video is {told}; every prompt needs one of its own")
-        starts = cls(generator, files)
-        lengths = {starts.last(torch.empty(1, video.probe(file).num_frames)).shape[1]: file for file in files.values()}
-        if len(lengths) > 1:
-            (count, first), (other, second), *_ = lengths.items()
-            raise UserError(
-                f"'{first}' gives {count} frames and '{second}' {other}; keep pictures and clips in files of their own"
-            )
+            if replace(one, weight=1.0, tag="") != replace(starts.prompts[one.text], weight=1.0, tag=""):
+                raise UserError(f"prompt '{one.text}' is there twice, made from different files; word them differently")
+            if (kind := starts._kind(one)) != starts._kind(first):
+                raise UserError(
+                    f"'{first.text}' is made from {starts._kind(first)} and '{one.text}' from {kind}; keep prompts of "
+                    "each kind in a file of their own"
+                )
+        if first.references:
+            _refer(generator, len(first.references))
         return starts
 
-    def last(self, clip: Tensor) -> Tensor:
-        """The frames of `clip` [1, time, ...] that the model sees."""
-        return beginning_of(self.generator.size.num_frames, clip, grid(self.generator, True)[0])
+    @property
+    def strength(self) -> float:
+        """Noise level at which clips begin; see `sampler.begun`."""
+        return next(iter(self.prompts.values())).strength
 
-    def frames(self, prompt: str) -> Tensor:
-        """What the prompt's clips begin with, [1, 4k + 1, 3, height, width], scaled and cut to the generator's size."""
-        clip = self.last(torch.from_numpy(video.read(self.files[prompt]).frames)[None])
-        return cover(clip[0], self.generator.size.height, self.generator.size.width)[None]
+    def frames(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """What the prompt's clips are made from, [1, time, 3, height, width] in the generator's size, and which of
+        these frames are given (bool [time]); the others repeat the nearest, for a codec looks around what is given.
+
+        A causal codec holds the frames after the first in groups, so a keyframe is given as long as its group lasts.
+        """
+        one, size = self.prompts[prompt], self.generator.size
+        moments = torch.arange(size.num_frames)
+        if one.keyframes:
+            places = torch.tensor([frame for frame, _ in one.keyframes])
+            clip = torch.cat([cover(_read(picture)[:1], size.height, size.width) for _, picture in one.keyframes])
+        elif one.start:
+            clip = _read(one.start)
+            clip = self._last(clip[None])[0] if one.strength == 1.0 else clip[: size.num_frames]
+            clip, places = cover(clip, size.height, size.width), moments[: len(clip)]
+        else:
+            return torch.full((1, size.num_frames, 3, size.height, size.width), 0.5), moments < 0
+        if one.strength < 1.0:
+            return clip[None], moments < 0
+        length = grid(self.generator, True)[0]
+        group, wanted = ((frame + length - 1) // length for frame in (moments, places))
+        away = size.num_frames * (group[:, None] - wanted).abs() + (moments[:, None] - places).abs()
+        return clip[None, away.argmin(1)], torch.isin(group, wanted)
 
     @torch.no_grad()
     def row(self, prompt: str) -> Condition:
-        """It as given cells of a clip of the generator's size, on the CPU. Raises: UserError for an unknown prompt."""
-        if prompt not in self.files:
-            raise UserError(f"prompt '{prompt}' has no image, and the others of this run do")
-        frames = self.frames(prompt)
-        seen, size = frames.shape[1], self.generator.size
-        held = frames[:, torch.arange(size.num_frames).clamp(max=seen - 1)]  # a codec looks around what is given
-        known = (torch.arange(size.num_frames) < seen)[:, None, None].expand(-1, size.height, size.width)
-        device = next(self.generator.policy_module().parameters()).device
-        clean = self.generator.encode(held.to(device))
-        row = given(self.generator, {}, known_cells(self.generator, known), clean, [prompt])
+        """It as latents and given cells of a clip of the generator's size, on the CPU.
+
+        Raises: UserError for an unknown prompt.
+        """
+        if prompt not in self.prompts:
+            raise UserError(f"prompt '{prompt}' names no picture or clip, and the others of this run do")
+        frames, known = self.frames(prompt)
+        height, width = frames.shape[3:]
+        device = device_of(self.generator.encode_prompts([prompt]))
+        row = {"clean": self.generator.encode(frames.to(device))}
+        references = self.prompts[prompt].references
+        for place, picture in enumerate(reversed(references)):  # the last one in front, as Wan VACE was trained
+            shown = contain(_read(picture)[:1], height, width)[None].to(device)
+            row["clean"][:, :, place] = self.generator.encode(shown)[:, :, -1]
+        if references or known.any():
+            cells = known_cells(self.generator, known[:, None, None].expand(-1, height, width))
+            row = given(self.generator, {}, cells, row["clean"], [prompt])
         return {name: value.cpu() for name, value in row.items()}
+
+    def complete(self, request: Request) -> Tensor:
+        """Frames [B, time, 3, H, W] of one batch; given pixels come back exactly."""
+        condition = request.generator.encode_prompts(list(request.prompts))
+        rows = {prompt: self.row(prompt) for prompt in dict.fromkeys(request.prompts)}
+        begun = cat([rows[prompt] for prompt in request.prompts])
+        place = device_of(condition)
+        condition = condition | {name: value.to(place) for name, value in begun.items()}
+        made = drawn(request, condition, self.generator.size, self.strength)
+        for clip, prompt in zip(made, request.prompts, strict=True):
+            frames, known = self.frames(prompt)
+            clip[known] = frames[0, known]
+        return made
+
+    def _last(self, clip: Tensor) -> Tensor:
+        """The frames of `clip` [1, time, ...] that clips go on from."""
+        return beginning_of(self.generator.size.num_frames, clip, grid(self.generator, True)[0])
+
+    def _kind(self, one: Prompt) -> str:
+        """In words. Raises: UserError for files that do not fit the generator's clips."""
+        words, count = [], self.generator.size.num_frames
+        if one.strength < 1.0:
+            if (there := video.probe(one.start).num_frames) < count:
+                raise UserError(f"'{one.start}' has {there} frames, the clips made of it {count}; set num_frames lower")
+            words.append(f"a clip edited from {one.strength:g}")
+        elif one.start:
+            seen = self._last(torch.empty(1, video.probe(one.start).num_frames)).shape[1]
+            words.append("a first frame" if seen == 1 else f"{seen} first frames")
+        for picture in (*(picture for _, picture in one.keyframes), *one.references):
+            if (there := video.probe(picture).num_frames) > 1:
+                raise UserError(f"'{picture}' has {there} frames; keyframes and references are single pictures")
+        if one.keyframes:
+            _check_keyframes(one, count, grid(self.generator, True)[0])
+            words.append(f"keyframes {', '.join(str(frame) for frame, _ in one.keyframes)}")
+        if one.references:
+            words.append(f"{len(one.references)} reference pictures")
+        return " and ".join(words) or "nothing"
 
 
 def cover(frames: Tensor, height: int, width: int) -> Tensor:
     """Frames [time, 3, height, width] scaled to cover the size, what reaches over cut on both sides alike."""
-    scale = max(height / frames.shape[2], width / frames.shape[3])
-    size = [max(side, round(own * scale)) for side, own in ((height, frames.shape[2]), (width, frames.shape[3]))]
-    if size != list(frames.shape[2:]):
-        frames = F.interpolate(frames, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    frames = _scaled(frames, max(height / frames.shape[2], width / frames.shape[3]), height, width)
+    top, left = (frames.shape[2] - height) // 2, (frames.shape[3] - width) // 2
     return frames[..., top : top + height, left : left + width]
+
+
+def contain(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames [time, 3, height, width] scaled to lie wholly inside the size, on white."""
+    frames = _scaled(frames, min(height / frames.shape[2], width / frames.shape[3]), 1, 1)
+    canvas = frames.new_ones(*frames.shape[:2], height, width)
+    top, left = (height - frames.shape[2]) // 2, (width - frames.shape[3]) // 2
+    canvas[..., top : top + frames.shape[2], left : left + frames.shape[3]] = frames
+    return canvas
+
+
+def _scaled(frames: Tensor, scale: float, least_height: int, least_width: int) -> Tensor:
+    size = [max(least_height, round(frames.shape[2] * scale)), max(least_width, round(frames.shape[3] * scale))]
+    if size == list(frames.shape[2:]):
+        return frames
+    return F.interpolate(frames, size, mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
+
+
+def _read(path: str) -> Tensor:
+    """Frames [time, 3, height, width]."""
+    return torch.from_numpy(video.read(path).frames)
+
+
+def _check_keyframes(one: Prompt, num_frames: int, group: int) -> None:
+    """Raises: UserError for a keyframe beyond the clip, and for two in one group of the codec."""
+    taken: dict[int, int] = {}
+    for frame, _ in one.keyframes:
+        if frame >= num_frames:
+            raise UserError(f"prompt '{one.text}': keyframe {frame} lies beyond the clip, frames 0 to {num_frames - 1}")
+        if (other := taken.setdefault((frame + group - 1) // group, frame)) != frame:
+            raise UserError(
+                f"prompt '{one.text}': keyframes {other} and {frame} lie in one group of {group} frames of the codec; "
+                f"give one of them, or another that is {group} frames away"
+            )
+
+
+def _refer(generator: Generator, count: int) -> None:
+    """Make room in every clip's latents. Raises: UserError for a generator that takes no references."""
+    if not isinstance(generator, HubGenerator) or generator.model.grid.references is None:
+        raise UserError(f"model '{generator.name}' takes no references; a Wan VACE does (Wan-AI/Wan2.1-VACE-...)")
+    generator.refer(count)

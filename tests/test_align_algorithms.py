@@ -50,7 +50,7 @@ def test_a_killed_run_ends_bit_equal_to_an_unbroken_one(tmp_path: Path, name: st
 def test_what_is_kept_of_sampling_does_not_grow_with_its_steps(name: str) -> None:
     kept = []
     for num_steps in (8, 24):
-        policy = dataclasses.replace(toy_policy(), num_steps=num_steps)
+        policy = dataclasses.replace(toy_policy(), denoising_steps=num_steps)
         algorithm = toy_algorithms.TOYS[name]
         if name == "ppo":
             policy.own.update(algorithm.modules(policy))

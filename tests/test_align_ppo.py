@@ -89,7 +89,7 @@ def test_critic_learns_a_known_value() -> None:
 
 def test_features_come_from_the_frozen_trunk_and_from_each_row_alone() -> None:
     generator = native.nano()
-    policy = replace(toy_policy(batch=2), generator=generator, num_steps=6)
+    policy = replace(toy_policy(batch=2), generator=generator, denoising_steps=6)
     lora.attach(generator.policy_module(), rank=2, alpha=2)
     policy.model = type(policy.model)(generator)
     latents = torch.randn(3, 2, *generator.latent_shape(generator.size), generator=torch.Generator().manual_seed(0))

@@ -65,10 +65,10 @@ def _umt5() -> dict[str, Any]:
     return {"tokenizer": ByT5Tokenizer(), "text_encoder": UMT5EncoderModel(config)}
 
 
-def _wan_transformer(channels: int = 16, shown: int = 0, **options: Any) -> Any:
+def _wan_transformer(channels: int = 16, shown: int = 0, kind: Any = None, **options: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
-    return WanTransformer3DModel(
+    return (kind or WanTransformer3DModel)(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,
@@ -145,6 +145,17 @@ def wan_i2v() -> Any:
         image_processor=CLIPImageProcessor(size=32, crop_size=32),
         image_encoder=CLIPVisionModel(looks),
         transformer=_wan_transformer(shown=20, image_dim=4),
+    )
+
+
+def wan_vace() -> Any:
+    """Wan VACE: a branch that reads what is given and references, before the first block."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    transformer = _wan_transformer(kind=WanVACETransformer3DModel, vace_layers=[0], vace_in_channels=96)
+    torch.nn.init.normal_(transformer.vace_patch_embedding.weight, std=0.1)
+    return WanVACEPipeline(
+        **_umt5(), vae=_wan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=transformer
     )
 
 

@@ -92,7 +92,7 @@ def toy_policy(batch: int = 16) -> Policy:
     parameters = lora.attach(generator.network, rank=4, alpha=8)
     accelerator = launch()
     model = accelerator.prepare(Velocity(generator))
-    return Policy(generator, model, parameters, accelerator, num_steps=6, guidance=1.0, batch=batch)
+    return Policy(generator, model, parameters, accelerator, denoising_steps=6, guidance=1.0, batch=batch)
 
 
 @dataclass(frozen=True)

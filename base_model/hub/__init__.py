@@ -8,6 +8,7 @@ add one. Left out on purpose: the pipelines' own sampling loops and schedulers' 
 PIPELINES = {
     "WanPipeline": "base_model.hub.wan:Wan",
     "WanImageToVideoPipeline": "base_model.hub.wan:Wan",
+    "WanVACEPipeline": "base_model.hub.wan:Wan",
     "LTXPipeline": "base_model.hub.ltx:LTX",
     "LTXImageToVideoPipeline": "base_model.hub.ltx:LTX",
     "LTXConditionPipeline": "base_model.hub.ltx:LTX",

@@ -57,6 +57,8 @@ class Grid:
     side: pixels per latent cell. patch: latent cells per token, along height and width.
     patch_time: latent frames per token; the latents are padded to a multiple of it, at the front.
     frames: the only number of frames, for models whose temporal positions are fixed.
+    references: pictures that are no frames of the clip, a latent frame each in front of it, which is drawn like the
+        others; None for models that take none.
     sound: what the latents hold behind the picture, for models that make both.
     """
 
@@ -65,12 +67,13 @@ class Grid:
     patch: int
     patch_time: int = 1
     frames: int | None = None
+    references: int | None = None
     sound: Sound | None = None
 
     @property
     def padding(self) -> int:
-        """Latent frames in front that hold no picture."""
-        return self.patch_time - 1
+        """Latent frames in front that hold no frame of the clip."""
+        return self.patch_time - 1 + (self.references or 0)
 
     def cells(self, size: VideoSize, family: str) -> tuple[int, int, int]:
         """Latent (time, height, width) of a clip. Raises: UserError for a size the family cannot make."""
@@ -195,7 +198,10 @@ def usual(pipeline: Any) -> Sampling:
 def shown(condition: Condition, title: str) -> Tensor:
     """The row of that name, which `show` made. Raises: UserError where nothing is given."""
     if "shown" not in condition:
-        raise UserError(f"{title} image to video needs a first frame; give --image, or use the text model")
+        raise UserError(
+            f"this {title} makes clips from pictures only: give --image or a prompt file that names them, or use the "
+            "text model"
+        )
     return condition["shown"]
 
 

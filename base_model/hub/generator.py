@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
@@ -144,6 +144,11 @@ class HubGenerator:
             return {}
         with self._visiting([self.model.pipeline.vae, *self._lookers], clean.device):
             return cast(Shown, self.model).show(known, clean, prompts)
+
+    def refer(self, count: int) -> None:
+        """Make room in the latents for `count` reference pictures; for families whose grid says that they take some."""
+        self.model = replace(self.model, references=count)  # type: ignore[type-var]
+        self._schedules.clear()
 
     def policy_module(self) -> nn.Module:
         return self._network

@@ -1,4 +1,9 @@
-"""Wan 2.1 and 2.2, text or image to video: one expert, two (A14B), or a noise level per token (TI2V-5B)."""
+"""Wan 2.1 and 2.2, text or image to video: one expert, two (A14B), or a noise level per token (TI2V-5B).
+
+VACE makes clips from what is given and from references, which a branch of its network reads. Each reference also has a
+latent frame in front of the clip, noisy at first as the clip is; the network was trained to make it out of what the
+branch shows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with,
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
-    from diffusers import WanImageToVideoPipeline, WanPipeline
+    from diffusers import WanImageToVideoPipeline, WanPipeline, WanVACEPipeline
 
 MAX_TOKENS = 512
 """Of a prompt, as Wan was trained; diffusers' `encode_prompt` alone would take 226."""
@@ -23,7 +28,8 @@ MAX_TOKENS = 512
 class Wan:
     """See `base_model.hub.family.Family`."""
 
-    pipeline: WanPipeline | WanImageToVideoPipeline
+    pipeline: WanPipeline | WanImageToVideoPipeline | WanVACEPipeline
+    references: int = 0
     title = "Wan"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
@@ -33,9 +39,9 @@ class Wan:
 
     @property
     def given(self) -> Given:
-        if self.pipeline.config.expand_timesteps:
+        if self.pipeline.config.get("expand_timesteps"):
             return "token"
-        return "shown" if self._config.in_channels > self.channels else "noised"
+        return "shown" if self._branch or self._config.in_channels > self.channels else "noised"
 
     @property
     def fps(self) -> float:
@@ -52,7 +58,12 @@ class Wan:
     @property
     def grid(self) -> Grid:
         pipe = self.pipeline
-        return Grid(pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial, self._config.patch_size[1])
+        return Grid(
+            pipe.vae_scale_factor_temporal,
+            pipe.vae_scale_factor_spatial,
+            self._config.patch_size[1],
+            references=self.references if self._branch else None,
+        )
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -67,6 +78,8 @@ class Wan:
 
     def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
         """As image to video was trained: the first picture and grey after it through the codec, a mask per frame."""
+        if self._branch:
+            return {"shown": self._control(known, clean)}
         time = self.grid.time
         picture = self.decode(clean[:, :, :1])
         grey = picture.new_zeros(*picture.shape[:2], (clean.shape[2] - 1) * time, *picture.shape[3:])
@@ -99,10 +112,36 @@ class Wan:
         return answer
 
     def decode(self, latents: Tensor) -> Tensor:
-        return decode_with(self.pipeline.vae, latents)
+        return decode_with(self.pipeline.vae, latents[:, :, self.references :])
 
     def encode(self, video: Tensor) -> Tensor:
-        return encode_with(self.pipeline.vae, video)
+        """In the frames of references, which are not known here, zeros: their mean."""
+        latents = encode_with(self.pipeline.vae, video)
+        return torch.cat([latents.new_zeros(*latents.shape[:2], self.references, *latents.shape[3:]), latents], 2)
+
+    @property
+    def _branch(self) -> bool:
+        """Whether it is a VACE."""
+        return "vace_layers" in self._config
+
+    def _control(self, known: Tensor, clean: Tensor) -> Tensor:
+        """What VACE's branch reads: the given pixels on grey, what stands in the place of the others (grey), and where
+        something is made. References are given, with nothing in the place of others.
+
+        Args: clean: in the frames of references, their latents.
+        """
+        side, count, time = self.grid.side, self.references, self.grid.time
+        video = self.decode(clean)
+        group = (torch.arange(video.shape[2], device=known.device) + time - 1) // time
+        pixels = known[:, count:].repeat_interleave(side, 2).repeat_interleave(side, 3)[:, group]
+        seen, grey = (self.encode(one).to(clean) for one in (video * pixels[:, None], torch.zeros_like(video)))
+        seen[:, :, :count] = clean[:, :, :count]
+        # As it was trained: latent frames spread evenly over the clip, each with the mask of its middle.
+        cells = known.shape[1] - count
+        middle = group[((torch.arange(cells, device=known.device) + 0.5) * len(group) / cells).long()]
+        make = (~known[:, count:][:, middle]).to(clean)
+        make = torch.cat([make.new_zeros(len(make), count, *make.shape[2:]), make], 1)
+        return torch.cat([seen, grey, make[:, None].expand(-1, side**2, -1, -1, -1)], 1)
 
     @property
     def _config(self) -> Any:
@@ -119,7 +158,10 @@ class Wan:
         return {name: chosen for name, chosen in rows.items() if len(chosen)}
 
     def _answer(self, name: str, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        if self.given == "shown":
+        beside: dict[str, Tensor] = {}
+        if self._branch:
+            beside["control_hidden_states"] = shown(condition, self.title)
+        elif self.given == "shown":
             latents = torch.cat([latents, shown(condition, self.title)], 1)
         return self.networks[name](
             latents,
@@ -127,4 +169,5 @@ class Wan:
             encoder_hidden_states=condition["text"],
             encoder_hidden_states_image=condition.get("picture"),
             return_dict=False,
+            **beside,
         )[0]

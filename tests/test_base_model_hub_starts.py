@@ -1,0 +1,216 @@
+"""Edits and references of hub models: the same clips as diffusers' own pipelines for them, and a policy that learns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipelines import CASES, PROMPTS, Case, seeded, wan_vace
+from torch import Tensor
+from toy_generator import Brightness
+
+import base_model
+from align.ddpo import DDPO
+from align.train import TrainConfig, train
+from base_model import lora
+from base_model.hub.generator import HubGenerator
+from base_model.options import ModelOptions
+from base_model.protocol import cat
+from base_model.sampler import begun, denoise, initial_noise, sample
+from base_model.starts import Starts, contain
+from core import video
+from core.errors import UserError
+from core.prompts import Prompt, read_all
+
+STEPS, GUIDANCE = 4, 4.0
+
+
+def load(folder: Path, case: Case) -> HubGenerator:
+    seeded(case.build).save_pretrained(folder)
+    size = case.size
+    options = ModelOptions("float32", "cpu", num_frames=size.num_frames, height=size.height, width=size.width)
+    return base_model.load(str(folder), options)  # type: ignore[return-value]
+
+
+def drawn(generator: HubGenerator, starts: Starts, prompts: list[str], noise: Tensor, num_steps: int) -> Tensor:
+    """Latents by our deterministic sampler, made from what the prompts name."""
+    condition = generator.encode_prompts(prompts) | cat([starts.row(prompt) for prompt in prompts])
+    return sample(
+        denoise(
+            generator,
+            condition,
+            noise=begun(generator, condition, noise, starts.strength),
+            num_steps=num_steps,
+            strength=starts.strength,
+            guidance=GUIDANCE,
+            unconditional=generator.unconditional(len(prompts)),
+        )
+    ).latents
+
+
+def written(folder: Path, rows: list[dict[str, Any]]) -> list[Prompt]:
+    """As a prompt file with these lines gives them."""
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_all(folder / "prompts.jsonl")
+
+
+def picture(path: Path, height: int, width: int, seed: int) -> Tensor:
+    """A picture [3, height, width], written to a file."""
+    pixels = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    video.write_png(path, video.to_uint8(pixels[None].numpy())[0])
+    return torch.from_numpy(video.read(path).frames)[0]
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx_later"])
+def test_an_edit_is_that_of_the_pipelines_own_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import diffusers
+
+    case = CASES[name]
+    generator, size = load(tmp_path / "model", case), case.size
+    schedule = generator.schedule(STEPS)
+    strength = float(schedule.sigma[1])  # theirs counts steps: .75 of 4
+    clip = torch.rand(size.num_frames, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
+    video.write(tmp_path / "clip.mp4", clip.numpy(), 8.0)
+    starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "edit": "clip.mp4", "strength": strength}]))
+    assert starts is not None
+    frames, noise = starts.frames(PROMPTS[0])[0], initial_noise(generator, [1])
+    clean = starts.row(PROMPTS[0])["clean"]
+    ours = drawn(generator, starts, PROMPTS[:1], noise, STEPS)
+
+    parts = generator.model.pipeline.components
+    common: dict[str, Any] = {"prompt": PROMPTS[0], "height": size.height, "width": size.width}
+    common |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "latent"} | case.call
+    if name == "wan":
+        names = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+        pipeline = diffusers.WanVideoToVideoPipeline(**{key: parts[key] for key in names})
+        monkeypatch.setattr(f"{type(pipeline).__module__}.randn_tensor", lambda *rest, **named: noise)
+        theirs = pipeline(video=frames, strength=0.75, **common)[0]
+    elif name == "cogvideox":  # its call draws the clip's latents from the codec's spread, so they are given noisy
+        pipeline = diffusers.CogVideoXVideoToVideoPipeline(**parts)
+        pipeline.scheduler.set_timesteps(STEPS)
+        mixed = pipeline.scheduler.add_noise(clean, noise, pipeline.scheduler.timesteps[1:2])
+        theirs = pipeline(latents=mixed.transpose(1, 2), strength=0.75, **common)[0].transpose(1, 2)
+    else:
+        pipeline = generator.model.pipeline
+        monkeypatch.setattr(f"{type(pipeline).__module__}.randn_tensor", lambda *rest, **named: noise)
+        theirs = pipeline(latents=clean, denoise_strength=0.75, num_frames=size.num_frames, **common)[0]
+    assert (ours - theirs).abs().max() <= max(case.tolerance, 1e-5)
+
+
+def test_a_policy_learns_from_edits_and_its_reference_stays(tmp_path: Path) -> None:
+    generator = load(tmp_path / "model", CASES["wan"])
+    video.write(tmp_path / "clip.mp4", torch.rand(9, 3, 16, 16).numpy(), 8.0)
+    prompts = written(tmp_path, [{"prompt": text, "edit": "clip.mp4", "strength": 0.9} for text in PROMPTS])
+    _learns(generator, prompts, tmp_path / "run")
+
+
+def test_references_are_those_of_wan_vaces_own_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+    generator = load(tmp_path / "model", Case(wan_vace))
+    with pytest.raises(UserError, match="makes clips from pictures only"):
+        generator.predict(
+            initial_noise(generator, [1]), torch.tensor([0]), generator.schedule(1), generator.encode_prompts(["a"])
+        )
+    for index, name in enumerate("abc"):
+        picture(tmp_path / f"{name}.png", 16, 16, index)
+    images = [Image.open(tmp_path / f"{name}.png") for name in "ab"]
+    row = {"prompt": PROMPTS[0], "references": ["a.png", "b.png"]}
+    pipeline = generator.model.pipeline
+    common: dict[str, Any] = {"prompt": PROMPTS[0], "height": 16, "width": 16, "num_frames": 9}
+    common |= {"reference_images": images, "guidance_scale": GUIDANCE, "output_type": "latent"}
+
+    starts = Starts.of(generator, written(tmp_path, [row]))
+    assert starts is not None
+    noise = initial_noise(generator, [1])
+    assert noise.shape[2] == 5 and generator.encode(torch.zeros(1, 9, 3, 16, 16)).shape == noise.shape
+    assert generator.decode(noise).shape == (1, 9, 3, 16, 16)
+    ours = drawn(generator, starts, PROMPTS[:1], noise, STEPS)
+    theirs = pipeline(latents=noise, num_inference_steps=STEPS, **common)[0]
+    assert (ours - theirs).abs().max() < 1e-5
+    swapped = Starts.of(generator, written(tmp_path, [row | {"references": ["b.png", "a.png"]}]))
+    assert swapped is not None and not torch.equal(drawn(generator, swapped, PROMPTS[:1], noise, STEPS), ours)
+
+    lora.attach(generator.policy_module(), rank=2, alpha=6, targets=["to_q", "to_v"])
+    for value in lora.parameters(generator.policy_module()):
+        value.data = 0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(5))
+    lora.save(generator.policy_module(), tmp_path / "lora")
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "model")
+    plain.set_progress_bar_config(disable=True)
+    plain.load_lora_weights(tmp_path / "lora")
+    aligned = drawn(generator, starts, PROMPTS[:1], noise, STEPS)
+    theirs = plain(latents=noise, num_inference_steps=STEPS, **common)[0]
+    assert (aligned - theirs).abs().max() < 1e-5 and not torch.equal(aligned, ours)
+
+
+def test_what_is_given_reaches_wan_vaces_branch_as_in_its_own_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step: the pipeline's own call draws given frames too, where ours leads exactly to them. The branch looks at
+    what the codec makes of them; here that is the frames."""
+    from PIL import Image
+
+    generator = load(tmp_path / "model", Case(wan_vace))
+    clip = torch.full((1, 9, 3, 16, 16), 0.5)
+    for index, name in enumerate("abc"):
+        pixels = picture(tmp_path / f"{name}.png", 16, 16, index)
+        clip[0, [[0], [5, 6, 7, 8], []][index]] = pixels
+    row = {"prompt": PROMPTS[0], "references": ["c.png"], "keyframes": {"0": "a.png", "8": "b.png"}}
+    starts = Starts.of(generator, written(tmp_path, [row]))
+    assert starts is not None
+    monkeypatch.setattr(type(generator.model), "decode", lambda self, latents: clip.transpose(1, 2) * 2 - 1)
+    noise = initial_noise(generator, [1])
+    ours = drawn(generator, starts, PROMPTS[:1], noise, 1)
+    mask = torch.zeros_like(clip)
+    mask[:, 1:5] = 1.0
+    theirs = generator.model.pipeline(
+        prompt=PROMPTS[0],
+        video=clip,
+        mask=mask,
+        reference_images=[Image.open(tmp_path / "c.png")],
+        height=16,
+        width=16,
+        num_frames=9,
+        num_inference_steps=1,
+        guidance_scale=GUIDANCE,
+        latents=noise,
+        output_type="latent",
+    )[0]
+    free = [0, 2]  # the reference's frame and the group between the pictures
+    assert (ours - theirs)[:, :, free].abs().max() < 1e-5
+    assert (ours - starts.row(PROMPTS[0])["clean"])[:, :, [1, 3]].abs().max() < 1e-5
+
+
+def test_a_policy_learns_from_references_and_its_reference_stays(tmp_path: Path) -> None:
+    generator = load(tmp_path / "model", Case(wan_vace))
+    for index, name in enumerate("ab"):
+        picture(tmp_path / f"{name}.png", 20, 12, index)
+    prompts = written(tmp_path, [{"prompt": text, "references": ["a.png", "b.png"]} for text in PROMPTS])
+    _learns(generator, prompts, tmp_path / "run")
+
+
+def _learns(generator: HubGenerator, prompts: list[Prompt], out: Path) -> None:
+    starts = Starts.of(generator, prompts)
+    assert starts is not None
+    noise = initial_noise(generator, [1, 2])
+    before = drawn(generator, starts, PROMPTS, noise, STEPS)
+    config = TrainConfig(
+        steps=1, prompts_per_step=1, batch=2, denoising_steps=STEPS, guidance=2.0, learning_rate=1e-2, lora_rank=2,
+        warmup=0, lora_targets=["to_q", "to_v"], sample_every=1, num_samples=1,
+    )  # fmt: skip
+    run = train(generator, Brightness(), DDPO(group_size=2, window=1), prompts, config, out)
+    (line,) = [
+        row for row in map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines()) if row["step"] == 1
+    ]
+    assert line["align/first_pass_ratio_error"] == 0.0
+    assert not torch.equal(drawn(generator, starts, PROMPTS, noise, STEPS), before)
+    with lora.reference(generator.policy_module()):
+        assert torch.equal(drawn(generator, starts, PROMPTS, noise, STEPS), before)
+
+
+def test_a_reference_lies_wholly_on_white() -> None:
+    wide = torch.zeros(1, 3, 2, 8)
+    canvas = contain(wide, 4, 4)
+    assert canvas.shape == (1, 3, 4, 4) and torch.equal(canvas[0, 0].mean(1), torch.tensor([1.0, 0.0, 1.0, 1.0]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from base_model.options import ModelOptions
 from core.cli import option, parse, required, verb
 from core.errors import UserError
+from core.files import replacing_folder
 
 if TYPE_CHECKING:
     from base_model.protocol import Generator
@@ -41,7 +42,7 @@ def _merge(argv: list[str]) -> None:
     generator = base_model.load(config.model, ModelOptions(dtype=config.dtype, device="cpu"))
     adapters.load(generator.policy_module(), Path(config.lora))
     adapters.merge(generator.policy_module())
-    with _whole(out) as folder:
+    with replacing_folder(out) as folder:
         _pipeline(generator).save_pretrained(folder)
     print(f"merged: {out}")
 
@@ -70,7 +71,7 @@ def _extract(argv: list[str]) -> None:
     options = ModelOptions(dtype="float32", device="cpu")
     base, tuned = (base_model.load(model, options).policy_module() for model in (config.model, config.tuned))
     left_out = adapters.extract(base, tuned, config.rank, config.targets)
-    with _whole(out) as folder:
+    with replacing_folder(out) as folder:
         adapters.save(base, folder)
     print(f"extracted: {out}  (share of the difference that rank {config.rank} leaves out: {left_out:.3f})")
 
@@ -137,7 +138,7 @@ def _export(argv: list[str]) -> None:
             f"'{run}' has no checkpoint of step {step}; it has: {', '.join(map(str, sorted(there))) or '-'}"
         )
     description = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    with _whole(out) as folder:
+    with replacing_folder(out) as folder:
         shutil.copytree(there[step] / "lora", folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(model_card(description, step, _comparison(config.compare)), encoding="utf-8")
     print(f"exported: {out}")
@@ -160,26 +161,6 @@ def _new_folder(path: str) -> Path:
     if folder.exists():
         raise UserError(f"'{folder}' exists already; choose another --out")
     return folder
-
-
-def _whole(folder: Path) -> Any:
-    """A folder that is whole or absent: written beside its place, then renamed."""
-    from contextlib import contextmanager
-    from shutil import rmtree
-
-    @contextmanager
-    def writing() -> Any:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(f".{folder.name}.partial")
-        rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            yield temporary
-            temporary.rename(folder)
-        finally:
-            rmtree(temporary, ignore_errors=True)
-
-    return writing()
 
 
 def _pipeline(generator: Generator) -> Any:

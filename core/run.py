@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ import yaml
 from core import files
 from core.errors import UserError
 from core.files import atomic_write
-
-__all__ = ["Run", "atomic_write", "environment", "read_metrics"]
 
 LISTING = "files.json"  # written last into a checkpoint: every file's size, so that a cut one is noticed
 LIBRARIES = (
@@ -88,7 +86,7 @@ class Run:
         """The folder for clips made on the way."""
         return self.folder / "samples"
 
-    def log(self, step: int, metrics: dict[str, float | int | str | None], samples: int) -> None:
+    def log(self, step: int, metrics: Mapping[str, float | int | str | None], samples: int) -> None:
         """Append one line to metrics.jsonl.
 
         Args:
@@ -112,21 +110,11 @@ class Run:
             write: fills the empty folder it is given. If it raises, no checkpoint appears and older ones stay.
         """
         final = self.folder / "checkpoints" / f"step-{step:06d}"
-        temporary = final.with_name(f".{final.name}.{os.getpid()}")
-        temporary.mkdir(parents=True)
-        try:
-            write(temporary)
-            sizes = {}
-            for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
-                files.sync(path)
-                sizes[path.relative_to(temporary).as_posix()] = path.stat().st_size
-            atomic_write(temporary / LISTING, json.dumps(sizes, indent=2))
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with files.replacing_folder(final) as folder:
+            write(folder)
+            written = sorted(path for path in folder.rglob("*") if path.is_file())
+            sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
+            (folder / LISTING).write_text(json.dumps(sizes, indent=2))
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
         return final
@@ -199,10 +187,11 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of nested mappings, the keys joined by dots."""
     if isinstance(config, dict) and config:
         for key, value in config.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, config
 
@@ -214,7 +203,7 @@ def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) 
         there = None
     if not isinstance(there, dict):
         raise UserError(f"{path}: not readable as YAML of a config; restore it or choose another run folder")
-    old, new = dict(_flat({**standard, **there})), dict(_flat(wanted))
+    old, new = dict(flat({**standard, **there})), dict(flat(wanted))
     absent = "(absent)"
     changed = [
         f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"

@@ -18,7 +18,9 @@ import yaml
 from core import files, videoset
 from core.errors import UserError
 from core.preferences import Vote
-from eval import verdict
+from core.run import flat
+from eval import METRICS, select, verdict
+from eval import compare as comparison
 from eval.result import finite
 from eval.scene import Judged
 from eval.verdict import Row
@@ -113,20 +115,43 @@ def compare(experiment: Experiment) -> tuple[list[Row], list[str]]:
 
     Without compare.json the two results stand side by side, untested. A set that stands alone counts as aligned.
     """
-    evaluated = {name: path for name, path in experiment.sets.items() if (path / "results.json").exists()}
-    last = list(evaluated)[-1:]
+    judged, base = judged_set(experiment), experiment.sets.get("base", Path()) / "results.json"
     paths = {
         "compare": experiment.compare,
-        "base": evaluated["base"] / "results.json" if "base" in evaluated else None,
-        "aligned": evaluated[(["aligned"] if "aligned" in evaluated else last)[0]] / "results.json" if last else None,
+        "base": _existing(base),
+        "aligned": judged / "results.json" if judged and judged / "results.json" != base else None,
     }
-    if paths["aligned"] == paths["base"]:
-        paths["aligned"] = None
     documents, problems = {}, []
     for name, path in paths.items():
         documents[name], wrong = read_json(path) if path else ({}, [])
         problems += wrong
     return verdict.rows(**documents), problems
+
+
+def judged_set(experiment: Experiment) -> Path | None:
+    """The set that a run is judged by: aligned, or the last one that was evaluated."""
+    found = {name: path for name, path in experiment.sets.items() if (path / "results.json").exists()}
+    return found.get("aligned", next(reversed(found.values()), None))
+
+
+def against(baseline: Path, folder: Path, families: Sequence[str] = ()) -> tuple[list[Row], str]:
+    """Every metric of a set beside that of another one, and why they could not be compared.
+
+    Per-video metrics are paired by prompt and seed and tested, p corrected for those of the families (empty: all). A
+    set metric stands untested: its permutations take seconds, `soralign compare` makes them.
+    """
+
+    def is_wanted(name: str) -> bool:
+        of_families = not families or name.split("[")[0] in families
+        return of_families and (name not in METRICS or select.metric(name).per_set is None)
+
+    reason = ""
+    try:
+        document = comparison.between(baseline, folder, is_wanted=is_wanted)
+    except (UserError, OSError, KeyError) as error:
+        document, reason = {}, str(error)
+    sides = (read_json(path / "results.json")[0] for path in (baseline, folder))
+    return verdict.rows(document, *sides), reason
 
 
 def metrics(experiment: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
@@ -217,7 +242,7 @@ def config(experiment: Experiment) -> dict[str, Any]:
         document = yaml.safe_load((experiment.training / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return dict(_flat(document)) if isinstance(document, dict) else {}
+    return dict(flat(document)) if isinstance(document, dict) else {}
 
 
 def config_difference(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -379,11 +404,3 @@ def _is_training(path: Path) -> bool:
 
 def _place(order: Sequence[str], key: str) -> int:
     return order.index(key) if key in order else len(order)
-
-
-def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(values, dict) and values:
-        for key, value in values.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, values

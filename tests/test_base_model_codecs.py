@@ -1,5 +1,6 @@
 """Quantised and per-frame codecs behind one interface; long and large videos; the losses they are trained on."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from base_model.codec import losses
+from base_model.codec import losses, quantize
 from base_model.codec.frames import FrameCodec
 from base_model.codec.long import decode_pieces, decode_tiles, encode_pieces, encode_tiles, seam_error
 from base_model.codec.protocol import Codec
@@ -121,6 +122,19 @@ def test_vectors_go_to_the_nearest_entry_and_gradients_straight_through() -> Non
     weight = torch.randn(3, 2, generator=_rng())
     (found.values * weight).sum().backward()
     assert torch.equal(values.grad, weight)  # type: ignore[arg-type]
+
+
+def test_codebooks_follow_the_vectors_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(40, 6, generator=_rng())
+    whole, half = VectorQuantizer(6, 8, 2), VectorQuantizer(6, 8, 2)
+    half.load_state_dict(whole.state_dict())
+    theirs = copy.deepcopy(half).eval()(values[20:])
+    other = iter([values[20:].unflatten(-1, (2, 3)), theirs.codes])
+    monkeypatch.setattr(quantize, "gather", lambda mine: torch.cat([mine, next(other)]))
+    half(values[:20])
+    monkeypatch.undo()
+    whole(values)
+    assert torch.allclose(half.entries, whole.entries, atol=1e-6)
 
 
 def test_entries_follow_the_moving_average_of_what_is_assigned_to_them() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather
 from torch import Tensor, nn
 
 
@@ -38,7 +39,7 @@ class VectorQuantizer(nn.Module):
 
     Channels are cut into groups with a codebook each (product quantisation): 4 groups of 256 say more than one of 1024.
     An entry that hardly anything is assigned to moves to a vector of the batch, or most of a codebook would stay
-    unused. Codebooks change only in training mode.
+    unused. Codebooks change only in training mode, and follow the vectors of all processes alike.
 
     Source: VQ-VAE (van den Oord et al. 2017), eq. 3 and appendix A.1; commitment .25 as there.
     """
@@ -60,12 +61,12 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, values: Tensor) -> Snapped:
         x = values.unflatten(-1, (self.num_groups, -1))
-        flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)  # [group, vector, channel]
-        codes = torch.cdist(flat.float(), self.entries).argmin(dim=-1)
+        flat = x.detach().float().reshape(-1, *x.shape[-2:])  # [vector, group, channel]
+        codes = torch.cdist(flat.transpose(0, 1), self.entries).argmin(dim=-1).T
         if self.training:
             with torch.autocast(flat.device.type, enabled=False):
-                self._follow(flat.detach().float(), codes)
-        codes = codes.T.reshape(*x.shape[:-1])
+                self._follow(gather(flat).transpose(0, 1), gather(codes.contiguous()).T)
+        codes = codes.reshape(*x.shape[:-1])
         snapped = self.look_up(codes).to(values.dtype)
         loss = self.COMMITMENT * F.mse_loss(values, snapped)
         return Snapped(straight_through(values, snapped), codes, loss)
@@ -76,6 +77,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, codes: Tensor) -> None:
+        """Move the codebooks towards vectors [group, vector, channel], assigned to codes [group, vector]."""
         chosen = F.one_hot(codes, self.num_codes).to(flat.dtype)
         self.count.lerp_(chosen.sum(1), 1 - self.DECAY)
         self.total.lerp_(chosen.mT @ flat, 1 - self.DECAY)

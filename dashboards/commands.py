@@ -36,14 +36,11 @@ def label(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     store = existing(options.store, folder=options.folder)
     num_pairs = sum(len(store.of_project(name).pairs()) for name in store.projects())
-    if num_pairs == 0:
-        raise UserError(
-            f"{store.name}: no pairs to label; "
-            f"add some with `soralign preferences add VIDEOSET --store {options.store}`"
-        )
     is_open = options.door == "names" if options.door else options.host in LOOPBACK
     key = secrets.token_urlsafe(12)
     print(f"Labeling {store.name}: {num_pairs} pairs. Ctrl-C stops; votes are on disk as soon as they are given.")
+    if num_pairs == 0:
+        print(f"Add pairs on the project page, or with `soralign preferences add VIDEOSET --store {options.store}`.")
     print(f"Anybody with {'a name' if is_open else 'an invitation'} may label; invite people on the project page.")
     print(f"Project page: add /#annotator=admin&token={key} to the address below.", flush=True)
     address = options.store if preferences_database.is_server(options.store) else str(Path(options.store).absolute())

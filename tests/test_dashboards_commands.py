@@ -23,7 +23,6 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     Store(empty)
     (tmp_path / "text.db").write_text("not a store " * 100)
     assert "does not exist" in refused(capsys, "label", "--store", str(tmp_path / "no.db"))
-    assert "no pairs to label" in refused(capsys, "label", "--store", str(empty))
     assert "not a preference store" in refused(capsys, "label", "--store", str(tmp_path / "text.db"))
     assert "--store" in refused(capsys, "label")
     assert "'x1' is not a port" in refused(capsys, "label", "--store", str(empty), "--port", "x1")

@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--num-prompts", type=int, default=24, help="held-out prompts of best-of-n")
     parser.add_argument("--num-clips", type=int, default=64, help="clips of each; the largest n")
     parser.add_argument(
-        "--looked-at", type=int, default=96, help="held-out prompts, with two clips, of RL's checkpoints"
+        "--looked-at", type=int, default=64, help="held-out prompts of RL's checkpoints, two clips each"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/over_optimisation"))
     options = parser.parse_args()
@@ -109,10 +109,10 @@ def main() -> None:
     demo.look_once(clip)
     out = kept_at(options.out, base_model.load("sandbox"), SandboxBackbone(clip))
     judges = taught(made, clip, out)
-    drawn = best_of_n(judges, options.num_prompts, options.num_clips, out / "pool.npz")
-    write(drawn, out / "best_of_n.csv")
     climbed = reinforced(made, judges, clip, options.steps, options.looked_at, out)
     write(climbed, out / "rl.csv")
+    drawn = best_of_n(judges, options.num_prompts, options.num_clips, out)
+    write(drawn, out / "best_of_n.csv")
     atomic_write(out / "over_optimisation.svg", picture([panel("Best of n", drawn), panel("DiffusionNFT", climbed)]))
     print(out / "over_optimisation.svg")
 
@@ -126,9 +126,9 @@ def taught(made: Demo, clip: SandboxClip, out: Path) -> dict[str, PreferenceMode
     return {ONE: preference_model.load(folder, clip), FIVE: preference_model.load(made.folder / "reward", clip)}
 
 
-def best_of_n(judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips: int, cache: Path) -> list[Point]:
+def best_of_n(judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips: int, out: Path) -> list[Point]:
     """Of one head, and of five under every rule."""
-    features, gold = pool(judges[ONE], num_prompts, num_clips, cache)
+    features, gold = pool(judges[ONE], num_prompts, num_clips, out / f"pool_{num_prompts}x{num_clips}.npz")
     one, five = (heads(judges[name], features) for name in JUDGES)
     scores = {ONE: one[0], FIVE: five.mean(0)}
     scores |= {f"{FIVE}, {name}": rule(five) for name, rule in AGGREGATIONS.items() if name != "mean"}

@@ -8,7 +8,8 @@ with the noisy sampler of Flow-GRPO, for which the KL of the denoising paths is 
 on that of the clips. A training step takes 12 s on two free cores. The proxy is the heads' score alone, without the
 tenth of CLIP that the demo's alignment adds to it.
 
-Everything is kept in --out as it comes, in a folder of the weights that made it, so a stopped run goes on.
+Everything is kept in --out as it comes, in a folder of the weights that made it, so a stopped run goes on, and a
+finished one to more steps.
 
 python benchmarks/over_optimisation.py [--demo runs/demo] [--steps 30] [--num-prompts 24] [--num-clips 64]
 """
@@ -180,7 +181,9 @@ def reinforced(
     for name in JUDGES:
         folder = out / name.replace(" ", "_") / "align"
         if name == FIVE and not folder.exists():
-            gone_on(made.folder / "align", folder, dataclasses.asdict(config))
+            shutil.copytree(made.folder / "align", folder)
+        if folder.exists():
+            lengthen(folder, dataclasses.asdict(config))
         reward = demo.mixture(judges[name], clip, items)
         run = train(base_model.load("sandbox"), reward, NFT(levels=made.plan.levels), learned, config, folder)
         spreads = {part: spread(base[part], num_shown) for part in (name, "gold")}
@@ -196,9 +199,8 @@ def reinforced(
     return points
 
 
-def gone_on(source: Path, folder: Path, config: Mapping[str, object]) -> None:
-    """Copy a training run, to be gone on with under other numbers of steps and checkpoints."""
-    shutil.copytree(source, folder)
+def lengthen(folder: Path, config: Mapping[str, object]) -> None:
+    """Let a training run be gone on with to other numbers of steps and checkpoints, which its rates do not hang on."""
     told = yaml.safe_load((folder / "config.yaml").read_text())
     told |= {key: config[key] for key in ("steps", "save_every", "keep_checkpoints")}
     atomic_write(folder / "config.yaml", yaml.safe_dump(told, sort_keys=False))

@@ -60,6 +60,8 @@ METRICS: dict[str, str] = {
     "vbench/subject_consistency": "eval.temporal:SUBJECT_VBENCH",
     "vbench/background_consistency": "eval.temporal:BACKGROUND_VBENCH",
     "vbench/dynamic_degree": "eval.flow_warp:DYNAMIC_VBENCH",
+    "vbench/overall_consistency": "eval.vbench:OVERALL",
+    "vbench/aesthetic_quality": "eval.vbench:AESTHETIC",
     "diversity": "eval.diversity:PIXELS",
     "diversity[sandbox]": "eval.diversity:SANDBOX",
     "fvd[sandbox,dct]": "eval.fvd:SANDBOX",

@@ -36,6 +36,8 @@ BACKBONES: dict[str, str] = {
     "open_clip": "eval.image_backbones:OpenClip",
     "dino": "eval.image_backbones:Dino",
     "mobilenet_v2": "eval.image_backbones:MobileNetV2",
+    "viclip": "eval.vbench:ViCLIP",
+    "laion": "eval.vbench:Aesthetic",
 }
 OWN = ("thumbnail", "sandbox")
 FEWEST_DIGITS = 8  # of a sha256 that is asked for
@@ -124,8 +126,13 @@ def checked(path: str) -> tuple[Path, str]:
     return Path(where), found
 
 
-def network_of(path: str, what: str, make: Callable[[dict[str, Any]], Any]) -> tuple[Any, str]:
+def network_of(
+    path: str, what: str, make: Callable[[dict[str, Any]], Any], inside: str | None = None
+) -> tuple[Any, str]:
     """The network that `make` builds for the state dict in PATH or PATH#SHA256, with its weights, and their sha256.
+
+    Args:
+        inside: the key under which the file holds its state dict; None where it is one.
 
     Raises: UserError when the file is missing, another one, or does not hold the weights of `what`.
     """
@@ -134,6 +141,7 @@ def network_of(path: str, what: str, make: Callable[[dict[str, Any]], Any]) -> t
     file, digest = checked(path)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state if inside is None else state[inside]
         model = make(state)
         model.load_state_dict(state)
     except Exception as error:  # torch has no one error for a file that is no state dict
@@ -153,8 +161,8 @@ def device() -> torch.device:
     )
 
 
-def resized(frames: Frames, size: int, *, crop: bool, antialias: bool = False) -> Tensor:
-    """Frames [time, 3, size, size] in [0, 1] on the device, bilinear: stretched, or short side to size and the centre.
+def resized(frames: Frames, size: int, *, crop: bool, antialias: bool = False, mode: str = "bilinear") -> Tensor:
+    """Frames [time, 3, size, size] in [0, 1] on the device: stretched, or short side to size and the centre.
 
     Pixel centres are kept in place (align_corners=False).
     """
@@ -168,7 +176,7 @@ def resized(frames: Frames, size: int, *, crop: bool, antialias: bool = False) -
         short = min(height, width)
         target = (max(size, height * size // short), max(size, width * size // short))
     if (height, width) != target:
-        clip = interpolate(clip, target, mode="bilinear", align_corners=False, antialias=antialias)
+        clip = interpolate(clip, target, mode=mode, align_corners=False, antialias=antialias).clamp(0, 1)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return clip[:, :, top : top + size, left : left + size]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,8 @@ class OpenClip:
     """Frame and prompt embeddings of length one by any open_clip model.
 
     Args:
-        path: MODEL:FILE or MODEL:FILE#SHA256, as "ViT-B-32:/weights/ViT-B-32.pt"; MODEL as open_clip lists it.
+        path: MODEL:FILE or MODEL:FILE#SHA256, as "ViT-B-32-quickgelu:/weights/ViT-B-32.pt"; MODEL as open_clip
+            lists it.
     """
 
     min_frames = 1
@@ -35,7 +38,9 @@ class OpenClip:
             raise UserError(f"--weights open_clip={path}: give MODEL:FILE, with a model of open_clip.list_models()")
         where, self.sha256 = checked(file)
         try:
-            self.model, _, self.transform = open_clip.create_model_and_transforms(model, pretrained=str(where))
+            self.model, _, self.transform = open_clip.create_model_and_transforms(
+                model, pretrained=str(where), weights_only=not _is_torchscript(where)
+            )
         except (RuntimeError, KeyError, ValueError) as error:
             raise UserError(f"weights {str(where)!r} are not those of {model} ({first_line(error)})") from None
         self.model = self.model.eval().to(device())
@@ -57,6 +62,13 @@ class OpenClip:
         with torch.inference_mode():
             tokens = self.tokenizer([prompt]).to(device())
             return self.model.encode_text(tokens, normalize=True)[0].double().cpu().numpy()
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI publishes CLIP: torch reads those without unpickling."""
+    return zipfile.is_zipfile(file) and any(
+        name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()
+    )
 
 
 class Dino:

@@ -12,9 +12,9 @@ from torch import nn
 from core import video
 from core.errors import UserError
 from core.registry import resolve
-from eval import METRICS, backbones, flow, fvd, i3d
+from eval import METRICS, backbones, flow, fvd, i3d, vbench
 from eval.features import Cache
-from eval.protocol import Metric
+from eval.protocol import Metric, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 FRAMES = np.random.default_rng(0).random((17, 3, 40, 56), dtype=np.float32)
@@ -172,20 +172,113 @@ def test_videomae_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_any_open_clip_model_by_name_and_file(tmp_path: Path) -> None:
-    import open_clip
-
-    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    (tmp_path / "tiny-soralign.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path)
-    torch.save(open_clip.create_model("tiny-soralign").state_dict(), tmp_path / "tiny.pt")
-    tower = backbones.load("open_clip", {"open_clip": f"tiny-soralign:{tmp_path / 'tiny.pt'}"})
+    tower = backbones.load("open_clip", {"open_clip": tiny_clip(tmp_path)})
     rows, words = tower.encode_frames(FRAMES), tower.encode_text("a red ball")
     assert rows.shape == (17, 16) and words is not None and words.shape == (16,)
     assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(17)) and np.linalg.norm(words) == pytest.approx(1)
     with pytest.raises(UserError, match="MODEL:FILE"):
         backbones.load("open_clip", {"open_clip": str(tmp_path / "tiny.pt")})
+
+
+def test_a_clip_as_openai_publishes_it_is_read_from_its_torchscript(tmp_path: Path) -> None:
+    plain = backbones.load("open_clip", {"open_clip": tiny_clip(tmp_path)})
+    archive = nn.Module()
+    for name, tensor in torch.load(tmp_path / "tiny.pt").items():
+        *path, leaf = name.split(".")
+        place = archive
+        for part in path:
+            if part not in dict(place.named_children()):
+                place.add_module(part, nn.Module())
+            place = place.get_submodule(part)
+        place.register_buffer(leaf, tensor)
+    torch.jit.script(archive).save(str(tmp_path / "scripted.pt"))
+    scripted = backbones.load("open_clip", {"open_clip": f"tiny-soralign:{tmp_path / 'scripted.pt'}"})
+    assert np.array_equal(scripted.encode_frames(FRAMES[:2]), plain.encode_frames(FRAMES[:2]))
+
+
+def tiny_clip(folder: Path) -> str:
+    """MODEL:FILE of a CLIP with random weights for 32x32 frames, embeddings of 16."""
+    import open_clip
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    (folder / "tiny-soralign.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-soralign").state_dict(), folder / "tiny.pt")
+    return f"tiny-soralign:{folder / 'tiny.pt'}"
+
+
+def test_aesthetic_quality_is_the_linear_head_on_unit_embeddings_over_ten(tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path)
+    head = {"weight": torch.randn(1, 16), "bias": torch.tensor([5.0])}
+    torch.save(head, tmp_path / "head.pth")
+    tower = backbones.load("laion", {"laion": f"{clip}:{tmp_path / 'head.pth'}"})
+    flat = np.full((3, 3, 32, 32), 0.4, np.float32)
+    rows = tower.encode_frames(flat)
+    unit = backbones.load("open_clip", {"open_clip": clip}).encode_frames(flat)  # a flat frame needs no resizing
+    assert rows == pytest.approx(unit @ head["weight"].numpy().T.astype(float) + 5.0, abs=2e-3)
+    assert vbench.aesthetic_quality(Sample("a", "", None, flat, rows)).value == pytest.approx(rows.mean() / 10)
+    with pytest.raises(UserError, match="MODEL:FILE:HEAD"):
+        backbones.load("laion", {"laion": str(tmp_path / "head.pth")})
+
+
+def tiny_viclip() -> dict[str, torch.Tensor]:
+    """The layout of ViCLIP with one block a tower, 128 wide, for 4 frames of 32x32."""
+    torch.manual_seed(0)
+
+    def block(tower: str, width: int) -> dict[str, torch.Tensor]:
+        shapes = {"attn.in_proj_weight": (3 * width, width), "attn.out_proj.weight": (width, width)}
+        shapes |= {"mlp.c_fc.weight": (4 * width, width), "mlp.c_proj.weight": (width, 4 * width)}
+        shapes |= {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items()}
+        shapes |= {f"ln_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")}
+        return {f"{tower}.transformer.resblocks.0.{name}": 0.1 * torch.randn(shape) for name, shape in shapes.items()}
+
+    vision = {"class_embedding": (128,), "positional_embedding": (5, 128), "temporal_positional_embedding": (1, 4, 128)}
+    vision |= {"conv1.weight": (128, 3, 1, 16, 16), "proj": (128, 6)}
+    vision |= {f"{norm}.{part}": (128,) for norm in ("ln_pre", "ln_post") for part in ("weight", "bias")}
+    text = {"token_embedding.weight": (49408, 64), "positional_embedding": (32, 64), "text_projection": (64, 6)}
+    text |= {f"ln_final.{part}": (64,) for part in ("weight", "bias")}
+    state = {f"vision_encoder.{name}": torch.randn(shape) for name, shape in vision.items()}
+    state |= {f"text_encoder.{name}": torch.randn(shape) for name, shape in text.items()}
+    return state | block("vision_encoder", 128) | block("text_encoder", 64) | {"temp": torch.tensor(0.01)}
+
+
+def test_viclip_attends_over_all_patches_of_all_frames(tmp_path: Path) -> None:
+    state = tiny_viclip()
+    torch.save({"model": state}, tmp_path / "viclip.pth")
+    tower = backbones.load("viclip", {"viclip": str(tmp_path / "viclip.pth")})
+    frames = np.random.default_rng(1).random((9, 3, 32, 32), dtype=np.float32)
+    assert np.array_equal(vbench.middles(9, 4), [0, 2, 4, 7]) and np.array_equal(vbench.middles(2, 4), [0, 1, 1, 1])
+
+    own = {name.removeprefix("vision_encoder."): tensor.double() for name, tensor in state.items()}
+    inner = {name.removeprefix("transformer.resblocks.0."): tensor for name, tensor in own.items()}
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        return x * inner[f"{name}.weight"] + inner[f"{name}.bias"]
+
+    mean, std = (torch.tensor(part).reshape(3, 1, 1).double() for part in (vbench.MEAN, vbench.STD))
+    tokens = [own["class_embedding"] + own["positional_embedding"][0]]
+    for time, place in enumerate((0, 2, 4, 7)):
+        image = (torch.from_numpy(frames[place]).double() - mean) / std
+        for patch, (row, column) in enumerate(((0, 0), (0, 16), (16, 0), (16, 16))):
+            part = (image[:, row : row + 16, column : column + 16] * own["conv1.weight"][:, :, 0]).sum((1, 2, 3))
+            tokens.append(part + own["positional_embedding"][patch + 1] + own["temporal_positional_embedding"][0, time])
+    x = norm(torch.stack(tokens), "ln_pre")
+    query, keys, value = (norm(x, "ln_1") @ inner["attn.in_proj_weight"].T + inner["attn.in_proj_bias"]).split(128, -1)
+    heads = []
+    for start in (0, 64):
+        part = slice(start, start + 64)
+        heads.append((query[:, part] @ keys[:, part].T / 8).softmax(-1) @ value[:, part])
+    x = x + torch.cat(heads, -1) @ inner["attn.out_proj.weight"].T + inner["attn.out_proj.bias"]
+    hidden = norm(x, "ln_2") @ inner["mlp.c_fc.weight"].T + inner["mlp.c_fc.bias"]
+    x = x + (hidden * (1.702 * hidden).sigmoid()) @ inner["mlp.c_proj.weight"].T + inner["mlp.c_proj.bias"]
+    wanted = norm(x[0], "ln_post") @ own["proj"]
+    assert tower.encode_frames(frames)[0] == pytest.approx((wanted / wanted.norm()).numpy(), abs=1e-5)
+    words = tower.encode_text("a red ball")
+    assert words is not None and words.shape == (6,) and np.linalg.norm(words) == pytest.approx(1)
+    assert not np.allclose(words, tower.encode_text("a blue ball"))
 
 
 def test_dino_of_any_width(tmp_path: Path) -> None:

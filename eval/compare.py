@@ -8,7 +8,7 @@ prompts, and the interval from a jackknife over prompts. gold_win_rate counts pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,19 @@ def compare(
         itself, whose a is .5 by definition (a set against itself).
     Raises: UserError when a folder was not evaluated or when no prompt and seed is in both.
     """
+    compared = between(dir_a, dir_b, seed, win_by)
+    result.write_json(Path(out) if out is not None else Path(dir_b).resolve().parent / "compare.json", compared)
+    return compared
+
+
+def between(
+    dir_a: Path | str,
+    dir_b: Path | str,
+    seed: int = 0,
+    win_by: Sequence[str] = (),
+    is_wanted: Callable[[str], bool] = lambda name: True,
+) -> dict[str, Any]:
+    """What `compare` writes, of the metrics that are wanted; p is corrected for those. Raises: UserError as there."""
     results = [result.read_results(folder) for folder in (dir_a, dir_b)]
     samples = [result.read_samples(folder) for folder in (dir_a, dir_b)]
     pairs = paired(*samples)
@@ -62,7 +75,7 @@ def compare(
     shared = results[0]["metrics"].keys() & results[1]["metrics"].keys()
     for name in [*METRICS, *sorted(name for name in shared if name.startswith(select.REWARD))]:
         entries = [content["metrics"].get(name) for content in results]
-        if entries[0] is None or entries[1] is None:
+        if entries[0] is None or entries[1] is None or not is_wanted(name):
             continue
         metric = select.metric(name) if name in METRICS else None
         row = {"a": entries[0]["value"], "b": entries[1]["value"]} | _fine_print(entries[1])
@@ -85,7 +98,7 @@ def compare(
         row["p_holm"] = finite(p)
         row["verdict"] = verdict(row)
     unmatched = [len(side) - len(pairs) for side in samples]
-    compared = {
+    return {
         "metrics": rows,
         "a": str(dir_a),
         "b": str(dir_b),
@@ -96,8 +109,6 @@ def compare(
         "alpha": SIGNIFICANT,
         "tie_band": TIE_BAND,
     }
-    result.write_json(Path(out) if out is not None else Path(dir_b).resolve().parent / "compare.json", compared)
-    return compared
 
 
 def win_rate(

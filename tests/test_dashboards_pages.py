@@ -99,6 +99,15 @@ def test_the_overview_shows_the_headline_and_its_mark(demo: Path) -> None:
     assert counts == {"▲ better": 3, "△ maybe better": 1, "▼ worse": 1, "○ unclear": 1}
 
 
+def test_a_pinned_baseline_stands_in_the_url_and_beside_every_run(demo: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(demo)
+    app = AppTest.from_function(page, default_timeout=60, args=("overview", str(tmp_path)))
+    app.query_params["baseline"] = "two / aligned"
+    said = markup(app.run())
+    assert not app.exception and said.count("the baseline") == 1 and "two / aligned" in app.selectbox[0].value
+
+
 def test_what_is_folded_away_is_made_when_it_is_opened(demo: Path) -> None:
     app = shown("overview", demo)
     assert "physics/gravity" not in markup(app) and "learning_rate" not in markup(app)

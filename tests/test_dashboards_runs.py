@@ -226,6 +226,32 @@ def test_a_broken_reward_report_gives_no_rows(tmp_path: Path, content: str) -> N
     assert rows == [] and bool(problems) == (content == "{")
 
 
+def test_a_pinned_baseline_is_compared_prompt_by_prompt(demo: Path, tmp_path: Path) -> None:
+    rows, reason = runs.against(demo / "base", demo / "aligned", ("gold", "physics_pass_rate"))
+    (row,) = rows
+    assert (row.name, row.difference, row.n, reason) == ("physics_pass_rate", 0.5, 4, "") and row.p is not None
+    other = write_demo(tmp_path / "other")
+    path = other / "aligned" / "samples.jsonl"
+    path.write_text(path.read_text().replace('"seed": ', '"seed": 9'))
+    rows, reason = runs.against(demo / "base", other / "aligned")
+    assert "share no (prompt, seed)" in reason and rows[0].p is None and rows[0].aligned == 0.75
+
+
+def test_the_learning_curve_ends_with_the_model_itself(tmp_path: Path) -> None:
+    demo = write_demo(tmp_path / "demo", steps=1)
+    path = demo / "reward" / "report.json"
+    curve = [{"num_pairs": 75, "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7}}, {"num_pairs": 150}]
+    told = json.loads(path.read_text()) | {
+        "learning_curve": curve,
+        "levels": {"0.3": {"value": 0.7, "low": 0.6, "high": 0.8}},
+    }
+    told["aspects"]["overall"] = told["aspects"].pop("overall")  # the closing aspect stands last
+    path.write_text(json.dumps(told))
+    pairs, levels = runs.varied_accuracies(only(demo))
+    assert pairs == {75: (0.6, 0.5, 0.7), 600: pytest.approx((0.78, 0.73, 0.83))}
+    assert levels == {0.3: (0.7, 0.6, 0.8)}
+
+
 def test_reading_writes_nothing(demo: Path) -> None:
     def listing() -> dict[str, float]:
         return {str(path): path.stat().st_mtime for path in demo.rglob("*")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -22,14 +24,16 @@ SUMMARY = {
 }
 # Colour only repeats what shape and word say: filled triangles survive correction for many tests, open ones do not.
 MARKS = {"better": "▲", "maybe better": "△", "worse": "▼", "maybe worse": "▽", "unclear": "○"}
+OWN_BASE = "its own base"
 BADGES = {"finished": "green", "running": "blue", "partial": "gray", "broken": "orange"}
 
 
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Overview")
     compared = {experiment.name: runs.compare(experiment) for experiment in experiments}
+    baseline = _pinned(experiments) if len(experiments) > 1 else None
     if len(experiments) > 1:
-        _summary(experiments, compared)
+        _summary(experiments, compared, baseline)
     experiment = common.choose(experiments)
     rows, problems = compared[experiment.name]
     state = _state(experiment, problems)
@@ -42,8 +46,15 @@ def show(experiments: list[runs.Experiment]) -> None:
     common.report_problems(problems)
     if not rows:
         common.empty("No results yet: they appear here once base and aligned have been evaluated (`soralign eval`).")
+    elif baseline and (judged := runs.judged_set(experiment)) not in (None, baseline[1]):
+        found, reason = _against(baseline[1], judged)
+        common.report_problems([reason] if reason else [])
+        _tables(found, (baseline[0], experiment.name))
     else:
-        _results(rows, experiment)
+        if experiment.compare:
+            st.markdown(f"**{common.plain(verdict.headline(rows))}**")
+            st.html(f'<div class="sora-tiles">{"".join(map(_tile, verdict.tiles(rows)))}</div>')
+        _tables(rows, ("base", "aligned"))
     _configuration(experiments, experiment)
     tables = {name: rows for name, (rows, _) in compared.items() if rows}
     if tables:
@@ -51,11 +62,27 @@ def show(experiments: list[runs.Experiment]) -> None:
         common.downloads("soralign", export.records(tables), partial(export.markdown, tables))
 
 
-def _results(rows: list[Row], experiment: runs.Experiment) -> None:
-    if experiment.compare:
-        st.markdown(f"**{common.plain(verdict.headline(rows))}**")
-        st.html(f'<div class="sora-tiles">{"".join(map(_tile, verdict.tiles(rows)))}</div>')
-    names = ("base", "aligned")
+def _pinned(experiments: list[runs.Experiment]) -> tuple[str, Path] | None:
+    """Name and folder of the set that all runs are compared with; None where each has its own base."""
+    sets = runs.evaluated(experiments)
+    narrow, _ = st.columns([1, 2])
+    name = narrow.selectbox("Compared with", [OWN_BASE, *sets], key="baseline", bind="query-params")
+    return (name, sets[name]) if name in sets else None
+
+
+@st.cache_data(max_entries=64, show_spinner="comparing")
+def _remembered(baseline: str, folder: str, versions: tuple[float, ...], families: Sequence[str]) -> Any:
+    return runs.against(Path(baseline), Path(folder), families)
+
+
+def _against(baseline: Path, folder: Path, families: Sequence[str] = ()) -> tuple[list[Row], str]:
+    """`runs.against`, remembered until a file of the two sets changes."""
+    versions = tuple(runs.time_of(path / "samples.jsonl") for path in (baseline, folder))
+    found: tuple[list[Row], str] = _remembered(str(baseline), str(folder), versions, families)
+    return found
+
+
+def _tables(rows: list[Row], names: tuple[str, str]) -> None:
     _table([row for row in rows if not row.is_detail], names)
     details = [row for row in rows if row.is_detail]
     if details:
@@ -63,9 +90,9 @@ def _results(rows: list[Row], experiment: runs.Experiment) -> None:
             if parts.open:
                 _table(details, names)
     st.caption(
-        "Difference is aligned minus base with its 95 % interval; shares in percentage points. ▲ better and ▼ worse "
-        "hold after Holm's correction for the number of tests, △ and ▽ only without it. p is corrected. Each bar is "
-        "scaled to its own row; the line in its middle is no difference."
+        f"Difference is {common.plain(names[1])} minus {common.plain(names[0])} with its 95 % interval; shares in "
+        "percentage points. ▲ better and ▼ worse hold after Holm's correction for the number of tests, △ and ▽ only "
+        "without it. p is corrected. Each bar is scaled to its own row; the line in its middle is no difference."
     )
 
 
@@ -73,26 +100,43 @@ def _state(experiment: runs.Experiment, problems: list[str]) -> str:
     return "broken" if problems else runs.state(experiment)
 
 
-def _summary(experiments: list[runs.Experiment], compared: dict[str, tuple[list[Row], list[str]]]) -> None:
+def _summary(
+    experiments: list[runs.Experiment],
+    compared: dict[str, tuple[list[Row], list[str]]],
+    baseline: tuple[str, Path] | None,
+) -> None:
     """Runs beside each other, newest first."""
-    records = []
+    body = ""
     for experiment in experiments:
         rows, problems = compared[experiment.name]
-        record = {"run": experiment.name, "state": _state(experiment, problems)}
-        for family, title in SUMMARY.items():
-            row = verdict.find(rows, family)
-            record[title] = "–" if row is None else _brief(row)
-        records.append(record)
-    common.table(records)
-    st.caption("Aligned, the difference to the run's own base (a draw, for wins), its 95 % interval, and the verdict.")
+        judged, note = runs.judged_set(experiment), ""
+        if baseline and judged == baseline[1]:
+            note = "the baseline"
+        elif baseline and judged:
+            rows, reason = _against(baseline[1], judged, ("gold", *SUMMARY))
+            note = "not compared: choose the run to see why" if reason else ""
+        cells = [f"{escape(experiment.name)}<small>{escape(note)}</small>", escape(_state(experiment, problems))]
+        cells += [_brief(verdict.find(rows, family)) for family in SUMMARY]
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("run", "state", *SUMMARY.values()))
+    common.html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", "sora-table sora-summary")
+    against = f"{common.plain(baseline[0])}, prompt by prompt" if baseline else "the run's own base"
+    st.caption(
+        f"Under each value the difference to {against} (to a draw, for wins) and its 95 % interval. ▲ and ▼ hold after "
+        "Holm's correction, △ and ▽ only without it."
+    )
 
 
-def _brief(row: Row) -> str:
-    """Value, difference to base with its interval, and the mark of the verdict."""
-    value, mark = row.shown(row.aligned), MARKS.get(row.verdict, "")
+def _brief(row: Row | None) -> str:
+    """Value and the mark of the verdict, over the difference with its interval."""
+    if row is None or row.aligned is None:
+        return "–"
+    mark = escape(MARKS.get(row.verdict, ""))
+    value = f'{escape(row.shown(row.aligned))} <span class="sora-mark sora-{row.tone}">{mark}</span>'
     if row.difference is None or row.low is None or row.high is None:
-        return f"{value} {mark}".strip()
-    return f"{value} ({row.change(row.difference)}, {row.change(row.low)} … {row.change(row.high)}) {mark}".strip()
+        return value
+    span = f"{row.change(row.difference)} ({row.change(row.low)} … {row.change(row.high)})"
+    return f"{value}<small>{escape(span)}</small>"
 
 
 def _tile(tile: Tile) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import group_advantages
+from align.advantages import check_group, group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.reference import check_held, held_velocity
@@ -34,6 +34,7 @@ class AdvantageMatching:
     """Settings of advantage-weighted matching; the ratio is of velocity errors, means over latent elements."""
 
     group_size: int = option(8, "clips per prompt and step")
+    keep: int = option(0, "clips of a group that are learned from, half of them the best and half the worst; 0 = all")
     spread: Literal["group", "all"] = option("group", "advantages in units of the group's std, or of all groups'")
     levels: int = option(4, "noise levels per clip at which the policy is trained, spread over the schedule")
     advantage_limit: float = option(5.0, "advantages are clipped to this many standard deviations")
@@ -43,21 +44,23 @@ class AdvantageMatching:
     def check(self, policy: Policy, reward: "Reward") -> None:
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "awm")
-        if self.group_size < 2:
-            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        check_group(self.group_size, keep=self.keep)
         if not self.clip_range > 0 or not self.advantage_limit > 0:
             raise UserError(f"clip_range {self.clip_range} and advantage_limit {self.advantage_limit} must be above 0")
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
 
+    def learned(self, prompts: int) -> int:
+        return prompts * (self.keep or self.group_size)
+
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         policy.memory["old_policy"] = policy.weights()
         rollout = roll_out(policy, reward, prompts, group_size=self.group_size, seed=seed, step=step)
         advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit, self.spread)
-        collected = experience(rollout, advantages)
+        collected = experience(rollout, advantages).extremes(self.group_size, self.keep)
         clean = collected.trajectory.latents
-        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, rollout.rows))
+        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, collected.rows))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         old, goal = old_velocity(policy, part), target(policy, part)

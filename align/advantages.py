@@ -102,6 +102,14 @@ def prompt_advantages(
     return _advantages(value.clamp(-limit, limit), alive, float((~alive).float().mean()))
 
 
+def check_group(group_size: int, smallest: int = 2, keep: int = 0) -> None:
+    """Raises: UserError for a group too small to compare clips in, or a `keep` that is not a half best, half worst."""
+    if group_size < smallest:
+        raise UserError(f"group_size {group_size} must be {smallest} or more; 8 is usual for groups")
+    if keep and (keep % 2 or not 2 <= keep <= group_size):
+        raise UserError(f"keep {keep} must be even and at most group_size {group_size}, or 0 for all")
+
+
 def best_and_worst(value: Tensor, group_size: int, best: int, worst: int) -> Tensor:
     """Rows [groups * (best + worst)] of the `best` highest and `worst` lowest advantages of every group.
 
@@ -110,19 +118,6 @@ def best_and_worst(value: Tensor, group_size: int, best: int, worst: int) -> Ten
     order = value.reshape(-1, group_size).argsort(dim=1, descending=True, stable=True)
     picked = torch.cat([order[:, :best], order[:, group_size - worst :]], 1)
     return (picked + group_size * torch.arange(len(order), device=value.device)[:, None]).flatten()
-
-
-def whole_groups(rows: range, group_size: int) -> range:
-    """The numbers of the groups that `rows` consist of.
-
-    Raises: UserError if a group is shared with another process.
-    """
-    if rows.start % group_size or rows.stop % group_size:
-        raise UserError(
-            f"samples {rows.start} to {rows.stop - 1} of one process cut a group of {group_size}, but the best of a "
-            "group can be picked only where all of it is; choose a prompts_per_step that divides over the processes"
-        )
-    return range(rows.start // group_size, rows.stop // group_size)
 
 
 def _has_spread(std: Tensor, mean: Tensor) -> Tensor:

@@ -96,20 +96,26 @@ def align(argv: list[str]) -> None:
 def load_reward(words: Sequence[str]) -> "Reward":
     """One reward by name or folder, or a mixture of `NAME=WEIGHT` words.
 
-    Raises: UserError for an unknown name or a weight that is not a number.
+    Raises: UserError for an unknown name, one given twice, or a weight that is 0 or no number.
     """
     import reward
     from reward.mixture import Mixture
 
     weights: dict[str, float] = {}
     for word in words:
-        name, equals, weight = word.rpartition("=")
+        before, equals, number = word.rpartition("=")
+        name = before if equals else word
         try:
-            weights[name if equals else word] = float(weight) if equals else 1.0
+            weight = float(number) if equals else 1.0
         except ValueError as error:
             raise UserError(
-                f"reward '{word}': the weight '{weight}' is not a number; write NAME or NAME=1.0"
+                f"reward '{word}': the weight '{number}' is not a number; write NAME or NAME=1.0"
             ) from error
+        if weight == 0:
+            raise UserError(f"reward '{word}': with weight 0 it teaches nothing; give it as --judge to watch it")
+        if name in weights:
+            raise UserError(f"reward '{name}' is given twice; give it once, with the sum of the weights")
+        weights[name] = weight
     if len(words) == 1 and "=" not in words[0]:
         return reward.load(words[0])
     return Mixture(weights)

@@ -7,7 +7,8 @@ from typing import Literal
 from core.cli import option
 from core.errors import UserError
 
-ADDED = {"decay": 0.0, "compile": False}  # settings that runs were made without, and what those did
+RATIO_TOLERANCE = 1e-6  # of |ratio - 1| before the first update
+ADDED = {"decay": 0.0, "compile": False, "keep": 0}  # settings that runs were made without, and what those did
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from align import health, objectives
-from align.advantages import Advantages, group_advantages, prompt_advantages
+from align import objectives
+from align.advantages import Advantages, check_group, group_advantages, prompt_advantages
+from align.config import RATIO_TOLERANCE
 from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
@@ -47,6 +48,7 @@ class DDPO:
     same_noise: bool = option(
         False, "start all clips of a group from the same noise, so that they differ by the window only"
     )
+    keep: int = option(0, "clips of a group that are learned from, half of them the best and half the worst; 0 = all")
     advantage: Literal["group", "prompt"] = option(
         "group", "compare a clip with its group, or with its prompt's history"
     )
@@ -64,20 +66,24 @@ class DDPO:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
         if self.history_size < 1:
             raise UserError(f"history_size {self.history_size} remembers nothing; use 1 or more, 16 to 32 are usual")
-        check_exploration(self, policy, smallest_group=2 if self.advantage == "group" else 1)
+        check_group(self.group_size, 2 if self.advantage == "group" else 1, self.keep)
+        check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
 
+    def learned(self, prompts: int) -> int:
+        return prompts * (self.keep or self.group_size)
+
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = explore(self, policy, reward, prompts, seed, step)
-        return experience(rollout, self._advantages(policy, rollout))
+        return experience(rollout, self._advantages(policy, rollout)).extremes(self.group_size, self.keep)
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(self, policy, part)
         metrics = dict(now.metrics)
         if self.estimator == "sf":
-            if float(metrics["ratio_error"]) > health.RATIO_TOLERANCE:
+            if float(metrics["ratio_error"]) > RATIO_TOLERANCE:
                 raise UserError(
                     "estimator 'sf' is wrong once the policy has moved; use updates 1 and passes 1, or estimator 'is'"
                 )

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
+from align.config import RATIO_TOLERANCE
 from core.cli import parse, required
 from core.errors import UserError
 from core.run import read_metrics
 
-RATIO_LIMIT = 1e-6
 SMALL_BATCH = 16  # clips per optimizer step: 8 did not learn, 32 did (DanceGRPO issue 81)
 NOISY = 0.05  # cosine of two halves' gradients below which a batch is mostly noise
 DEAD = 0.5
@@ -154,11 +154,11 @@ def report(history: History) -> str:
 
 def ratio(history: History) -> Finding | None:
     worst = max(history.values("align/first_pass_ratio_error"), default=0.0)
-    if worst <= RATIO_LIMIT:
+    if worst <= RATIO_TOLERANCE:
         return None
     return Finding(
         "The policy does not reproduce its own samples, so every ratio is noise.",
-        f"|ratio - 1| was up to {worst:.2g} before the first update, accepted is {RATIO_LIMIT:g}",
+        f"|ratio - 1| was up to {worst:.2g} before the first update, accepted is {RATIO_TOLERANCE:g}",
         "look for dropout, train mode, another batch shape or precision in training than in sampling",
     )
 

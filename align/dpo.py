@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import best_and_worst, group_advantages, whole_groups
+from align.advantages import check_group, group_advantages
 from align.experience import Experience, Part, experience, roll_out, rows_of
 from align.policy import Policy
 from align.renoise import check_levels, renoised, target
@@ -93,24 +93,23 @@ class DPO:
             if count < 1 or count % world:
                 raise UserError(f"pairs_per_step {count} does not divide over {world} processes")
             choices(self.store, self.aspect)
-        elif self.group_size < 2:
-            raise UserError(f"group_size {self.group_size} has no best and worst; use 2 or more, 8 is usual")
+        else:
+            check_group(self.group_size)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
+
+    def learned(self, prompts: int) -> int:
+        return 2 * (self.pairs_per_step if self.store else prompts)
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         if self.store:
             return self._from_store(policy, seed, step)
         rollout = roll_out(policy, reward, prompts, group_size=self.group_size, seed=seed, step=step)
-        first = whole_groups(rollout.rows, self.group_size).start
-        collected = experience(
-            rollout, group_advantages(rollout.reward, rollout.valid, self.group_size, limit=math.inf)
-        )
-        collected = collected.take(best_and_worst(collected.advantage, self.group_size, best=1, worst=1))
-        pairs = len(collected.advantage) // 2
-        certain = torch.tensor([1.0, -1.0]).repeat(pairs).to(collected.advantage)
-        numbers = [first + index // 2 for index in range(2 * pairs)]
+        advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, limit=math.inf)
+        collected = experience(rollout, advantages).subset(self.group_size, best=1, worst=1)
+        certain = torch.tensor([1.0, -1.0]).repeat(len(collected.rows) // 2).to(collected.advantage)
+        numbers = [row // self.group_size for row in collected.rows]
         path = renoised(policy, collected.trajectory.latents, self.levels, seed, step, numbers)
         return replace(collected, trajectory=path, advantage=certain)
 
@@ -143,6 +142,7 @@ class DPO:
             condition=policy.condition([choice.prompt for choice in mine for _ in range(2)]),
             advantage=torch.stack([certainty, -certainty], 1).flatten().to(clean),
             weight=torch.ones(len(clean)).to(clean),
+            rows=range(2 * rows.start, 2 * rows.stop),
             metrics={"time/sample_seconds": time.perf_counter() - begin},
             num_sampled=0,
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from align.advantages import Advantages
+from align.advantages import Advantages, best_and_worst
 from align.policy import Policy, join
 from align.scoring import Scorer, Verdict, verdict
 from base_model import flow, sampler
@@ -65,9 +65,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Experience:
-    """This process's samples, ready for the loss, and what to log about them.
+    """Samples of this process, ready for the loss, and what to log about them.
 
-    num_sampled: clips that this process has drawn for it, which may be more than are learned from.
+    rows: numbers of these clips among everybody's. num_sampled: clips that this process has drawn for it, which may be
+    more than are learned from.
     extra: what one algorithm needs beyond the common, each [n, S, ...] as the trajectory is.
     """
 
@@ -75,6 +76,7 @@ class Experience:
     condition: Condition
     advantage: Tensor
     weight: Tensor
+    rows: Sequence[int]
     metrics: dict[str, float]
     num_sampled: int
     extra: dict[str, Tensor] = field(default_factory=dict)
@@ -95,20 +97,34 @@ class Experience:
             condition=take(self.condition, index),
             advantage=self.advantage[index],
             weight=self.weight[index],
+            rows=[self.rows[number] for number in index.tolist()],
             extra=take(self.extra, index),
         )
+
+    def subset(self, group_size: int, best: int, worst: int) -> "Experience":
+        """The `best` clips of every group and the `worst`, by advantage.
+
+        Raises: UserError if a group is shared with another process.
+        """
+        first, last = self.rows[0], self.rows[-1]
+        if first % group_size or (last + 1) % group_size:
+            raise UserError(
+                f"samples {first} to {last} of one process cut a group of {group_size}, but the best of a group can be "
+                "picked only where all of it is; choose a prompts_per_step that divides over the processes"
+            )
+        return self.take(best_and_worst(self.advantage, group_size, best, worst))
+
+    def extremes(self, group_size: int, keep: int) -> "Experience":
+        """The `keep` clips of every group that say most: the best half of them and the worst; 0 = all clips."""
+        return self.subset(group_size, keep // 2, keep // 2) if keep else self
 
     def parts(self, batch: int, update: int, updates: int) -> Iterator[Part]:
         """The parts of optimizer step `update` of `updates`: whole forwards of `batch` clips, one denoising step each.
 
-        Raises: UserError if there are fewer forwards than updates.
+        There must be as many forwards as updates (`setup.check_updates`).
         """
         count = len(self.advantage)
         starts = range(0, count, batch)
-        if updates > len(starts):
-            raise UserError(
-                f"{updates} updates need as many batches of samples, but {count} samples make {len(starts)}"
-            )
         mine = starts[update * len(starts) // updates : (update + 1) * len(starts) // updates]
         rows_in_update = sum(min(batch, count - start) for start in mine)
         path = self.trajectory
@@ -140,6 +156,7 @@ def experience(rollout: Rollout, advantages: Advantages) -> Experience:
         condition=rollout.condition,
         advantage=advantages.value[rows].to(device),
         weight=advantages.weight[rows].to(device),
+        rows=rollout.rows,
         metrics=rollout.metrics | {"align/dead_groups": advantages.dead},
         num_sampled=len(rollout.rows),
     )

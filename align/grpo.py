@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import best_and_worst, group_advantages, whole_groups
+from align.advantages import check_group, group_advantages
 from align.experience import Experience, Part, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
@@ -53,24 +53,19 @@ class GRPO:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if not (self.clip_range > 0 and self.kl_limit > 0):
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
-        if self.keep and (self.keep % 2 or not 2 <= self.keep <= self.group_size):
-            raise UserError(f"keep {self.keep} must be even and at most group_size {self.group_size}, or 0 for all")
-        check_exploration(self, policy, smallest_group=2)
+        check_group(self.group_size, keep=self.keep)
+        check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
 
+    def learned(self, prompts: int) -> int:
+        return prompts * (self.keep or self.group_size)
+
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = explore(self, policy, reward, prompts, seed, step)
-        collected = experience(
-            rollout,
-            group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit, self.spread),
-        )
-        if not self.keep:
-            return collected
-        whole_groups(rollout.rows, self.group_size)
-        half = self.keep // 2
-        return collected.take(best_and_worst(collected.advantage, self.group_size, best=half, worst=half))
+        advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, self.advantage_limit, self.spread)
+        return experience(rollout, advantages).extremes(self.group_size, self.keep)
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         now = replay(self, policy, part)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from align.config import RATIO_TOLERANCE
 from base_model.large import whole
 from core.errors import UserError
 
-RATIO_TOLERANCE = 1e-6
 THUMBNAIL = (4, 8, 8)  # frames, rows, columns: what two clips are compared by
 LIMIT = 0.02  # a channel this near to black or full counts as saturated
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from align import critic, objectives
-from align.advantages import EPSILON, Advantages
+from align.advantages import EPSILON, Advantages, check_group
 from align.experience import Experience, Part, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
@@ -59,10 +59,14 @@ class PPO:
             )
         if not 0 <= self.gae_lambda <= 1:
             raise UserError(f"gae_lambda {self.gae_lambda} must be in [0, 1]; .95 is usual")
-        check_exploration(self, policy, smallest_group=1)
+        check_group(self.group_size, smallest=1)
+        check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {"critic": critic.build(policy)}
+
+    def learned(self, prompts: int) -> int:
+        return prompts * self.group_size
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = explore(self, policy, reward, prompts, seed, step)

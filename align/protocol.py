@@ -33,6 +33,10 @@ class Algorithm(Protocol):
         """
         ...
 
+    def learned(self, prompts: int) -> int:
+        """How many clips a training step of so many prompts learns from, over all processes."""
+        ...
+
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         """Sample with the policy and say what was good. Everything random derives from (seed, step)."""
         ...

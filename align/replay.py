@@ -64,14 +64,12 @@ class Explorer(Protocol):
     def kl_form(self) -> KLForm: ...
 
 
-def check_exploration(settings: Explorer, policy: Policy, smallest_group: int) -> None:
+def check_exploration(settings: Explorer, policy: Policy) -> None:
     """Refuse what could not learn from noisy steps.
 
-    Raises: UserError for a group too small to compare in, advantages cut to nothing, a pull away from the reference, a
-        window that does not fit, or noise without a density.
+    Raises: UserError for advantages cut to nothing, a pull away from the reference, a window that does not fit, or
+        noise without a density.
     """
-    if settings.group_size < smallest_group:
-        raise UserError(f"group_size {settings.group_size} must be {smallest_group} or more; 8 is usual for groups")
     if not settings.advantage_limit > 0:
         raise UserError(f"advantage_limit {settings.advantage_limit} must be above 0; 5 is usual")
     check_held(settings.kl_weight)

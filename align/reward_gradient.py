@@ -57,19 +57,21 @@ class RewardGradient:
                 "use grpo or nft, which only compare"
             )
         check_held(self.kl_weight)
-        last = policy.num_steps
-        for name, value, most in (
-            ("last_steps", self.last_steps, last),
-            ("redraws", self.redraws, None),
-            ("earliest_step", self.earliest_step + 1, last),
-        ):
-            if value < 1 or (most is not None and value > most):
-                raise UserError(f"{name} {getattr(self, name)} does not fit {last} denoising steps")
+        steps = policy.num_steps
+        if not 1 <= self.last_steps <= steps:
+            raise UserError(f"last_steps {self.last_steps} must be in 1..{steps}, the number of denoising steps")
+        if not 0 <= self.earliest_step < steps:
+            raise UserError(f"earliest_step {self.earliest_step} must be in 0..{steps - 1}, the denoising steps")
+        if self.redraws < 1:
+            raise UserError(f"redraws {self.redraws} must be 1 or more; 2 is usual")
         if self.variant != "draft" and policy.generator.family != "flow":
             raise UserError(f"{self.variant} needs a model of family 'flow', this one is 'vp'; use variant draft")
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
+
+    def learned(self, prompts: int) -> int:
+        return prompts
 
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         begin = time.perf_counter()
@@ -103,6 +105,7 @@ class RewardGradient:
             condition=condition,
             advantage=torch.zeros_like(even),
             weight=even,
+            rows=rows,
             metrics=verdicts[0].metrics | {"time/sample_seconds": elapsed},
             num_sampled=len(rows),
             extra={"slope": torch.stack([self._slope(verdict, reward, rows) for verdict in verdicts], 1)},

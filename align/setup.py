@@ -1,5 +1,6 @@
 """What a run stands on before its first step: processes, the generator with what is trained of it, the optimizer."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from align.protocol import Algorithm
 from base_model import lora
 from base_model.large import checkpoint_activations, repeated_blocks
 from base_model.protocol import Generator
+from core.errors import UserError
 from core.randomness import seed_for
 
 if TYPE_CHECKING:
@@ -70,6 +72,17 @@ def _pays(accelerator: Accelerator, reward: "Reward") -> bool:
 
     several = reward.components.values() if isinstance(reward, Mixture) else (reward,)
     return accelerator.device.type == "cuda" or any(isinstance(one, RemoteReward) for one in several)
+
+
+def check_updates(algorithm: Algorithm, config: TrainConfig, world: int) -> None:
+    """Raises: UserError if a process has fewer forwards in a training step than the step has updates."""
+    clips = algorithm.learned(config.prompts_per_step) // world
+    forwards = math.ceil(clips / config.batch)
+    if config.updates > forwards:
+        raise UserError(
+            f"{config.updates} updates need as many batches, but the {clips} clips that a process learns from in a "
+            f"step make {forwards} of {config.batch}; lower updates or batch, or raise prompts_per_step"
+        )
 
 
 def prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:

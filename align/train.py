@@ -24,7 +24,7 @@ from align.held_out import HeldOut
 from align.policy import Policy
 from align.prompts import PromptSet
 from align.protocol import Algorithm
-from align.setup import policy_for, prepare
+from align.setup import check_updates, policy_for, prepare
 from base_model.large import launch, rate_share, whole
 from base_model.protocol import Generator
 from base_model.starts import Starts
@@ -75,11 +75,13 @@ def train(
     policy = policy_for(generator, reward, config, accelerator, {one.text: one.tag for one in listed if one.tag})
     policy.starts = Starts.of(generator, [*listed, *kept])
     algorithm.check(policy, reward)
+    check_updates(algorithm, config, policy.world)
     optimizer = prepare(policy, algorithm, config)
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
     with accelerator.main_process_first():
-        run = Run.open(Path(out), _description(generator, reward, algorithm, listed, config, held_out), ADDED)
+        description = _description(generator, reward, algorithm, listed, config, held_out)
+        run = Run.open(Path(out), description, {key: ADDED[key] for key in ADDED.keys() & description.keys()})
     done, samples = checkpoint.restore(run, policy, optimizer)
     texts = [one.text for one in listed]
     if done == 0:

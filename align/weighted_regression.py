@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import best_and_worst, group_advantages, whole_groups
+from align.advantages import check_group, group_advantages
 from align.experience import Experience, Part, experience, roll_out
 from align.policy import Policy
 from align.reference import check_held, held_velocity
@@ -45,8 +45,7 @@ class WeightedRegression:
     def check(self, policy: Policy, reward: "Reward") -> None:
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "weighted_regression")
-        if self.group_size < 2:
-            raise UserError(f"group_size {self.group_size} leaves nothing to compare with; use 2 or more, 8 is usual")
+        check_group(self.group_size)
         if not self.temperature > 0:
             raise UserError(f"temperature {self.temperature} must be above 0; .2 to 1 are usual")
         if not 1 <= self.best < self.group_size:
@@ -57,21 +56,19 @@ class WeightedRegression:
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}
 
+    def learned(self, prompts: int) -> int:
+        return prompts * (self.group_size if self.weighting == "exponential" else self.best)
+
     def collect(self, policy: Policy, reward: "Reward", prompts: Sequence[str], seed: int, step: int) -> Experience:
         rollout = roll_out(policy, reward, prompts, group_size=self.group_size, seed=seed, step=step)
         advantages = group_advantages(rollout.reward, rollout.valid, self.group_size, limit=float("inf"))
         if self.weighting == "exponential":
             weight = exponential_weights(advantages.value, advantages.weight, self.group_size, self.temperature)
             collected = experience(rollout, replace(advantages, weight=weight))
-            numbers = list(rollout.rows)
         else:
-            whole_groups(rollout.rows, self.group_size)
-            collected = experience(rollout, advantages)
-            kept = best_and_worst(collected.advantage, self.group_size, best=self.best, worst=0)
-            collected = collected.take(kept)
-            numbers = [rollout.rows.start + index for index in kept.tolist()]
+            collected = experience(rollout, advantages).subset(self.group_size, best=self.best, worst=0)
         clean = collected.trajectory.latents
-        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, numbers))
+        return replace(collected, trajectory=renoised(policy, clean, self.levels, seed, step, collected.rows))
 
     def loss(self, policy: Policy, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         velocity, pull, logged = held_velocity(policy, part, self.kl_weight)

@@ -59,6 +59,16 @@ def test_what_is_kept_of_sampling_does_not_grow_with_its_steps(name: str) -> Non
     assert kept[0] == kept[1]
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_as_many_clips_are_learned_from_as_it_says_and_their_numbers_are_known(name: str) -> None:
+    policy, algorithm = toy_policy(), toy_algorithms.TOYS[name]
+    if name == "ppo":
+        policy.own.update(algorithm.modules(policy))
+    collected = algorithm.collect(policy, Brightness(), list("abcd"), seed=0, step=0)
+    assert algorithm.learned(4) == len(collected.advantage) == len(collected.rows) == len(set(collected.rows))
+    assert set(collected.rows) <= set(range(collected.num_sampled))
+
+
 @pytest.mark.parametrize("name", HELD)
 def test_the_pull_to_the_reference_has_a_gradient_once_the_policy_has_moved(name: str) -> None:
     policy, found = toy_policy(), []

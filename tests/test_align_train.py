@@ -129,9 +129,10 @@ def test_a_run_from_before_a_setting_goes_on_as_it_was(tmp_path: Path) -> None:
         train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, decay=0.5), tmp_path / "run")
 
 
-def test_more_updates_than_batches_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="3 updates"):
-        train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(CONFIG, updates=3), tmp_path / "run")
+def test_more_updates_than_batches_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 updates .* the 16 clips .* make 2 of 8"):
+        train(ToyGenerator(), Killed(fatal=1), TOY, PROMPTS, replace(CONFIG, updates=3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_sample_clips_are_video_sets_of_the_same_prompts_and_seeds(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from align.train import TrainConfig, train
 from align.weighted_regression import WeightedRegression
 
 TOYS: dict[str, Algorithm] = {
-    "awm": AdvantageMatching(group_size=4, clip_range=0.1),
+    "awm": AdvantageMatching(group_size=4, keep=2, clip_range=0.1),
     "ddpo": DDPO(group_size=4, window=3, clip_range=1e-2, advantage="prompt", history_enough=4),
     "dpo": DPO(group_size=4, levels=4, beta=1.0),
     "grpo": GRPO(group_size=4, keep=2, window=3, clip_range=1e-2, kl_weight=0.1),
-    "nft": NFT(group_size=4, advantage_limit=2.0, old_decay=0.5),
+    "nft": NFT(group_size=4, keep=2, advantage_limit=2.0, old_decay=0.5),
     "ppo": PPO(group_size=4, window=3, clip_range=1e-2, critic_learning_rate=1e-2),
     "reward_gradient": RewardGradient(last_steps=3, kl_weight=0.1),
     "weighted_regression": WeightedRegression(group_size=4),

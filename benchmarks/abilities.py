@@ -35,7 +35,7 @@ from base_model.flow import Schedule
 from base_model.given import Request
 from base_model.protocol import Condition, Generator
 from base_model.sampler import Sampling, generate_frames
-from base_model.world import dataset, reader
+from base_model.world import dataset, motion, reader
 from base_model.world.caption import caption, parse
 from base_model.world.spec import COLOURS
 from core.randomness import torch_generator
@@ -78,7 +78,7 @@ def image(generator: Generator, count: int, sampling: Sampling) -> Results:
     found: Results = {}
     for name, prompts in (("prompt", [clip.prompt for clip in clips]), ("no prompt", [""] * count)):
         made = tasks.image_to_video(request(generator, prompts, sampling), true[:, :1], 17)
-        seen = [reader.match(reader.read(clip.numpy()), one.spec) for clip, one in zip(made, clips, strict=True)]
+        seen = [motion.match(reader.read(clip.numpy()), one.spec) for clip, one in zip(made, clips, strict=True)]
         found[f"{name}: first frame exact"] = share([torch.equal(a[0], b[0]) for a, b in zip(made, true, strict=True)])
         for key in ("colour", "shape", "size", "family"):
             found[f"{name}: {key} right"] = share([one[key] for one in seen])
@@ -194,7 +194,7 @@ def drift(generator: Generator, count: int, sampling: Sampling, seconds: int = 6
         for index, (clip, one) in enumerate(zip(frames, clips, strict=True)):
             shown.append(float(np.isfinite(path_of(clip, one.spec.objects[0].colour)).all(1).mean()))
             seen = reader.read(clip[-17:].numpy())
-            matched = reader.match(seen, one.spec)
+            matched = motion.match(seen, one.spec)
             for key in right:
                 right[key].append(matched[key])
             size = float(np.median(seen.tracks[0].area)) if len(seen.tracks) == 1 else np.nan
@@ -221,7 +221,7 @@ def unseen(generator: Generator, count: int, sampling: Sampling) -> Results:
         for prompt, clip in zip(prompts, made, strict=True):
             spec = parse(prompt)
             assert spec is not None
-            seen.append(reader.match(reader.read(clip.numpy()), spec))
+            seen.append(motion.match(reader.read(clip.numpy()), spec))
         for key in ("colour", "shape", "size", "family"):
             found[f"{split}: {key} right"] = share([one[key] for one in seen])
         found[f"{split}: colour and shape right"] = share([one["colour"] and one["shape"] for one in seen])

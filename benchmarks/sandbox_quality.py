@@ -18,7 +18,7 @@ import torch
 import base_model
 from base_model.sampler import generate_frames
 from base_model.text import load_clip
-from base_model.world import caption, dataset, reader
+from base_model.world import caption, dataset, motion, reader
 from core.stats import wilson
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     for prompt, clip in zip(prompts, clips, strict=True):
         spec = caption.parse(prompt)
         assert spec is not None
-        found = reader.match(reader.read(clip.numpy()), spec)
+        found = motion.match(reader.read(clip.numpy()), spec)
         for name, value in (found | {f"family of {spec.family}": found["family"]}).items():
             right.setdefault(name, []).append(value)
     for name, values in right.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from base_model.world import reader
+from base_model.world import motion
 from eval.protocol import Metric, Sample, Score, missing
 
 NAMES = ("colour", "shape", "size", "count", "family", "direction")
@@ -17,7 +17,7 @@ def _matched(sample: Sample) -> dict[str, bool] | str:
         return "the prompt is not a sandbox prompt" if sample.prompt else "the video has no prompt"
     if sample.observation is None:
         return sample.unreadable
-    return reader.match(sample.observation, sample.spec)
+    return motion.match(sample.observation, sample.spec)
 
 
 def right(name: str) -> Callable[[Sample], Score]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from base_model.world import caption, reader
+from base_model.world import caption, motion, reader
 from base_model.world.spec import SceneSpec
 from core.errors import UserError
 from core.preferences import ASPECTS
@@ -50,7 +50,7 @@ def text_alignment(observation: reader.Observation, spec: SceneSpec) -> float:
     """Weighted share of the stated attributes that are there, in [0, 1]; an empty video has none of them."""
     if not observation.tracks:
         return 0.0
-    right = reader.match(observation, spec)
+    right = motion.match(observation, spec)
     return sum(weight for key, weight in TEXT_WEIGHTS.items() if right[key])
 
 

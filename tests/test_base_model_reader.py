@@ -8,7 +8,8 @@ import pytest
 
 from base_model.world.caption import caption, parse
 from base_model.world.dataset import SPLITS, Clip, make_clip
-from base_model.world.reader import Observation, match, read, read_family
+from base_model.world.motion import match, read_family
+from base_model.world.reader import Observation, read
 from base_model.world.render import coverage, render
 from base_model.world.spec import (
     COLOURS,

@@ -11,7 +11,8 @@ from base_model.native import NativeGenerator
 from base_model.options import WEIGHTS
 from base_model.pipeline import sandbox
 from base_model.world.dataset import Clip, make_clip
-from base_model.world.reader import match, read
+from base_model.world.motion import match
+from base_model.world.reader import read
 from core.randomness import numpy_generator
 
 pytestmark = pytest.mark.skipif(

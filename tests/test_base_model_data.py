@@ -233,7 +233,9 @@ def test_a_stopped_run_on_own_clips_ends_as_an_unbroken_one(
 
 @pytest.mark.parametrize("budget", [1000, 0])
 def test_the_loss_is_the_error_of_each_clip_alone_where_nothing_is_given(own: Path, parts: Path, budget: int) -> None:
-    config = _config(parts, own, token_budget=budget, caption_dropout=0.0, given=1.0, shift=1.0)
+    config = _config(
+        parts, own, token_budget=budget, caption_dropout_given=0.0, caption_dropout=0.0, given=1.0, shift=1.0
+    )
     part = clips.ClipsPart(config, launch())
     part.network.patch_out.weight.data.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
     latents, (text, mask, pooled) = part._load(0)

@@ -293,6 +293,15 @@ def test_the_moving_average_lags_behind(parts: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(v, load_file(slow.folder / name)[k]) for k, v in load_file(last.folder / name).items())
 
 
+def test_clips_with_cells_given_lose_their_caption_more_often_and_pictures_have_none_to_give() -> None:
+    config = PretrainConfig(given=0.3, caption_dropout=0.1, caption_dropout_given=0.6)
+    lengths = torch.tensor([1, 5]).repeat(4000)
+    told, silent = transformer_part.shown(config, lengths.tolist(), torch.Generator().manual_seed(0))
+    assert not told[lengths == 1].any() and told[lengths == 5].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert silent[told].float().mean() == pytest.approx(0.6, abs=0.06)
+    assert silent[~told].float().mean() == pytest.approx(0.1, abs=0.02)
+
+
 @pytest.mark.parametrize(("sigma", "weight"), [(0.2, 0.2), (0.3, 0.45), (0.5, 0.25), (0.9, 0.01)])
 @pytest.mark.usefixtures("small_networks")
 def test_with_min_snr_a_clip_counts_by_its_noise_level(

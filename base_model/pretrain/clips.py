@@ -24,7 +24,7 @@ from base_model.dit.pack import draw_kept, drop_rate, kept_cells, num_tokens, pa
 from base_model.dit.patches import grid_of
 from base_model.pretrain.config import PretrainConfig
 from base_model.pretrain.reading import Ahead, ClipSet, Piece, Plan, on_grid, read_piece
-from base_model.pretrain.transformer import begin_network, level_weight, save_model
+from base_model.pretrain.transformer import begin_network, level_weight, save_model, shown
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
@@ -165,16 +165,15 @@ class ClipsPart:
             clips = [torch.zeros(self.codec.channels, 1, self._side, self._side, device=self.device)]
         count = len(clips)
         sigma = flow.logit_normal(count, rng, shift=config.shift)
-        silent = torch.rand(count, generator=rng) < config.caption_dropout
+        told, silent = shown(config, [clip.shape[1] for clip in clips], rng)
         rows = torch.arange(count).masked_fill(silent, len(text) - 1)
-        told = torch.rand(count, generator=rng) < config.given
         noises, known, kept, counted = [], [], [], []
         drop = drop_rate(step, config.steps, config.drop_tokens)
         patch = (1, self._side, self._side)
         for index, clean in enumerate(clips):
             noises.append(torch.randn(clean.shape, generator=rng).to(self.device))
             given = torch.zeros(clean.shape[1:], dtype=torch.bool)
-            if told[index] and clean.shape[1] > 1:
+            if told[index]:
                 given = random_mask(grid_of(clean.shape, (1, 1, 1)), self._side, rng)
             kept.append(draw_kept(num_tokens(clean.shape, patch), drop, rng) if drop else None)
             counted.append((~given & kept_cells(clean.shape, patch, kept[-1]) & readable).to(self.device))

@@ -46,6 +46,9 @@ class PretrainConfig:
         0.0, "transformer: above 0 a clip counts by min(SNR, this) of its noise level (usual: 5); 0 = all levels alike"
     )
     caption_dropout: float = option(0.1, "transformer: share of clips shown without their caption")
+    caption_dropout_given: float = option(
+        0.5, "transformer: the same of clips with cells given, for image to video without a prompt"
+    )
     given: float = option(0.25, "transformer: share of clips shown with some of their cells given, for image to video")
     families: list[str] = option(
         list(FAMILIES), "transformer: families of motion drawn from; a name given twice is drawn twice as often"
@@ -115,7 +118,16 @@ def check(config: PretrainConfig) -> None:
     for name in (*counts, *sizes):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 1 or more")
-    for name in ("noise", "decay", "ema", "caption_dropout", "given", "drop_tokens", "max_bad"):
+    for name in (
+        "noise",
+        "decay",
+        "ema",
+        "caption_dropout",
+        "caption_dropout_given",
+        "given",
+        "drop_tokens",
+        "max_bad",
+    ):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
     for name in ("min_snr", "largest_side"):

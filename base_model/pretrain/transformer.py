@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,11 @@ class TransformerPart(FromTheWorld):
             clean = clean[:, :, : 1 + int(which * (clean.shape[2] - 1))]
         sigma = flow.logit_normal(config.batch, rng, shift=config.shift)
         noise = torch.randn(clean.shape, generator=rng)
-        silent = torch.rand(config.batch, generator=rng) < config.caption_dropout
+        told, silent = shown(config, [clean.shape[2]] * config.batch, rng)
         rows = self.rows[pool][index].masked_fill(silent, 0)
         known = torch.zeros(clean.shape[0], *clean.shape[2:], dtype=torch.bool)
-        if clean.shape[2] > 1:
-            for row in (torch.rand(config.batch, generator=rng) < config.given).nonzero().flatten().tolist():
-                known[row] = random_mask(grid_of(clean.shape, (1, 1, 1)), self.network.patch_size, rng)
+        for row in told.nonzero().flatten().tolist():
+            known[row] = random_mask(grid_of(clean.shape, (1, 1, 1)), self.network.patch_size, rng)
         clean, noise, sigma, known = (value.to(self.device) for value in (clean, noise, sigma, known))
         free = ~known[:, None]
         dtype = next(self.network.parameters()).dtype
@@ -116,6 +116,14 @@ def save_model(network: Denoiser, config: PretrainConfig, folder: Path) -> None:
 def level_weight(config: PretrainConfig, sigma: Tensor) -> Tensor:
     """How much the error of a clip at each noise level counts, [clip]: by `min_snr`, or all alike."""
     return flow.min_snr_weight(sigma, config.min_snr) if config.min_snr else torch.ones_like(sigma)
+
+
+def shown(config: PretrainConfig, lengths: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which clips, of so many latent frames, are shown with some of their cells given, and which without caption: two
+    bool [clip]. A picture has no cells to give."""
+    silent, told = torch.rand(2, len(lengths), generator=rng)
+    told = (told < config.given) & (torch.tensor(lengths) > 1)
+    return told, silent < torch.where(told, config.caption_dropout_given, config.caption_dropout)
 
 
 SHARD = 512  # clips per file of latents

@@ -55,7 +55,7 @@ def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str]
 def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
     """Of the size and in the place that `options` ask for.
 
-    Raises: UserError for a memory saver, which the native model does not have, and a device that is not there.
+    Raises: UserError for what the native model does not have, as memory savers, and a device that is not there.
     """
     from dataclasses import replace
 
@@ -64,10 +64,9 @@ def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
     from base_model.hub.loading import place
     from base_model.protocol import VideoSize
 
-    savers = ("offload", "vae_tiling", "attention", "quantize", "context_parallel")
-    for name in savers:
+    for name in ("offload", "vae_tiling", "attention", "quantize", "context_parallel", "guidance_2"):
         if (asked := getattr(options, name)) != getattr(ModelOptions(), name):
-            raise UserError(f"{name} '{asked}' is for hub models; '{generator.name}' is small enough without")
+            raise UserError(f"{name} '{asked}' is for hub models; '{generator.name}' does without")
     own = generator.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
     generator.latent_shape(size)

@@ -28,7 +28,10 @@ class ModelOptions:
         "none", "hold the base weights in 8 bits (torchao) or 4 (bitsandbytes); LoRA on top stays fp32"
     )
     context_parallel: int = option(
-        1, "processes that share the tokens of every clip, for clips too large for one GPU (Wan alone)"
+        1, "processes that share the tokens of every clip, for clips too large for one GPU (Wan, LTX-Video)"
+    )
+    guidance_2: float | None = option(
+        None, "guidance of Wan 2.2's expert for low noise, where guidance is above 1; left out, it is the same"
     )
     num_frames: int | None = option(None, "frames per clip; the model's own by default")
     height: int | None = option(None, "pixels; the model's own by default")

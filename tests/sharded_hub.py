@@ -13,6 +13,7 @@ from torch.distributed.fsdp import fully_shard
 import base_model
 from align.policy import Velocity
 from base_model import lora
+from base_model.given import given
 from base_model.large import repeated_blocks, whole
 from base_model.options import ModelOptions
 from base_model.protocol import take
@@ -38,6 +39,10 @@ def gradient(name: str, model: str, team: int = 1, rank: int = 0, processes: int
     teams = processes // team
     rows = slice(rank // team * 2 // teams, (rank // team + 1) * 2 // teams)
     noise, condition = initial_noise(generator, [1, 2])[rows], take(generator.encode_prompts(PROMPTS), rows)
+    if generator.model.given == "token":  # a noise level per token
+        cells = torch.zeros(noise.shape[2:], dtype=torch.bool)
+        cells[0] = True
+        condition = given(generator, condition, cells, initial_noise(generator, [3, 4])[rows], PROMPTS[rows])
     answer = policy(noise, torch.zeros(len(noise), dtype=torch.long), generator.schedule(4), condition)
     answer.square().mean().backward()
     found = [weight for name, weight in network.named_parameters() if ".lora_" in name]

@@ -130,6 +130,21 @@ def test_without_noise_a_rollout_is_the_pipelines_own_call(every_family: Family)
     assert (ours[:, :, : theirs.shape[2]] - theirs).abs().max() <= every_family.case.tolerance
 
 
+def test_the_second_expert_may_have_a_guidance_of_its_own(families: Any) -> None:
+    family = families("wan_a14b")
+    generator, noise = replace(family.generator, guidance_2=2.0), initial_noise(family.generator, [1, 2])
+    theirs = family.own_call(generator.model.pipeline, noise, output_type="latent", guidance_scale_2=2.0)
+    assert torch.equal(clips(generator, noise), theirs)
+    assert not torch.equal(clips(family.generator, noise), theirs)
+    step, condition, empty = torch.tensor([0, 3]), generator.encode_prompts(PROMPTS), generator.unconditional(2)
+    mixed = generator.predict(noise, step, generator.schedule(STEPS), condition, empty, GUIDANCE)
+    for row, guidance in enumerate((GUIDANCE, 2.0)):  # one row above the boundary, one below
+        alone = family.generator.predict(noise, step, generator.schedule(STEPS), condition, empty, guidance)
+        assert torch.equal(mixed[row], alone[row])
+    with pytest.raises(UserError, match="guidance_2 is for models with a second expert"):
+        load(families("wan").folder, guidance_2=2.0)
+
+
 def test_frames_are_the_pipelines_own(family: Family) -> None:
     noise = initial_noise(family.generator, [1, 2])
     size = family.case.size

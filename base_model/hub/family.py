@@ -169,6 +169,14 @@ class Family(Protocol):
         ...
 
 
+class Experts(Family, Protocol):
+    """A family whose second network answers where there is little noise."""
+
+    def is_low(self, timestep: Tensor) -> Tensor:
+        """Whether the second network answers, bool [batch]."""
+        ...
+
+
 class Shown(Family, Protocol):
     """A family whose `given` is "shown".
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from base_model.flow import Schedule
 from base_model.hub import noise
-from base_model.hub.family import Family, Shown, usual
+from base_model.hub.family import Experts, Family, Shown, usual
 from base_model.protocol import Condition, VideoSize, cat
 from base_model.sampler import Sampling
 from core.errors import UserError
@@ -32,7 +32,7 @@ class HubGenerator:
     """See `base_model.protocol.Generator`.
 
     device, dtype: of the denoiser. park: codec and text encoders wait in CPU memory between their uses. team: see
-        `parallel.py`.
+        `parallel.py`. guidance_2: of the second expert; None = as the first.
     """
 
     model: Family
@@ -42,6 +42,7 @@ class HubGenerator:
     dtype: torch.dtype
     park: bool = False
     team: int = 1
+    guidance_2: float | None = None
     fps: float = field(init=False)
     usual: Sampling = field(init=False)
     family: Literal["flow", "vp"] = field(init=False)
@@ -118,7 +119,7 @@ class HubGenerator:
         answer = self._answer(latents, sigma, condition, guidance)
         if unconditional is not None and guidance != 1.0 and not self.model.distilled:
             without = self._answer(latents, sigma, condition | unconditional, guidance)
-            answer = without + guidance * (answer - without)
+            answer = without + self._scale(sigma, guidance) * (answer - without)
         level = sigma.reshape(-1, 1, 1, 1, 1)
         alpha, level = (1.0 - level**2).clamp(min=0).sqrt().to(answer), level.to(answer)
         if self.model.answer == "noise":
@@ -164,6 +165,13 @@ class HubGenerator:
         """Where the denoiser is now: accelerate may have moved it."""
         place = next(self._network.parameters()).device
         return self.device if place.type == "meta" else place  # "meta": layers come from CPU memory one by one
+
+    def _scale(self, sigma: Tensor, guidance: float) -> Tensor | float:
+        """Guidance of every row, ready to multiply latents."""
+        if self.guidance_2 is None:
+            return guidance
+        low = cast(Experts, self.model).is_low(noise.timestep(self.model.pipeline.scheduler, self.family, sigma))
+        return torch.where(low, self.guidance_2, guidance).float().reshape(-1, 1, 1, 1, 1)
 
     def _answer(self, latents: Tensor, sigma: Tensor, condition: Condition, guidance: float) -> Tensor:
         """The network's answer, fp32."""

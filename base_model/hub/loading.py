@@ -159,13 +159,22 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     for part in pipeline.components.values():
         if hasattr(part, "requires_grad_"):
             part.eval().requires_grad_(False)
+    if options.guidance_2 is not None and len(family.networks) == 1:
+        raise UserError(f"guidance_2 is for models with a second expert (Wan 2.2 A14B); '{model}' has none")
     _save_memory(family, options, device)
     own = family.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
     if options.context_parallel > 1:
         share_tokens(family, size, options.context_parallel)
     generator = HubGenerator(
-        family, model, size, device, dtype, park=options.offload != "none", team=options.context_parallel
+        family,
+        model,
+        size,
+        device,
+        dtype,
+        park=options.offload != "none",
+        team=options.context_parallel,
+        guidance_2=options.guidance_2,
     )
     if prompts is not None:
         generator.release_text_encoders(prompts)

@@ -3,11 +3,14 @@
 diffusers cuts the tokens, exchanges heads for tokens around every attention (Ulysses) and joins the answer; so each
 process of a team has the whole answer and the gradient of its own tokens, and a team's sum is the gradient. diffusers'
 own `enable_parallelism` is not called: it counts GPUs, so it cannot be tried without, and its mesh has a single team.
-Only Wan runs so. LTX-Video and LTX-2 have a plan in diffusers 0.42, but there masks of all heads meet the exchanged
-ones (found by running); the other families have no plan.
+
+Wan and LTX-Video run so. LTX-2 has a plan in diffusers 0.42, but there the sound attends to the picture with whole
+queries and cut keys, which the exchange does not know; the other families have no plan.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +19,7 @@ from base_model.hub.family import Family
 from base_model.protocol import VideoSize
 from core.errors import UserError
 
-NETWORKS = ("WanTransformer3DModel",)
+NETWORKS = ("WanTransformer3DModel", "LTXVideoTransformer3DModel")
 
 
 def share_tokens(family: Family, size: VideoSize, team: int) -> None:
@@ -40,7 +43,9 @@ def check(network: nn.Module, family: Family, size: VideoSize, team: int, num_pr
     """Raises: UserError; see `share_tokens`."""
     asked = f"context_parallel {team}"
     if type(network).__name__ not in NETWORKS:
-        raise UserError(f"{asked}: {family.title} does not run so, Wan alone does; use gradient checkpointing or FSDP2")
+        raise UserError(
+            f"{asked}: this {family.title} does not run so, Wan and LTX-Video do; use gradient checkpointing or FSDP2"
+        )
     if num_processes % team:
         raise UserError(
             f"{asked}: {num_processes} process does not divide into such teams; start {team} or a multiple, as "
@@ -63,7 +68,19 @@ def _share(network: nn.Module, mesh: torch.distributed.device_mesh.DeviceMesh, t
     config = ParallelConfig(context_parallel_config=tokens)
     rank = torch.distributed.get_rank()
     config.setup(rank, torch.distributed.get_world_size(), torch.device(mesh.device_type), mesh=mesh)
-    for part in network.modules():
-        if isinstance(part, AttentionModuleMixin):
+    for name, part in network.named_modules():
+        if isinstance(part, AttentionModuleMixin) and name.endswith("attn1"):  # of the clip to itself; text stays whole
             part.processor._parallel_config = config  # type: ignore[union-attr]
-    apply_context_parallel(network, tokens, network._cp_plan)  # type: ignore[arg-type]
+    apply_context_parallel(network, tokens, _plan(network))
+
+
+def _plan(network: nn.Module) -> dict[str, Any]:
+    """What is cut where. Diffusers' plan for LTX-Video cuts the text too, and then masks of all heads meet exchanged
+    ones, and the backward of the exchange takes the text to be as long as the clip; as in Wan it stays whole here."""
+    from diffusers.models._modeling_parallel import ContextParallelInput
+
+    plan = dict(network._cp_plan)  # type: ignore[arg-type]
+    if type(network).__name__ == "LTXVideoTransformer3DModel":
+        per_token = ContextParallelInput(split_dim=1, expected_dims=2, split_output=False)
+        plan[""] = {"hidden_states": plan[""]["hidden_states"], "timestep": per_token}
+    return plan

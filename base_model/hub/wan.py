@@ -111,6 +111,11 @@ class Wan:
             answer[chosen] = self._answer(name, latents[chosen], timestep[chosen], part)
         return answer
 
+    def is_low(self, timestep: Tensor) -> Tensor:
+        """See `base_model.hub.family.Experts`."""
+        boundary = self.pipeline.config.boundary_ratio * self.pipeline.scheduler.config.num_train_timesteps
+        return timestep.reshape(len(timestep), -1)[:, 0] < boundary
+
     def decode(self, latents: Tensor) -> Tensor:
         return decode_with(self.pipeline.vae, latents[:, :, self.references :])
 
@@ -149,12 +154,11 @@ class Wan:
 
     def _expert(self, timestep: Tensor) -> dict[str, Tensor]:
         """Rows (long) by the network that owns their noise level: the first above the boundary, the second below."""
-        ratio = self.pipeline.config.boundary_ratio
         everyone = torch.arange(len(timestep), device=timestep.device)
-        if ratio is None or len(self.networks) == 1:
+        if self.pipeline.config.boundary_ratio is None or len(self.networks) == 1:
             return {next(iter(self.networks)): everyone}
-        high = timestep.reshape(len(timestep), -1)[:, 0] >= ratio * self.pipeline.scheduler.config.num_train_timesteps
-        rows = {"transformer": everyone[high], "transformer_2": everyone[~high]}
+        low = self.is_low(timestep)
+        rows = {"transformer": everyone[~low], "transformer_2": everyone[low]}
         return {name: chosen for name, chosen in rows.items() if len(chosen)}
 
     def _answer(self, name: str, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

@@ -24,7 +24,8 @@ from base_model.world.dataset import (
 )
 from base_model.world.dataset import make_clip as _make_clip
 from base_model.world.render import coverage
-from base_model.world.simulate import SLIDE_FRICTION, Body, Setup, acceptable, draw_setup, simulate
+from base_model.world.setups import acceptable, draw_setup
+from base_model.world.simulate import SLIDE_FRICTION, Body, Setup, simulate
 from base_model.world.spec import (
     COLOURS,
     FAMILIES,

@@ -8,7 +8,8 @@ import pytest
 from base_model.world import caption, dataset, reader
 from base_model.world.corrupt import Drawn
 from base_model.world.render import render
-from base_model.world.simulate import Body, Setup, draw_setup, simulate
+from base_model.world.setups import draw_setup
+from base_model.world.simulate import Body, Setup, simulate
 from base_model.world.spec import COLOURS, FAMILIES, ObjectSpec, SceneSpec
 from core.randomness import numpy_generator
 from eval.physics import bands

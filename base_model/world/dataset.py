@@ -16,7 +16,8 @@ import numpy as np
 from base_model.world.caption import caption
 from base_model.world.corrupt import Drawn, choose_defect, spoil_state, spoil_time
 from base_model.world.render import render
-from base_model.world.simulate import Motion, Setup, acceptable, draw_setup, simulate
+from base_model.world.setups import acceptable, draw_setup
+from base_model.world.simulate import Motion, Setup, simulate
 from base_model.world.spec import (
     COLOURS,
     FAMILIES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from base_model.world.spec import FLOOR, FLOOR_GREY, GROUND, HEIGHT, ROD_GREY, WALL_GREY, WIDTH
+from base_model.world.spec import FLOOR, FLOOR_GREY, GROUND, HEIGHT, ROD_GREY, WALL_GREY, WIDTH, below
 
 
 def _places(size: int) -> np.ndarray:
@@ -22,10 +22,10 @@ def coverage(shape: str, radius: float, position: np.ndarray, height: int = HEIG
     if shape == "ball":
         distance = np.sqrt(dx * dx + dy * dy) - radius
     elif shape == "square":
-        distance = np.maximum(np.abs(dx), np.abs(dy)) - 0.8862 * radius
+        distance = np.maximum(np.abs(dx), np.abs(dy)) - below(shape, radius)
     else:  # equilateral, point up: three half-planes at the inradius
         slope = np.abs(dx) * 0.8660254 - dy * 0.5
-        distance = np.maximum(slope, dy) - 0.7776 * radius
+        distance = np.maximum(slope, dy) - below(shape, radius)
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 

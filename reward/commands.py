@@ -70,7 +70,7 @@ class TrainVlm(VlmConfig):
     store: str = field(metadata={"help": "the SQLite file with the votes"})
     out: str = field(metadata={"help": "folder for the reward"})
     weights: str = field(
-        default="Qwen/Qwen2-VL-2B-Instruct", metadata={"help": "hub id or folder of a model of the Qwen2-VL class"}
+        default="Qwen/Qwen2-VL-2B-Instruct", metadata={"help": "hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL"}
     )
     num_frames: int = field(default=12, metadata={"help": "evenly spaced frames that the model sees of a video"})
     max_pixels: int = field(default=448 * 448, metadata={"help": "of a frame; larger ones are scaled down"})

@@ -1,5 +1,5 @@
-"""A vision-language model of the Qwen2-VL class as a judge: it reads the video, then the prompt, then one reward token
-per aspect, and a linear head turns the hidden state of each token into that aspect's utility.
+"""A vision-language model (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) as a judge: it reads the video, then the prompt, then one
+reward token per aspect, and a linear head turns the hidden state of each token into that aspect's utility.
 
 One token per aspect keeps the aspects apart, where one shared token mixes them. The model is frozen but for LoRA, the
 reward tokens' embeddings and the head; only these are saved. Source: VideoAlign (Liu et al. 2025, arXiv 2501.13918).
@@ -35,12 +35,28 @@ from reward.report import by_aspect, counts
 from reward.train_config import TrainConfig
 
 KIND = "soralign vlm reward"
-VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+START, PAD, END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
+FPS = 2.0  # at which frames are said to be taken, as VideoAlign takes them: a reward is told no rate
 CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 QUESTION = "The video was made for this text: {prompt}\nHow good is it? "
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What differs between generations of models: mean and deviation of the colours that their vision towers were
+    taught with, and whether every tube of frames stands by itself behind its time in words."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    timed: bool
+
+
+QWEN2 = Generation(CLIP_MEAN, CLIP_STD, timed=False)
+QWEN3 = Generation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), timed=True)
+GENERATIONS = {"qwen2_vl": QWEN2, "qwen2_5_vl": QWEN2, "qwen3_vl": QWEN3}
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,10 @@ class Scorer(nn.Module):
             raise UserError(f"the template must hold {{prompt}} and once each of {', '.join(reading.tokens)}")
         self.tokenizer = pretrained(AutoTokenizer, weights)
         self.model = pretrained(AutoModel, weights)
-        if not hasattr(self.model.config, "video_token_id") or not hasattr(self.model, "visual"):
-            raise UserError(f"{weights!r} is a {type(self.model).__name__}; a model of the Qwen2-VL class is needed")
+        kind = self.model.config.model_type
+        if kind not in GENERATIONS:
+            raise UserError(f"{weights!r} is a {type(self.model).__name__}; known are {', '.join(GENERATIONS)}")
+        self.generation = GENERATIONS[kind]
         self.tokenizer.add_special_tokens({"additional_special_tokens": list(reading.tokens)})
         self.tokenizer.padding_side = "right"
         rows = self.model.get_input_embeddings().num_embeddings
@@ -95,17 +113,10 @@ class Scorer(nn.Module):
     def forward(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         """Utilities [batch, token] of frames [batch, time, 3, height, width] in [0, 1]; differentiable."""
         vision = self.model.config.vision_config
-        side = vision.patch_size * vision.spatial_merge_size
+        merge, tube = vision.spatial_merge_size, vision.temporal_patch_size
         shown = frames[:, evenly_spaced(frames.shape[1], self.reading.num_frames)]
-        pixels, grid = patches(
-            shown,
-            side,
-            vision.patch_size,
-            vision.spatial_merge_size,
-            vision.temporal_patch_size,
-            self.reading.max_pixels,
-        )
-        words = VIDEO.replace("<|video_pad|>", "<|video_pad|>" * (math.prod(grid) // vision.spatial_merge_size**2))
+        pixels, grid = patches(shown, self.generation, vision.patch_size, merge, tube, self.reading.max_pixels)
+        words = placeholder(grid, merge, tube, self.generation.timed)
         asked = [CHAT.format(words + self.reading.template.replace("{prompt}", text)) for text in prompts]
         given = self.tokenizer(asked, padding=True, return_tensors="pt").to(frames.device)
         ids = given.input_ids
@@ -123,19 +134,29 @@ class Scorer(nn.Module):
         return torch.einsum("btw,tw->bt", each, self.head.weight)
 
 
+def placeholder(grid: tuple[int, int, int], merge: int, tube: int, timed: bool) -> str:
+    """Tokens that stand for a video of that grid of patches; `timed`: every tube of frames behind its middle time."""
+    time, rows, columns = grid
+    each = PAD * (rows * columns // merge**2)
+    if not timed:
+        return START + each * time + END
+    middles = [(tube * (number + 0.5) - 0.5) / FPS for number in range(time)]
+    return "".join(f"<{middle:.1f} seconds>{START}{each}{END}" for middle in middles)
+
+
 def patches(
-    frames: Tensor, grid_side: int, patch: int, merge: int, tube: int, max_pixels: int
+    frames: Tensor, generation: Generation, patch: int, merge: int, tube: int, max_pixels: int
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """Frames [batch, time, 3, height, width] as the vision tower takes them: [batch x time x rows x columns, 3 x tube x
     patch^2], and the grid (time, rows, columns) of patches of one video. Rows and columns are cut into squares of
     `merge` patches, and time into tubes of frames, the last frame repeated to fill one."""
     frames = torch.cat([frames, frames[:, -1:].expand(-1, -frames.shape[1] % tube, -1, -1, -1)], 1)
     batch, time, _, height, width = frames.shape
-    new = fitting(height, width, grid_side, max_pixels)
+    new = fitting(height, width, patch * merge, max_pixels)
     flat = frames.flatten(0, 1)
     if new != (height, width):
         flat = F.interpolate(flat, new, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    flat = (flat - flat.new_tensor(CLIP_MEAN)[:, None, None]) / flat.new_tensor(CLIP_STD)[:, None, None]
+    flat = (flat - flat.new_tensor(generation.mean)[:, None, None]) / flat.new_tensor(generation.std)[:, None, None]
     grid = (time // tube, new[0] // patch, new[1] // patch)
     cut = flat.reshape(batch, grid[0], tube, 3, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch)
     return cut.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(batch * math.prod(grid), -1), grid

@@ -1,15 +1,20 @@
-"""Qwen2-VL's real classes with tiny random weights: what they are shown, what they learn, what they refuse."""
+"""Real classes of Qwen2-VL and Qwen3-VL with tiny random weights: what they are shown, learn and refuse."""
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from reward_examples import batch, ordered_and_shuffled
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
+from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel, Qwen3VLConfig, Qwen3VLModel
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 import reward
 from core import video
@@ -36,7 +41,16 @@ PROMPTS = ["a red ball", "a blue ball moves"]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a Qwen2-VL of two tiny layers and a tokenizer of single letters."""
-    folder = tmp_path_factory.mktemp("qwen")
+    return _model(tmp_path_factory.mktemp("qwen2"), 2)
+
+
+@pytest.fixture(scope="module")
+def base3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same of Qwen3-VL."""
+    return _model(tmp_path_factory.mktemp("qwen3"), 3)
+
+
+def _model(folder: Path, generation: int) -> str:
     letters = [chr(code) for code in range(10, 127)]
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate([*SPECIAL, *letters])}, unk_token="~"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -53,9 +67,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": SPECIAL.index("<pad>")}
     text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}}
     text |= {"bos_token_id": 0, "eos_token_id": 1}
-    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
+    vision = {"depth": 1, "num_heads": 2, "patch_size": 4}
     places = {"video_token_id": 4, "image_token_id": 5, "vision_start_token_id": 2, "vision_end_token_id": 3}
-    Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision, **places)).save_pretrained(folder)
+    if generation == 2:
+        vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+        model = Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision, **places))
+    else:
+        text["head_dim"] = 16
+        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32}
+        vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        model = Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision, **places))
+    model.save_pretrained(folder)
     return str(folder)
 
 
@@ -68,14 +90,32 @@ def _scorer(base: str, aspects: tuple[str, ...] = ("motion_quality", "overall"))
     return Scorer(base, Reading.of(aspects, num_frames=4)).eval()
 
 
-def test_patches_are_those_of_the_processor() -> None:
+@pytest.mark.parametrize(
+    ("generation", "processor"), [(vlm.QWEN2, Qwen2VLVideoProcessor), (vlm.QWEN3, Qwen3VLVideoProcessor)]
+)
+def test_patches_are_those_of_the_processor(generation: vlm.Generation, processor: Any) -> None:
     frames = (_frames(4) * 255).round() / 255
-    ours, grid = vlm.patches(frames, 8, 4, 2, 2, 10_000)
-    theirs = Qwen2VLVideoProcessor(patch_size=4, merge_size=2, temporal_patch_size=2)
+    ours, grid = vlm.patches(frames, generation, 4, 2, 2, 10_000)
+    theirs = processor(patch_size=4, merge_size=2, temporal_patch_size=2)
     options = {"do_sample_frames": False, "size": {"shortest_edge": 1, "longest_edge": 10_000}, "return_tensors": "pt"}
     wanted = theirs(videos=[(one * 255).byte() for one in frames], **options)
     assert torch.tensor([grid, grid]).tolist() == wanted["video_grid_thw"].tolist()
     torch.testing.assert_close(ours, wanted["pixel_values_videos"], atol=1e-4, rtol=1e-4)
+
+
+def test_qwen3_reads_the_time_of_every_tube_as_its_processor_says_it() -> None:
+    seen = {"video_grid_thw": torch.tensor([[3, 4, 6]])}
+    seen["video_metadata"] = [SimpleNamespace(fps=vlm.FPS, frames_indices=list(range(6)))]  # type: ignore[list-item]
+    theirs = SimpleNamespace(
+        video_processor=SimpleNamespace(merge_size=2, temporal_patch_size=2),
+        vision_start_token=vlm.START,
+        video_token=vlm.PAD,
+        vision_end_token=vlm.END,
+        _calculate_timestamps=partial(Qwen3VLProcessor._calculate_timestamps, None),
+    )
+    ours = vlm.placeholder((3, 4, 6), 2, 2, timed=True)
+    assert ours == Qwen3VLProcessor.replace_video_token(theirs, seen, 0)  # type: ignore[arg-type]
+    assert ours.startswith(f"<0.2 seconds>{vlm.START}{6 * vlm.PAD}{vlm.END}<1.2 seconds>")
 
 
 @pytest.mark.parametrize("size", [(480, 832), (448, 448), (720, 1280), (64, 64), (1000, 130)])
@@ -83,8 +123,11 @@ def test_sizes_are_those_of_the_processor(size: tuple[int, int]) -> None:
     assert vlm.fitting(*size, 28, 448 * 448) == smart_resize(*size, 28, 1, 448 * 448)
 
 
-def test_scores_do_not_depend_on_the_batch_and_see_prompt_order_and_every_aspect(base: str) -> None:
-    scorer = _scorer(base)
+@pytest.mark.parametrize("generation", ["base", "base3"])
+def test_scores_do_not_depend_on_the_batch_and_see_prompt_order_and_every_aspect(
+    generation: str, request: pytest.FixtureRequest
+) -> None:
+    scorer = _scorer(request.getfixturevalue(generation))
     with torch.no_grad():
         both = scorer(_frames(), PROMPTS)
         alone = torch.cat([scorer(_frames()[[i]], [PROMPTS[i]]) for i in range(2)])
@@ -95,13 +138,16 @@ def test_scores_do_not_depend_on_the_batch_and_see_prompt_order_and_every_aspect
     assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-4)
 
 
-def test_lora_learns_from_votes_and_the_folder_scores_alike(base: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("generation", ["base", "base3"])
+def test_lora_learns_from_votes_and_the_folder_scores_alike(
+    generation: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     clips = [clip for _, right, wrong in ordered_and_shuffled(6) for clip in (right, wrong * 0.2)]  # plainly darker
     frames, prompts = batch(clips)[:, :, :, ::2, ::2], ["a ball"] * 12
     pair, votes = torch.arange(12).view(6, 2), torch.zeros(6, 1, 3)
     pair[1::2] = pair[1::2].flip(1)
     votes[0::2, 0, A] = votes[1::2, 0, B] = 1
-    scorer = _scorer(base, ("overall",))
+    scorer = _scorer(request.getfixturevalue(generation), ("overall",))
     before = {name: value.clone() for name, value in scorer.model.visual.state_dict().items()}
     config = VlmConfig(rank=4, epochs=6, batch_pairs=3, learning_rate=1e-2)
     judge = vlm.fit(scorer, lambda rows: (frames[rows], [prompts[i] for i in rows]), pair, votes, ["overall"], config)

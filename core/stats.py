@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,12 @@ class Difference:
     p: float
     n: int
     method: str
+
+
+def numbered(labels: Iterable[Hashable]) -> NDArray[np.int_]:
+    """Each label's number in order of first appearance: ["b", "a", "b"] -> [0, 1, 0]."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int_)
 
 
 def mean_interval(values: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0) -> Interval:
@@ -188,17 +194,17 @@ def standings(
         ridge: weight of the squared ratings; a player who never lost stays finite.
     """
     rows = np.asarray(comparisons, dtype=float).reshape(-1, 3)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    cluster = np.array([numbers[name] for name in clusters], dtype=int)
+    cluster = numbered(clusters)
+    count = int(cluster.max(initial=-1)) + 1
 
     i, j = rows[:, :2].astype(int).T
-    tables = np.zeros((len(numbers), len(players), len(players)))
+    tables = np.zeros((count, len(players), len(players)))
     np.add.at(tables, (cluster, i, j), rows[:, 2])
     np.add.at(tables, (cluster, j, i), 1 - rows[:, 2])
     table = tables.sum(axis=0)
     point = bradley_terry(table, ridge)
     rng = numpy_generator(seed, "standings")
-    weights = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=NUM_REFITS)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=NUM_REFITS)
     draws = _refit(np.tensordot(weights.astype(float), tables, 1), ridge, point)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
@@ -241,13 +247,14 @@ def _refit(wins: NDArray[np.float64], ridge: float, start: NDArray[np.float64]) 
 
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
     """Agreement of two annotators beyond chance (Cohen 1960); NaN when chance alone explains everything."""
-    labels = {label: index for index, label in enumerate(dict.fromkeys([*a, *b]))}
-    table = np.zeros((len(labels), len(labels)))
-    for x, y in zip(a, b, strict=True):
-        table[labels[x], labels[y]] += 1
-    n = table.sum()
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} labels of one annotator, {len(b)} of the other")
+    n = len(a)
     if n == 0:
         return math.nan
+    labels = numbered([*a, *b])
+    table = np.zeros((labels.max() + 1, labels.max() + 1))
+    np.add.at(table, (labels[:n], labels[n:]), 1)
     expected = float(table.sum(axis=1) @ table.sum(axis=0)) / n**2
     return math.nan if expected == 1.0 else float((np.trace(table) / n - expected) / (1 - expected))
 
@@ -261,13 +268,9 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float:
     """
     rated = [[label for label in unit if label is not None] for unit in units]
     rated = [unit for unit in rated if len(unit) > 1]
-    labels = {label: index for index, label in enumerate(dict.fromkeys(label for unit in rated for label in unit))}
-    coincidence = np.zeros((len(labels), len(labels)))
-    for unit in rated:
-        counts = np.zeros(len(labels))
-        for label in unit:
-            counts[labels[label]] += 1
-        coincidence += (np.outer(counts, counts) - np.diag(counts)) / (len(unit) - 1)
+    counts = _label_counts(rated)
+    weighted = counts / (counts.sum(axis=1, keepdims=True) - 1)
+    coincidence = weighted.T @ counts - np.diag(weighted.sum(axis=0))
     totals = coincidence.sum(axis=1)
     n = totals.sum()
     expected = (n**2 - (totals**2).sum()) / (n - 1) if n > 1 else 0.0
@@ -286,15 +289,19 @@ def fleiss_kappa(units: Sequence[Sequence[Hashable]]) -> float:
         return math.nan
     if len(sizes) != 1:
         raise ValueError(f"Fleiss' kappa needs equally many labels per thing, seen {sorted(sizes)}")
-    labels = {label: index for index, label in enumerate(dict.fromkeys(label for unit in units for label in unit))}
-    counts = np.zeros((len(units), len(labels)))
-    for row, unit in enumerate(units):
-        for label in unit:
-            counts[row, labels[label]] += 1
-    n = counts.sum(axis=1)[0]
+    counts = _label_counts(units)
+    n = sizes.pop()
     observed = ((counts**2).sum(axis=1) - n) / (n * (n - 1))
     expected = float(((counts.sum(axis=0) / counts.sum()) ** 2).sum())
     return math.nan if expected == 1.0 else float((observed.mean() - expected) / (1 - expected))
+
+
+def _label_counts(units: Sequence[Sequence[Hashable]]) -> NDArray[np.float64]:
+    """[units, labels] how often each label was given to each rated thing."""
+    labels = numbered(label for unit in units for label in unit)
+    counts = np.zeros((len(units), labels.max(initial=-1) + 1))
+    np.add.at(counts, (np.repeat(np.arange(len(units)), [len(unit) for unit in units]), labels), 1)
+    return counts
 
 
 def agreement_interval(
@@ -322,8 +329,7 @@ def _by_cluster(values: NDArray[np.float64], clusters: Sequence[Hashable] | None
     if clusters is None:
         kept = values[finite]
         return kept, np.ones_like(kept), len(kept)
-    numbers: dict[Hashable, int] = {}
-    index = np.array([numbers.setdefault(c, len(numbers)) for c, ok in zip(clusters, finite, strict=True) if ok], int)
+    index = numbered(cluster for cluster, ok in zip(clusters, finite, strict=True) if ok)
     return np.bincount(index, values[finite]), np.bincount(index).astype(float), int(finite.sum())
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from core.errors import UserError
 from core.randomness import numpy_generator
-from core.stats import Difference, holm, paired_difference, permutation_p, wilson
+from core.stats import Difference, holm, numbered, paired_difference, permutation_p, wilson
 from eval import METRICS, result, select
 from eval.pairs import Pair, Row, paired
 from eval.protocol import Metric
@@ -150,11 +150,9 @@ def win_rate(
 
 def _design_effect(outcome: NDArray[np.float64], prompts: Sequence[str]) -> float:
     """How much larger the variance of the mean is because pairs share prompts; at least 1."""
-    names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    index = np.array([names[name] for name in prompts])
     residual = outcome - outcome.mean()
     independent = float((residual**2).sum())
-    clustered = float((np.bincount(index, residual) ** 2).sum())
+    clustered = float((np.bincount(numbered(prompts), residual) ** 2).sum())
     return max(1.0, clustered / independent) if independent > 0 else 1.0
 
 
@@ -189,12 +187,11 @@ def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetF
     interval = jackknife(gap, prompts, parts_for(dim))
     if not math.isfinite(interval.value):
         return _untested(f"too few pairs for it ({len(usable)}, {dim} dimensions)")
-    names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    group = np.array([names[name] for name in prompts])
+    group = numbered(prompts)
     rng = numpy_generator(seed, "eval/set permutation")
     extreme, tries = 0, NUM_PERMUTATIONS if dim <= 64 else FEW_PERMUTATIONS
     for _ in range(tries):
-        swap = (rng.random(len(names)) < 0.5)[group][:, None]
+        swap = (rng.random(group.max() + 1) < 0.5)[group][:, None]
         one, two = np.where(swap, second, first), np.where(swap, first, second)
         extreme += abs(distance(two, reference) - distance(one, reference)) >= abs(interval.value)
     p = (extreme + 1) / (tries + 1)

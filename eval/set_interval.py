@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from core.stats import CONFIDENCE, Interval
+from core.stats import CONFIDENCE, Interval, numbered
 
 MAX_PARTS = 128  # more prompts than this are left out in groups
 
@@ -34,8 +34,7 @@ def jackknife(
     Returns: value of all rows +- a t-quantile of the jackknife's standard error; NaN bounds below three groups.
     """
     rows = np.arange(len(groups))
-    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    part = np.array([names[name] for name in groups]) % max_parts
+    part = numbered(groups) % max_parts
     parts = int(part.max()) + 1 if len(part) else 0
     point = value(rows)
     if parts < 3:

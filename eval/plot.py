@@ -18,7 +18,7 @@ from eval.svg import drawing, number, padded, shape, stroke, text_at, tick_text,
 
 Point = tuple[float, float | None]
 
-NUM_TONES = 6  # colours in plot.css
+NUM_TONES, GREY = 6, 4  # colours in plot.css, and which of them is grey
 SMALL, LARGE = (320, 168), (420, 236)
 LEFT, RIGHT, TOP, BOTTOM, TITLE = (
     46,
@@ -44,6 +44,7 @@ class Series:
         told: its value in words; empty for y.
         bounds: (low, high) of every point, drawn as a band; empty without.
         notes: words beside the points; empty without.
+        is_marked: whether points, where they are few, stand as dots on the line.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Series:
     told: Sequence[str] = ()
     bounds: Sequence[tuple[float, float]] = ()
     notes: Sequence[str] = ()
+    is_marked: bool = True
 
 
 def plot(
@@ -126,13 +128,16 @@ def curve(points: Sequence[Point], name: str) -> Markup:
     if not seen:
         return Markup("")
     steps, values = [step for step, _ in seen], [value for _, value in seen]
-    smooth = running_mean(values) if len(seen) >= 2 * SMOOTHED else values
-    told = [number(value, 4) for value in values]
-    dots = [Series(name, seen, kind="dots")] if FEW < len(seen) <= MANY else []
-    label = f"{name}: {number(values[0])} at step {tick_text(steps[0])}, {number(values[-1])} at step"
+    is_smooth = len(seen) >= 2 * SMOOTHED
     line = Series(
-        name, list(zip(steps, smooth, strict=True)), heads=[f"step {tick_text(one)}" for one in steps], told=told
+        name,
+        list(zip(steps, running_mean(values) if is_smooth else values, strict=True)),
+        heads=[f"step {tick_text(step)}" for step in steps],
+        told=[number(value, 4) for value in values],
+        is_marked=not is_smooth,
     )
+    dots = [Series(name, seen, GREY, "dots")] if is_smooth and len(seen) <= MANY else []
+    label = f"{name}: {number(values[0])} at step {tick_text(steps[0])}, {number(values[-1])} at step"
     across = (points[0][0], points[-1][0])
     return plot([*dots, line], f"{label} {tick_text(steps[-1])}", across=across)
 
@@ -181,7 +186,7 @@ def _drawn(
         is_read = line.kind in ("line", "dashed")
         drawn = Markup('<path d="{}" class="line {} {}"{}/>')
         parts.append(drawn.format(path, line.kind, tone, _numbers(line) if is_read else ""))
-    if line.kind == "dots" or (line.kind != "faint" and len(places) <= FEW):
+    if line.kind == "dots" or (line.kind != "faint" and line.is_marked and len(places) <= FEW):
         parts.append(shape("".join(f"M{at[0]:.1f} {at[1]:.1f}h0" for at in places if at), f"dots {tone}"))
     parts += [text_at(at[0], at[1] - 8, note, "middle") for at, note in zip(places, line.notes, strict=False) if at]
     return parts

@@ -17,7 +17,7 @@ from eval import verdict
 from eval.verdict import Row, Tile
 
 SUMMARY = {
-    "gold_win_rate": "Wins over base",
+    "gold_win_rate": "Wins",
     "physics_pass_rate": "Physics",
     "clip_sim": "Text match",
     "diversity": "Diversity",
@@ -148,7 +148,11 @@ def _tile(tile: Tile) -> str:
 def _table(rows: Sequence[Row], names: tuple[str, str]) -> None:
     titles = ["metric", *names, "difference", "95 % interval", "", "p", "n", ""]
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(row))}</tr>" for row in rows)
+    labels = [f' data-label="{escape(title)}"' if title else "" for title in titles]
+    body = "".join(
+        f"<tr>{''.join(f'<td{label}>{cell}</td>' for label, cell in zip(labels, _cells(row), strict=True))}</tr>"
+        for row in rows
+    )
     common.html_table(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", "sora-table sora-results")
 
 

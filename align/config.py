@@ -8,7 +8,7 @@ from core.cli import option
 from core.errors import UserError
 
 RATIO_TOLERANCE = 1e-6  # of |ratio - 1| before the first update
-ADDED = {"decay": 0.0, "compile": False, "keep": 0}  # settings that runs were made without, and what those did
+ADDED = {"decay": 0.0, "compile": False, "keep": 0, "critic_start": ""}  # settings that runs were made without
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be a share from 0 to 1")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}, it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, it must be a number above 0")

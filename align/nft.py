@@ -44,7 +44,10 @@ class NFT:
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "nft")
         if not 0 <= self.old_decay < 1 or not self.strength > 0 or not self.advantage_limit > 0:
-            raise UserError("old_decay must be in [0, 1), strength and advantage_limit above 0")
+            raise UserError(
+                f"old_decay {self.old_decay} must be in [0, 1), strength {self.strength} and advantage_limit "
+                f"{self.advantage_limit} above 0"
+            )
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}

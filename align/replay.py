@@ -125,11 +125,14 @@ def window_limit(num_steps: int, window: int, stop: int) -> int:
 
     Raises: UserError if the window does not fit.
     """
-    if not stop:
-        stop = num_steps - 1 if window == 0 else max(num_steps // 2, window)
-    if window < 0 or window > stop:
-        raise UserError(f"a window of {window} steps does not fit before step {stop} of {num_steps}")
-    return stop
+    last = num_steps - 1
+    end = stop or (last if window == 0 else max(num_steps // 2, window))
+    if not 0 <= window <= end <= last or end < 1:
+        raise UserError(
+            f"window {window} with window_stop {stop} does not fit {num_steps} denoising steps: the last has no noise, "
+            f"so neither may be above {last}, nor window above a window_stop that is given"
+        )
+    return end
 
 
 def window_at(num_steps: int, window: int, stop: int, seed: int, step: int) -> range:

@@ -197,7 +197,7 @@ def test_the_window_depends_on_seed_and_step_alone_and_visits_every_place() -> N
         ({"clip_range": 0.0}, "clip_range 0.0"),
         ({"clip_range": math.nan}, "clip_range nan"),
         ({"window": 6}, "does not fit 6 denoising steps"),
-        ({"window_stop": 2}, "window of 3 steps"),
+        ({"window_stop": 2}, "window 3 with window_stop 2"),
         ({"window_stop": 6}, "does not fit 6 denoising steps"),
         ({"noise": "ddim"}, "family 'flow'"),
         ({"advantage_limit": 0.0}, "advantage_limit 0.0"),

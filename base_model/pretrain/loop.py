@@ -109,6 +109,60 @@ def _wrapped(part: Part, config: PretrainConfig, accelerator: Accelerator) -> nn
     return accelerator.prepare(objective)
 
 
+class _Weights:
+    """What is trained of a network: fp32 master weights, their moving average, and the optimizers that move them."""
+
+    def __init__(self, network: nn.Module, config: PretrainConfig) -> None:
+        self.network, self.config = network, config
+        self.live = {name: value for name, value in network.named_parameters() if value.requires_grad}
+        self.master = {name: value.detach().float().clone().requires_grad_() for name, value in self.live.items()}
+        self.average = {name: value.detach().clone() for name, value in self.master.items()}
+        self.optimizers = _optimizers(config, self.master)
+
+    def update(self, step: int) -> None:
+        """Take the gradients of the last backward pass, step, and put the new weights into the network."""
+        for name, value in self.live.items():
+            self.master[name].grad, value.grad = value.grad.float() if value.grad is not None else None, None
+        torch.nn.utils.clip_grad_norm_(self.master.values(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(self.config, step)
+            optimizer.step()
+        with torch.no_grad():
+            keep = min(self.config.ema, (1 + step) / (10 + step))
+            for name, weight in self.master.items():
+                self.live[name].copy_(weight)
+                self.average[name].lerp_(weight, 1.0 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs. Every process must call it."""
+        return whole(
+            {
+                "master": {name: value.detach() for name, value in self.master.items()},
+                "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "buffers": dict(self.network.named_buffers()),
+            }
+        )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, master in self.master.items():
+            master.data.copy_(place(state["master"][name], master.data))
+            self.average[name].copy_(place(state["average"][name], self.average[name]))
+            self.live[name].data.copy_(master.data)
+        buffers = dict(self.network.named_buffers())
+        for name, value in state["buffers"].items():  # a learned codebook is one
+            buffers[name].copy_(value)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            place_state(optimizer)
+
+    def result(self) -> dict[str, Tensor]:
+        """Every weight of the network, the trained ones averaged. Every process must call it."""
+        named = self.network.named_parameters()
+        return whole({name: self.average.get(name, value.detach()) for name, value in named})
+
+
 def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
@@ -125,63 +179,19 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
         part = PARTS[config.part](config, accelerator)
         part.begin(run.folder)
     objective = _wrapped(part, config, accelerator)
-    network = part.network
-    live = {name: value for name, value in network.named_parameters() if value.requires_grad}
-    master = {name: value.detach().float().clone().requires_grad_() for name, value in live.items()}
-    average = {name: value.detach().clone() for name, value in master.items()}
-    optimizers = _optimizers(config, master)
+    weights = _Weights(part.network, config)
     done = 0
     if (folder := run.latest(tell=accelerator.is_main_process)) is not None:
         done = step_of(folder)
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        for name in master:
-            master[name].data.copy_(place(state["master"][name], master[name].data))
-            average[name].copy_(place(state["average"][name], average[name]))
-            live[name].data.copy_(master[name].data)
-        buffers = dict(network.named_buffers())
-        for name, value in state["buffers"].items():  # a learned codebook is one
-            buffers[name].copy_(value)
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-            place_state(optimizer)
+        weights.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
         if accelerator.is_main_process:
             run.rewind(done)
-
-    def save(step: int) -> None:
-        """Checkpoint `step`. Every process must call it; the first one writes."""
-        state: dict[str, Any] = whole(
-            {
-                "master": {name: value.detach() for name, value in master.items()},
-                "average": average,
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "buffers": dict(network.named_buffers()),
-            }
-        )
-
-        def write(folder: Path) -> None:
-            torch.save(state, folder / "state.pt")
-            atomic_write(folder / "provenance.json", json.dumps(part.provenance, indent=2) + "\n")
-
-        if accelerator.is_main_process:
-            run.save(step, write, keep=2)
-        accelerator.wait_for_everyone()
 
     begin, losses = time.perf_counter(), list[Tensor]()
     for step in track(range(done, config.steps), f"pretrain {config.part}", total=config.steps - done):
         loss = objective(step, step * accelerator.num_processes + accelerator.process_index)
         loss.backward()
-        for name, value in live.items():
-            master[name].grad, value.grad = value.grad.float() if value.grad is not None else None, None
-        torch.nn.utils.clip_grad_norm_(master.values(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate(config, step)
-            optimizer.step()
-        with torch.no_grad():
-            keep = min(config.ema, (1 + step) / (10 + step))
-            for name, weight in master.items():
-                live[name].copy_(weight)
-                average[name].lerp_(weight, 1.0 - keep)
+        weights.update(step)
         losses.append(loss.detach())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
@@ -190,14 +200,27 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
                 run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, samples)
             begin, losses = time.perf_counter(), []
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            save(step + 1)
-    trained = whole({name: average.get(name, value.detach()) for name, value in network.named_parameters()})
+            _save(run, step + 1, weights, part, accelerator)
+    trained = weights.result()
     if accelerator.is_main_process:
-        unwrap(network, trained)
-        network.float().cpu().eval()
+        unwrap(part.network, trained)
+        part.network.float().cpu().eval()
         part.save(run.folder / config.part)
     accelerator.wait_for_everyone()
     return run
+
+
+def _save(run: Run, step: int, weights: _Weights, part: Part, accelerator: Accelerator) -> None:
+    """Checkpoint `step`. Every process must call it; the first one writes."""
+    state = weights.state()
+
+    def write(folder: Path) -> None:
+        torch.save(state, folder / "state.pt")
+        atomic_write(folder / "provenance.json", json.dumps(part.provenance, indent=2) + "\n")
+
+    if accelerator.is_main_process:
+        run.save(step, write, keep=2)
+    accelerator.wait_for_everyone()
 
 
 def _check_processes(accelerator: Accelerator) -> None:

@@ -47,11 +47,11 @@ def spoil_state(defect: str, drawn: Drawn, margins: list[float], rng: np.random.
     which = int(rng.integers(count))
     start = int(rng.integers(4, num_frames - 4))
     if defect == "teleport":
-        room_x, room_y = margins[which], margins[which]
+        margin = margins[which]
         for _ in range(20):
             shift = rng.uniform(-26, 26, 2)
             moved = drawn.position[start:, which] + shift
-            inside = (moved > (room_x, room_y)).all() and (moved < (WIDTH - room_x, HEIGHT - room_y)).all()
+            inside = (moved > margin).all() and (moved < (WIDTH - margin, HEIGHT - margin)).all()
             if np.hypot(*shift) > 9 and inside:
                 drawn.position[start:, which] = moved
                 return

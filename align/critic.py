@@ -3,34 +3,45 @@
 It reads the frozen trunk: the tokens that enter the middle block of the denoiser with the adapters off, averaged over
 the clip. A denoiser has to know there what the clip will be; three small layers on top are enough to say how good. The
 trunk is the same for the whole run, so its features are computed once per visited state and kept; learning costs almost
-nothing.
+nothing. Where votes have taught a latent reward to read half-denoised latents, its score is the critic's first guess.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from align.experience import Rollout
 from align.policy import Policy
 from base_model.protocol import Condition, take
 from core.errors import UserError
 
+if TYPE_CHECKING:
+    from reward.preference_model import PreferenceModel
+
 WIDTH = 64
+TRUST = 0.5  # of a foretold value before the critic has seen any reward
 
 
 class Critic(nn.Module):
-    """Features [batch, feature] to expected reward [batch] in the units of `standardised`; 0 before training."""
+    """Features [batch, feature] to expected reward [batch] in the units of `standardised`; 0 before training.
 
-    def __init__(self, num_features: int) -> None:
+    Args: foretold: the last feature is a value that somebody foretells, in the same units; before training the critic
+        says TRUST of it, and learns how far to go on trusting it.
+    """
+
+    def __init__(self, num_features: int, foretold: bool = False) -> None:
         super().__init__()
+        self.trust = nn.Parameter(torch.tensor(TRUST)) if foretold else None
         last = nn.Linear(WIDTH, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
-            nn.LayerNorm(num_features),
-            nn.Linear(num_features, WIDTH),
+            nn.LayerNorm(num_features - foretold),
+            nn.Linear(num_features - foretold, WIDTH),
             nn.SiLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
@@ -38,10 +49,13 @@ class Critic(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features.float()).squeeze(-1)
+        features = features.float()
+        if self.trust is None:
+            return self.layers(features).squeeze(-1)
+        return self.layers(features[..., :-1]).squeeze(-1) + self.trust * features[..., -1]
 
 
-def build(policy: Policy) -> Critic:
+def build(policy: Policy, foretold: bool = False) -> Critic:
     """An untrained critic that fits the policy's trunk; the same weights every time."""
     device = policy.accelerator.device
     latents = torch.zeros(1, 1, *policy.generator.latent_shape(policy.generator.size), device=device)
@@ -51,7 +65,7 @@ def build(policy: Policy) -> Critic:
     features = trunk_features(policy, latents, torch.zeros(1, dtype=torch.long), empty)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Critic(features.shape[-1])
+        return Critic(features.shape[-1] + foretold, foretold)
 
 
 @torch.no_grad()
@@ -78,6 +92,48 @@ def trunk_features(policy: Policy, latents: Tensor, steps: Tensor, condition: Co
                 columns.append(torch.cat([tokens.mean(1), tokens.std(1, correction=0), sigma], 1))
             found.append(torch.stack(columns, 1))
     return torch.cat(found)
+
+
+@functools.cache
+def latent_reward(folder: str) -> "PreferenceModel":
+    """The reward in `folder`, loaded once."""
+    from reward import preference_model
+
+    return preference_model.load(folder)
+
+
+def check_start(policy: Policy, folder: str) -> None:
+    """Raises: UserError where the reward in `folder` cannot read the policy's latents."""
+    from reward import latent
+
+    theirs, ours = latent.eyes(latent_reward(folder)).generator, policy.generator
+    shapes = [list(one.latent_shape(one.size)) for one in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"critic_start {folder!r} reads latents of {theirs.name}, {shapes[0]}, not of {ours.name}, {shapes[1]}"
+        )
+
+
+@torch.no_grad()
+def foretold(policy: Policy, model: "PreferenceModel", rollout: Rollout) -> Tensor:
+    """What a latent reward gives the states before the noisy steps of this process's clips, [batch, S]: each step's
+    scores less their mean and over their deviation since the start of the run, as levels do not compare.
+    """
+    from reward import latent
+
+    path, columns = rollout.trajectory, []
+    for index, step in enumerate(path.steps.tolist()):
+        parts = []
+        for start in range(0, len(path.before), policy.batch):
+            rows = slice(start, start + policy.batch)
+            part = path.before[rows, index]
+            sigma = policy.schedule.at(torch.full((len(part),), step, device=part.device))[0].to(part)
+            parts.append(latent.score(model, part, sigma, take(rollout.condition, rows)))
+        every = policy.gather(torch.cat(parts)).cpu()
+        memory = policy.memory.setdefault("foretold", {}).setdefault(str(step), {})
+        units = standardised(every, every.isfinite(), memory)
+        columns.append(units[rollout.rows.start : rollout.rows.stop])
+    return torch.stack(columns, 1).to(path.before.device)
 
 
 def generalized_advantages(value: Tensor, reward: Tensor, gae_lambda: float) -> tuple[Tensor, Tensor]:

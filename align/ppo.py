@@ -46,6 +46,7 @@ class PPO:
     clip_range: float = option(1e-4, "half-width of the free band around ratio 1")
     value_clip: float = option(0.5, "half-width of the free band around the critic's old value")
     critic_learning_rate: float = option(1e-3, "of AdamW for the critic")
+    critic_start: str = option("", "folder of a reward of the same model's latents, which the critic starts from")
     kl_weight: float = option(
         0.0, "weight of the KL to the reference (adapters off); costs one more forward if above 0"
     )
@@ -59,11 +60,13 @@ class PPO:
             )
         if not 0 <= self.gae_lambda <= 1:
             raise UserError(f"gae_lambda {self.gae_lambda} must be in [0, 1]; .95 is usual")
+        if self.critic_start:
+            critic.check_start(policy, self.critic_start)
         check_group(self.group_size, smallest=1)
         check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
-        return {"critic": critic.build(policy)}
+        return {"critic": critic.build(policy, foretold=bool(self.critic_start))}
 
     def learned(self, prompts: int) -> int:
         return prompts * self.group_size
@@ -76,6 +79,9 @@ class PPO:
 
         path, rows = rollout.trajectory, slice(rollout.rows.start, rollout.rows.stop)
         features = critic.trunk_features(policy, path.before, path.steps, rollout.condition)
+        if self.critic_start:
+            guess = critic.foretold(policy, critic.latent_reward(self.critic_start), rollout)
+            features = torch.cat([features, guess.unsqueeze(-1)], -1)
         with torch.no_grad():
             value = policy.call("critic", features.flatten(0, 1)).reshape(features.shape[:2])
         advantage, returns = critic.generalized_advantages(value, scores[rows].to(value), self.gae_lambda)

@@ -123,8 +123,19 @@ def score(model: PreferenceModel, latents: Tensor, sigma: Tensor, condition: Con
 
     Raises: UserError for a model that sees pixels.
     """
-    if not isinstance(model.backbone, LatentBackbone):
-        raise UserError(f"the reward's backbone is {model.backbone.kind}; only a latent one reads latents")
-    each = model.normalised(model.backbone.at(latents, sigma, condition))
+    seen = eyes(model)
+    if model.mean.device != latents.device:
+        model.to(latents.device)
+    each = model.normalised(seen.at(latents, sigma, condition))
     overall = each[..., model.aspects.index("overall")] if "overall" in model.aspects else each.mean(-1)
     return AGGREGATIONS[model.aggregation](overall)
+
+
+def eyes(model: PreferenceModel) -> LatentBackbone:
+    """What a model reads latents with. Raises: UserError for a model that sees pixels."""
+    if not isinstance(model.backbone, LatentBackbone):
+        raise UserError(
+            f"the reward's backbone is {model.backbone.kind}; only a latent one reads latents "
+            "(`soralign reward train --backbone latent:MODEL`)"
+        )
+    return model.backbone

@@ -105,7 +105,7 @@ class PreferenceModel:
         """The scores, and what each head would have for `total` by itself, [head, batch]."""
         check(frames, prompts)
         if next(self.heads.parameters()).device != frames.device:
-            self._to(frames.device)
+            self.to(frames.device)
         scores = self.normalised(self.features(frames, prompts))  # [head, batch, aspect]
         each = scores[..., self.aspects.index("overall")] if "overall" in self.aspects else scores.mean(-1)
         parts = {aspect: scores[..., column].mean(0) for column, aspect in enumerate(self.aspects)}
@@ -144,7 +144,8 @@ class PreferenceModel:
         config |= {"aggregation": self.aggregation, "backbone": seen}
         atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
-    def _to(self, device: torch.device) -> None:
+    def to(self, device: torch.device) -> None:
+        """Move heads, statistics and backbone, in place."""
         self.backbone.to(device)
         self.heads.to(device)
         for name in STATISTICS:

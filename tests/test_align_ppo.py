@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from align.train import TrainConfig, train
 from base_model import lora, native
 from core.errors import UserError
 from core.run import read_metrics
+from reward import latent
+from reward.backbone import LatentBackbone
+from reward.preference_model import Head, PreferenceModel
 
 PROMPTS = ["a", "b", "c", "d"]
 QUICK = TrainConfig(
@@ -102,6 +106,72 @@ def test_features_come_from_the_frozen_trunk_and_from_each_row_alone() -> None:
     torch.testing.assert_close(critic.trunk_features(policy, latents, steps, condition), features)
     swapped = critic.trunk_features(policy, latents.flip(0), steps, {k: v.flip(0) for k, v in condition.items()})
     torch.testing.assert_close(swapped.flip(0), features)
+
+
+def _latent_reward(generator: native.NativeGenerator) -> PreferenceModel:
+    """A random taste for latents."""
+    eyes, size = LatentBackbone("nano", generator=generator), generator.size
+    seen = eyes.at(
+        torch.zeros(1, *generator.latent_shape(size)), torch.full((1,), 0.5), generator.encode_prompts(["a"])
+    )
+    torch.manual_seed(0)
+    head, one = Head(torch.zeros(seen.shape[1]), torch.ones(seen.shape[1]), 1), torch.ones(1)
+    rest = {"mean": 0 * one, "deviation": one, "temperature": one, "log_theta": one}
+    return PreferenceModel(eyes, [head], ("overall",), **rest)
+
+
+def test_a_latent_rewards_scores_are_foretold_in_their_own_units_at_every_level() -> None:
+    generator = native.nano()
+    policy = replace(toy_policy(batch=2), generator=generator, denoising_steps=6)
+    model, steps = _latent_reward(native.nano()), torch.tensor([1, 4])
+    before = torch.randn(5, 2, *generator.latent_shape(generator.size), generator=torch.Generator().manual_seed(0))
+    condition = policy.condition(list("abcde"))
+    path = SimpleNamespace(before=before, steps=steps)
+    rollout = SimpleNamespace(trajectory=path, condition=condition, rows=range(5))
+    told = critic.foretold(policy, model, rollout)  # type: ignore[arg-type]
+    for index, step in enumerate(steps.tolist()):
+        sigma = policy.schedule.at(torch.full((5,), step))[0].float()
+        with torch.no_grad():
+            score = latent.score(model, before[:, index], sigma, condition)
+        torch.testing.assert_close(
+            told[:, index], (score - score.mean()) / score.std(correction=0), atol=1e-4, rtol=1e-4
+        )
+    assert set(policy.memory["foretold"]) == {"1", "4"}
+
+
+def test_a_critic_begins_with_what_is_foretold_and_learns_how_far_to_trust_it() -> None:
+    network = critic.Critic(4, foretold=True)
+    features = torch.randn(64, 2, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(features), critic.TRUST * features[..., -1])
+    assert network.trust is not None
+    optimizer = torch.optim.SGD([network.trust], lr=0.5)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (network(features) + features[..., -1]).square().mean().backward()  # who is foretold the contrary
+        optimizer.step()
+    assert float(network.trust.detach()) == pytest.approx(-1.0, abs=1e-2)
+
+
+def test_ppo_starts_from_a_latent_reward_and_keeps_what_it_learned_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _latent_reward(native.nano())
+    monkeypatch.setattr(critic, "latent_reward", lambda folder: model)
+    config = TrainConfig(steps=1, prompts_per_step=2, batch=4, denoising_steps=4, sample_every=0)
+    algorithm = PPO(group_size=2, critic_start="runs/latent")
+    run = train(native.nano(), Brightness(), algorithm, ["a", "b"], config, tmp_path / "run")
+    state = torch.load(run.checkpoints()[-1] / "state.pt", weights_only=True)
+    assert float(state["own"]["critic.trust"]) != critic.TRUST
+    assert all(one["count"] == 4 for one in state["memory"]["foretold"].values())
+    with pytest.raises(UserError, match=r"reads latents of .*, not of toy"):
+        algorithm.check(toy_policy(), Brightness())
+
+
+def test_a_reward_of_pixels_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = SimpleNamespace(backbone=SimpleNamespace(kind="sandbox"))
+    monkeypatch.setattr(critic, "latent_reward", lambda folder: pixels)
+    with pytest.raises(UserError, match="backbone is sandbox; only a latent one reads latents"):
+        PPO(critic_start="runs/reward").check(toy_policy(), Brightness())
 
 
 def test_of_two_experts_the_one_that_speaks_is_read() -> None:

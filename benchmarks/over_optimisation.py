@@ -30,6 +30,7 @@ import torch
 import yaml
 from lines import Panel, picture
 from reward_quality import kept_at
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import base_model
@@ -44,7 +45,7 @@ from base_model.sampler import denoise, generate_frames, initial_noise
 from base_model.text import SandboxClip, load_clip
 from base_model.world import dataset
 from core import videoset
-from core.files import append_line, atomic_write, read_lines
+from core.files import append_line, atomic_write, read_lines, replacing
 from core.preferences import Store
 from core.progress import track
 from core.randomness import seed_for, torch_generator
@@ -129,7 +130,7 @@ def taught(made: Demo, clip: SandboxClip, out: Path) -> dict[str, PreferenceMode
 
 def best_of_n(judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips: int, out: Path) -> list[Point]:
     """Of one head, and of five under every rule."""
-    features, gold = pool(judges[ONE], num_prompts, num_clips, out / f"pool_{num_prompts}x{num_clips}.npz")
+    features, gold = pool(judges[ONE], num_prompts, num_clips, out / f"pool_{num_prompts}x{num_clips}")
     one, five = (heads(judges[name], features) for name in JUDGES)
     scores = {ONE: one[0], FIVE: five.mean(0)}
     scores |= {f"{FIVE}, {name}": rule(five) for name, rule in AGGREGATIONS.items() if name != "mean"}
@@ -144,24 +145,27 @@ def best_of_n(judges: Mapping[str, PreferenceModel], num_prompts: int, num_clips
     return points
 
 
-def pool(judge: PreferenceModel, num_prompts: int, num_clips: int, cache: Path) -> tuple[Tensor, np.ndarray]:
-    """Features [clip, feature] and gold overall [clip] of many clips for few held-out prompts."""
+def pool(judge: PreferenceModel, num_prompts: int, num_clips: int, folder: Path) -> tuple[Tensor, np.ndarray]:
+    """Features [clip, feature] and gold overall [clip] of many clips for few held-out prompts, kept in `folder`."""
     distinct = dataset.prompts(seed_for(1, "over-optimisation"), num_prompts, "heldout", most_objects=1)
     prompts = [prompt for prompt in distinct for _ in range(num_clips)]
-    if cache.exists():
-        held = np.load(cache)
-        return torch.from_numpy(held["features"]), held["gold"]
     generator = base_model.load("sandbox")
+    folder.mkdir(exist_ok=True)
     features, gold = [], []
     for start in track(range(0, len(prompts), BATCH), "clips"):
-        rows = prompts[start : start + BATCH]
-        seeds = [seed_for(1, "pool", index) for index in range(start, start + len(rows))]
-        frames = generate_frames(generator, rows, seeds=seeds, num_steps=10, batch=BATCH)
-        with torch.no_grad():
-            features.append(judge.features(frames, rows))
-        gold += overall(frames, rows)
-    np.savez(cache, features=torch.cat(features).numpy(), gold=np.array(gold))
-    return torch.cat(features), np.array(gold)
+        path = folder / f"{start:05d}.safetensors"
+        if not path.exists():
+            rows = prompts[start : start + BATCH]
+            seeds = [seed_for(1, "pool", index) for index in range(start, start + len(rows))]
+            frames = generate_frames(generator, rows, seeds=seeds, num_steps=Plan().denoising_steps, batch=BATCH)
+            with torch.no_grad():
+                part = {"features": judge.features(frames, rows), "gold": torch.tensor(overall(frames, rows))}
+            with replacing(path) as temporary:
+                save_file(part, temporary)
+        part = load_file(path)
+        features.append(part["features"])
+        gold.append(part["gold"])
+    return torch.cat(features), torch.cat(gold).numpy()
 
 
 def reinforced(

@@ -180,7 +180,7 @@ def measure_base(out: Path, seed: int, plan: Plan) -> None:
     import torch
 
     import base_model
-    from base_model.commands import write_world
+    from base_model.sets import write_world
 
     torch.set_num_threads(THREADS)
     with (out / "base.log").open("w") as log, contextlib.redirect_stderr(log):  # its progress bars would cross ours
@@ -205,7 +205,7 @@ def draw(
     generator: Generator, prompts: Sequence[str], out: Path, seed: int, plan: Plan, lora_name: str | None = None
 ) -> list[VideoItem]:
     """One video per prompt, sampled the same way everywhere in the demo."""
-    from base_model.commands import write_videos
+    from base_model.sets import write_videos
 
     steps, batch = plan.denoising_steps, plan.batch
     return write_videos(

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base_model.options import ModelOptions
+from base_model.sets import write_set
 from core import prompts as prompt_file
 from core import video
 from core.cli import option, parse, required
 from core.errors import UserError
 from core.files import atomic_write
-from core.progress import track
 from core.prompts import Prompt
 from core.randomness import seed_for
-from core.videoset import VideoItem, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +70,9 @@ class GenerateConfig(ModelOptions):
     inpaint: str | None = option(None, "a picture or video, white where --video is made anew (with --edit: changed)")
     edit: bool = option(False, "draw --video again, to the prompt, from noise level --strength")
     variations: int | None = option(None, "clips per prompt that vary the first of them by --strength")
-    strength: float = option(0.6, "how far --edit and --variations go: 0 changes nothing, 1 everything")
+    strength: float = option(
+        prompt_file.STRENGTH, "how far --edit and --variations go: 0 changes nothing, 1 everything"
+    )
     seconds: float | None = option(None, "length by rolling extension, from the prompt, --image or --video")
 
 
@@ -259,7 +260,7 @@ def _asked(config: GenerateConfig) -> frozenset[str]:
 
 def _prompts(config: GenerateConfig, may_be_silent: bool) -> list[Prompt]:
     if config.prompts is not None and config.prompt is not None:
-        raise UserError("generate needs either --prompts FILE or --prompt TEXT")
+        raise UserError("--prompts and --prompt both say what to show; give one of them")
     if config.prompts is not None:
         return prompt_file.read_all(config.prompts)
     if config.prompt is None and not may_be_silent:
@@ -417,57 +418,3 @@ def _settle(config: GenerateConfig, asked: frozenset[str]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_set(
-    generator: Generator,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    out: Path | str,
-    draw: Callable[[list[str], list[int]], Tensor],
-    batch: int,
-    fps: float,
-    lora_name: str | None,
-) -> list[VideoItem]:
-    """Fill a video set with what `draw` makes of (prompts, seeds), `batch` at a time.
-
-    What the set already holds is kept, so a killed call goes on where it was. A clip of one frame is also written as
-    images/<id>.png.
-    Raises: UserError if the set holds other videos than these.
-    """
-    writer = Writer(out)
-    there = {item.id: item for item in writer.items}
-    names = [f"{index:05d}" for index in range(len(prompts))]
-    for name, prompt, own in zip(names, prompts, seeds, strict=True):
-        if name not in there:
-            continue
-        held, wanted = there[name], {"prompt": prompt, "seed": own, "model": generator.name, "lora": lora_name}
-        other = [key for key, value in wanted.items() if getattr(held, key) != value]
-        if other:
-            raise UserError(
-                f"{out} already holds other videos ('{name}' has another {' and '.join(other)}); choose another folder"
-            )
-    chunks = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
-    # A chunk of which a part is there is generated whole: in a batch of another size its last bits would differ.
-    chunks = [chunk for chunk in chunks if any(names[index] not in there for index in chunk)]
-    writes = _is_first(generator)
-    for chunk in track(chunks, f"generating {Path(out).name}"):
-        clips = draw([prompts[i] for i in chunk], [seeds[i] for i in chunk])
-        for index, clip in zip(chunk, clips, strict=True):
-            if names[index] in there or not writes:
-                continue
-            details = {"seed": seeds[index], "model": generator.name, "lora": lora_name, "fps": fps}
-            if len(clip) == 1:
-                (Path(out) / "images").mkdir(parents=True, exist_ok=True)
-                video.write_png(Path(out) / "images" / f"{names[index]}.png", video.to_uint8(clip.numpy())[0])
-            writer.append(clip.numpy(), prompts[index], id=names[index], **details)  # type: ignore[arg-type]
-    return sorted(writer.items, key=lambda item: item.id)
-
-
-def _is_first(generator: Generator) -> bool:
-    """Whether this process is the one that writes, where a team of them shares every clip."""
-    if generator.team == 1:
-        return True
-    import torch
-
-    return torch.distributed.get_rank() == 0

@@ -109,7 +109,7 @@ def test_generate_draws_other_sizes(tmp_path: Path) -> None:
     [
         (["--prompt", "  "], "--prompt is empty"),
         ([], "either --prompts FILE or --prompt TEXT"),
-        (["--prompt", "x", "--prompts", "p.txt"], "either --prompts FILE or --prompt TEXT"),
+        (["--prompt", "x", "--prompts", "p.txt"], "--prompts and --prompt both say what to show"),
         (["--prompts", "absent.txt"], "'absent.txt' cannot be read"),
         (["--prompt", "x", "--model", "nan"], "model 'nan' is unknown; did you mean 'nano'"),
         (["--prompt", "x", "--model", "."], "no model at '.'"),

@@ -211,6 +211,18 @@ def project_page(path: str) -> None:
     admin.show(entry.Visit(Store(path), Person("admin", "admin", True, 0.0)))
 
 
+def test_pairs_that_were_added_are_counted_at_once(labeling: tuple[AppTest, Store]) -> None:
+    _, other = labeling
+    store = Store(other.folder / "new.db")
+    app = AppTest.from_function(project_page, args=(str(store.path),), default_timeout=60).run()
+    assert app.metric[0].value == "0 of 0"
+    sets = next(one for one in app.multiselect if one.label == "Video sets")
+    sets.select("demo/base").select("demo/aligned")
+    next(one for one in app.button if one.label == "Add pairs").click().run()
+    assert not app.exception and len(store.pairs()) > 0
+    assert app.metric[0].value == f"0 of {len(store.pairs())}"
+
+
 def test_the_project_page_shows_whatever_was_set_from_the_command_line(labeling: tuple[AppTest, Store]) -> None:
     _, store = labeling
     store.raise_target(1, 80)

@@ -40,21 +40,23 @@ def show(visit: Visit) -> None:
     is_admin = visit.person.may("admin")
     names = ["Now", "Agreement", "People", "Export", *(["Add", "Rules"] if is_admin else []), "Log"]
     tabs = dict(zip(names, st.tabs(names), strict=True))
+    if is_admin:  # what changes the project comes first, so that the other tabs show what it did
+        with tabs["Add"]:
+            manage.add(store)
+        with tabs["Rules"]:
+            manage.rules(store)
     with tabs["Now"]:
         live(now, store)
     with tabs["Agreement"]:
         live(agreement, store)
     with tabs["People"]:
-        live(people, store)
+        table = st.container()
         if is_admin:
             manage.invite(store)
+        with table:
+            live(people, store)
     with tabs["Export"]:
         manage.export(store)
-    if is_admin:
-        with tabs["Add"]:
-            manage.add(store)
-        with tabs["Rules"]:
-            manage.rules(store)
     with tabs["Log"]:
         live(log, store)
 

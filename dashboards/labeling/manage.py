@@ -48,7 +48,11 @@ def add(store: Store) -> None:
         count = int(columns[1].number_input("How many pairs", 1, 1_000_000, 100))
         target = int(columns[2].number_input("Annotators per pair", 1, 50, 1))
         aspects = st.multiselect(
-            "Aspects of a new project; the last one closes a pair", ASPECTS, default=ASPECTS, accept_new_options=True
+            "Aspects of a new project; the last one closes a pair",
+            ASPECTS,
+            default=ASPECTS,
+            format_func=service.readable,
+            accept_new_options=True,
         )
         columns = st.columns(3)
         scores = columns[0].multiselect(

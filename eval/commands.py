@@ -13,6 +13,7 @@ from rich.table import Table
 from core.cli import option, parse, required
 from core.errors import UserError
 from core.registry import unknown
+from eval.result import TIE_BAND
 
 
 @dataclass
@@ -59,7 +60,7 @@ class LeaderboardOptions:
 
     sets: list[str] = option([], "folders with results.json, one a model")
     by: str = option("gold", "per-video metric or reward[NAME] that both were measured with")
-    tie_band: float = option(0.02, "differences up to this are ties, in the metric's unit")
+    tie_band: float = option(TIE_BAND, "differences up to this are ties, in the metric's unit")
     store: str | None = option(None, "preference store: votes instead of a metric")
     aspect: str = option("overall", "which votes of the store")
     out: str | None = option(None, "file to write (default: leaderboard.json here)")

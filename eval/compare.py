@@ -25,13 +25,11 @@ from core.stats import Difference, holm, numbered, paired_difference, permutatio
 from eval import METRICS, result, select
 from eval.pairs import Pair, Row, paired
 from eval.protocol import Metric
-from eval.result import SetFeatures, finite
+from eval.result import SIGNIFICANT, TIE_BAND, SetFeatures, finite
 from eval.set_interval import jackknife, parts_for
 
-TIE_BAND = 0.02  # of gold utility, whose range is [0, 1]: the band in which the simulated annotators call a tie too
 NUM_PERMUTATIONS = 999
 FEW_PERMUTATIONS = 199  # of features of many dimensions, whose distance takes a tenth of a second
-SIGNIFICANT = 0.05
 
 
 def compare(

@@ -17,11 +17,10 @@ from core import files
 from core.errors import UserError
 from eval import gallery, leaderboard, page, result, svg, verdict
 from eval.folder import plain
-from eval.result import JUDGE, finite
+from eval.result import JUDGE, TIE_BAND, finite
 from eval.scene import Scene, Tracks, read_set, read_tracks, side_by_side
 from eval.verdict import Row
 
-TIE_BAND = 0.02
 FACTS = ("models", "num_videos", "commit", "created", "reference_sha256")
 
 

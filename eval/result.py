@@ -24,6 +24,8 @@ from core import files
 from core.errors import UserError
 
 JUDGE = "gold"  # the metric whose word on a single video counts first, where it was measured
+TIE_BAND = 0.02  # of gold utility, whose range is [0, 1]: the band in which the simulated annotators call a tie too
+SIGNIFICANT = 0.05  # p-values below it
 RESULTS, SAMPLES, FEATURES, TRACKS = "results.json", "samples.jsonl", "features.npz", "tracks.jsonl"
 
 

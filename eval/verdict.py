@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.stats import holm
-from eval.result import finite
+from eval.result import SIGNIFICANT, finite
 from eval.svg import Tone, is_share, number
 
-SIGNIFICANT = 0.05
 SPREADS_PER_INTERVAL = 2 * 1.96  # a 95 % interval is this many standard errors wide
 HEADLINES = ("gold_win_rate", "gold", "physics_pass_rate", "attributes", "clip_sim", "diversity", "fvd", "mmd")
 DRAW = 0.5

@@ -47,8 +47,6 @@ FAST = {
     "occluder": (3.15, 3.35),
 }
 ODD_RADII = {"small": (3.0, 3.6), "large": (9.2, 10.2)}
-
-
 FRUITLESS = 1000  # draws in a row without a new prompt that end the search
 
 

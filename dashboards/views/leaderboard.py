@@ -14,8 +14,8 @@ from dashboards import charts, components, runs
 from dashboards.views import common
 from dashboards.views.common import figure
 from eval import leaderboard, plot, svg
+from eval.result import TIE_BAND
 
-TIE_BAND = 0.02
 VOTES = "votes of people"
 NUM_RADAR = 10  # axes
 

@@ -5,8 +5,9 @@
 Evaluates sandbox clips against as many others: once with an I3D of the published size (random weights; the time is the
 same) and its set metrics, once with everything that the shipped weights allow, controls left out. Processor seconds
 under a profiler, so the machine may be busy; the profiler itself counts as harness. Prints one JSON line: seconds in
-all and the share of decoding, of the network, of the metrics' own mathematics (readers, flow, distances, intervals) and
-of the harness, which is what is left.
+all and the share of decoding, of the network (frames and prompts), of the flow estimator (which is the network of the
+metrics of flow), of loading the weights (once a run, however many videos), of the metrics' own mathematics (readers,
+warping, distances, intervals) and of the harness, which is what is left.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ CHANNELS = {  # of the paths b0, b1a, b1b, b2a, b2b, b3b (Carreira & Zisserman 2
 PARTS = {
     "decoding": (("core/video.py", "read"),),
     "network": (("eval/i3d.py", "encode_frames"), ("eval/backbones.py", "encode_frames")),
+    "text": (("eval/backbones.py", "encode_text"),),
+    "flow": (("eval/flow.py", "flow"),),
+    "loading": (("eval/backbones.py", "load"),),
     "metrics": (
         ("eval/bench.py", "_score"),
         ("eval/run.py", "_add_groups"),
@@ -102,6 +106,8 @@ def measure(folder: Path, num_videos: int, metrics: list[str], weights: dict[str
         for part, places in PARTS.items():
             if any(file.endswith(place) and function == name for place, name in places):
                 spent[part] += cumulative
+    spent["metrics"] -= spent["text"] + spent["flow"]  # which they call
+    spent["network"] += spent.pop("text")
     shares = {part: round(seconds / total, 4) for part, seconds in spent.items()}
     return (
         {"videos": 2 * num_videos, "seconds": round(total, 2)}

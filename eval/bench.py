@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Tools:
     backbones: Mapping[str, Backbone]
     estimators: Mapping[str, FlowEstimator]
     absent: Mapping[str, str]
+    _texts: dict[tuple[str, str], Array | None] = field(default_factory=dict)
 
     @classmethod
     def load(cls, metrics: Sequence[Metric], weights: Mapping[str, str], sandbox: Backbone | str | None) -> Tools:
@@ -66,6 +67,12 @@ class Tools:
     def reason(self, metric: Metric) -> str | None:
         """Why a metric cannot run; None when its tools are here."""
         return self.absent.get(metric.backbone or "") or self.absent.get(metric.estimator or "")
+
+    def text(self, name: str, prompt: str) -> Array | None:
+        """Features of a prompt by a backbone: encoded once, however many metrics and videos ask."""
+        if (name, prompt) not in self._texts:
+            self._texts[name, prompt] = self.backbones[name].encode_text(prompt)
+        return self._texts[name, prompt]
 
     def versions(self, metrics: Sequence[Metric]) -> dict[str, Any]:
         """What the values of these metrics depend on besides video and metric."""
@@ -203,7 +210,7 @@ class Bench:
             sample.features = seen[metric.backbone]
             if not len(sample.features):
                 return Score(float("nan"), f"{tower.name} gave features that are not finite")
-            sample.text = tower.encode_text(sample.prompt) if sample.prompt else None
+            sample.text = self.tools.text(metric.backbone, sample.prompt) if sample.prompt else None
         if metric.estimator is not None:
             sample.estimator = self.tools.estimators[metric.estimator]
         try:

@@ -95,8 +95,7 @@ def _reduced(flow: Array, factor: int) -> Array:
 def pull(image: Frames, flow: Array) -> Frames:
     """image [channels, height, width] read at every pixel's place + flow [height, width, 2], bilinear, edges held."""
     height, width = flow.shape[:2]
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    x, y = (columns + flow[..., 0]).astype(np.float32), (rows + flow[..., 1]).astype(np.float32)
+    x, y = (part.astype(np.float32) for part in _ends(flow))
     layers = np.ascontiguousarray(np.moveaxis(image, 0, -1), dtype=np.float32)
     warped = np.asarray(cv2.remap(layers, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
     return np.moveaxis(warped.reshape(height, width, -1), -1, 0)
@@ -111,7 +110,12 @@ def agreeing(forward: Array, backward: Array) -> Array:
     gap = ((forward + back) ** 2).sum(axis=-1)
     size = (forward**2).sum(axis=-1) + (back**2).sum(axis=-1)
     height, width = forward.shape[:2]
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    x, y = columns + forward[..., 0], rows + forward[..., 1]
+    x, y = _ends(forward)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return (gap <= 0.01 * size + 0.5) & inside
+
+
+def _ends(flow: Array) -> tuple[Array, Array]:
+    """Where every pixel of flow [height, width, 2] goes, (x, y) each [height, width]."""
+    rows, columns = np.ogrid[: flow.shape[0], : flow.shape[1]]
+    return columns + flow[..., 0], rows + flow[..., 1]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from eval.protocol import Metric, Sample, Score, missing
-from reward.annotators import gold_utility
+from reward.annotators import utility
 
 
 def score(sample: Sample) -> Score:
@@ -15,7 +15,7 @@ def score(sample: Sample) -> Score:
         return missing("the prompt is not a sandbox prompt" if sample.prompt else "the video has no prompt")
     if sample.observation is None:
         return missing(sample.unreadable)
-    return Score(gold_utility(sample.frames, sample.prompt)["overall"])
+    return Score(utility(sample.observation, sample.spec, sample.probes)["overall"])
 
 
 GOLD = Metric(

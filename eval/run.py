@@ -21,7 +21,7 @@ from core.videoset import VideoItem
 from eval import entries, result, select
 from eval.bench import Bench, Features, Tools, pairing, set_features
 from eval.features import Cache
-from eval.protocol import Array, Backbone, Member, Metric
+from eval.protocol import Backbone, Member, Metric
 from eval.result import finite
 
 
@@ -175,7 +175,6 @@ def _add_groups(
     rows: list[dict[str, Any]], features: Mapping[str, Features], metrics: Sequence[Metric], tools: Tools
 ) -> None:
     """Values that need the other videos of the prompt or of the set, written into the rows."""
-    texts: dict[tuple[str, str], Array | None] = {}
     for metric in metrics:
         for row in rows:
             row[metric.name] = metric.failure if "error" in row else None
@@ -186,11 +185,11 @@ def _add_groups(
         for row in rows:
             if row["id"] in features and len(features[row["id"]][name]):
                 groups[row["prompt"] if metric.group == "prompt" else ""].append(row)
-                if (name, row["prompt"]) not in texts:
-                    texts[name, row["prompt"]] = tools.backbones[name].encode_text(row["prompt"])
         for group in groups.values():
             assert metric.per_group is not None
-            members = [Member(row["prompt"], features[row["id"]][name], texts[name, row["prompt"]]) for row in group]
+            members = [
+                Member(row["prompt"], features[row["id"]][name], tools.text(name, row["prompt"])) for row in group
+            ]
             for row, score in zip(group, metric.per_group(members), strict=True):
                 row[metric.name] = finite(score.value)
                 row["reasons"].pop(metric.name, None)

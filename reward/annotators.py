@@ -8,7 +8,9 @@ preferences; a test watches who imports this file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from base_model.world.spec import SceneSpec
 from core.errors import UserError
 from core.preferences import ASPECTS
 from core.randomness import numpy_generator
+
+if TYPE_CHECKING:
+    from reward import physics
 
 # What makes a video be about its prompt; the sum is 1.
 TEXT_WEIGHTS = {"colour": 0.25, "shape": 0.2, "size": 0.1, "count": 0.15, "family": 0.2, "direction": 0.1}
@@ -37,13 +42,19 @@ def gold_utility(frames: NDArray[np.floating], prompt: str) -> dict[str, float]:
     if spec is None:
         raise UserError(f"prompt {prompt!r} is not of the sandbox, so its truth is unknown; see `soralign world`")
     observation = reader.read(np.asarray(frames))
-    utility = {
+    return utility(observation, spec, physics.probe(observation, spec))
+
+
+def utility(observation: reader.Observation, spec: SceneSpec, probes: Mapping[str, physics.Probe]) -> dict[str, float]:
+    """Gold utility of a video that was read and probed already."""
+    from reward import physics
+
+    aspects = {
         "text_alignment": text_alignment(observation, spec),
-        "motion_quality": physics.grade(physics.probe(observation, spec), spec),
+        "motion_quality": physics.grade(probes, spec),
         "visual_quality": visual_quality(observation, spec),
     }
-    utility["overall"] = sum(weight * utility[aspect] for aspect, weight in OVERALL_WEIGHTS.items())
-    return utility
+    return aspects | {"overall": sum(weight * aspects[aspect] for aspect, weight in OVERALL_WEIGHTS.items())}
 
 
 def text_alignment(observation: reader.Observation, spec: SceneSpec) -> float:

@@ -200,13 +200,14 @@ def _judge(
                 float(np.mean((difference > 0) == (truth > 0), where=clear)),
                 accuracy.expected_calibration_error(confidence, right[decided]),
                 accuracy.calibration_floor(confidence),
-                accuracy.debiased_calibration_error(confidence, right[decided]),
+                accuracy.debiased_calibration_square(confidence, right[decided]),
                 accuracy.brier_score(chances, np.eye(3)[choice]),
                 change,
                 seconds,
             ]
         )
-    votes, order, error, floor, debiased, brier, change, seconds = np.mean(rows, 0)
+    votes, order, error, floor, square, brier, change, seconds = np.mean(rows, 0)
+    debiased = max(square, 0.0) ** 0.5
     of = mean_interval(np.concatenate(share), clusters)
     between = f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]"
     print(

@@ -107,21 +107,19 @@ def calibration_floor(probability: Numbers, num_bins: int = 10, num_draws: int =
     return float(np.mean([expected_calibration_error(probability, right, num_bins) for right in draws]))
 
 
-def debiased_calibration_error(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
-    """Root mean square of confidence - accuracy over the bins, less what chance adds to it; 0 where chance is all.
+def debiased_calibration_square(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
+    """Mean square of confidence - accuracy over the bins, less what chance adds to it; below 0 where chance took away.
 
-    Without chance it is never below the mean that `expected_calibration_error` takes, so a goal for the one holds for
-    the other. Arguments as for `reliability_curve`. Source: Kumar et al. 2019 (arXiv 1909.10155), debiased estimator.
+    Its root is never below what `expected_calibration_error` would be of endless pairs, so a goal for that holds for
+    this. Arguments as for `reliability_curve`. Source: Kumar et al. 2019 (arXiv 1909.10155), debiased estimator.
     """
     curve = reliability_curve(probability, right, num_bins)
     total = sum(one.n for one in curve)
     if not total:
         return float("nan")
     chance = [one.accuracy * (1 - one.accuracy) / max(one.n - 1, 1) for one in curve]
-    square = sum(
-        one.n * ((one.confidence - one.accuracy) ** 2 - extra) for one, extra in zip(curve, chance, strict=True)
-    )
-    return float(np.sqrt(max(square, 0.0) / total))
+    squares = [(one.confidence - one.accuracy) ** 2 - extra for one, extra in zip(curve, chance, strict=True)]
+    return sum(one.n * square for one, square in zip(curve, squares, strict=True)) / total
 
 
 def brier_score(chances: Numbers, votes: Numbers) -> float:

@@ -102,7 +102,7 @@ def _honesty(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     return {
         "calibration_error": accuracy.expected_calibration_error(confidence, right),
         "calibration_floor": accuracy.calibration_floor(confidence),
-        "calibration_debiased": accuracy.debiased_calibration_error(confidence, right),
+        "calibration_debiased": math.sqrt(max(0.0, accuracy.debiased_calibration_square(confidence, right))),
         "reliability": [asdict(one) for one in accuracy.reliability_curve(confidence, right)],
     }
 

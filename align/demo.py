@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import video, videoset
-from core.cli import parse
+from core.cli import option, parse
 from core.preferences import Store
 from core.progress import track
 from core.randomness import seed_for
@@ -86,8 +86,8 @@ class Plan:
 class DemoConfig:
     """The whole loop on the shipped weights: minutes on a laptop. Run again, it goes on where it was stopped."""
 
-    out: str = field(default="runs/demo", metadata={"help": "folder for everything the demo makes"})
-    seed: int = field(default=0, metadata={"help": "everything random derives from it"})
+    out: str = option("runs/demo", "folder for everything the demo makes")
+    seed: int = option(0, "everything random derives from it")
 
 
 def demo(argv: list[str]) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import video, videoset
-from core.cli import parse, verb
-from core.errors import UserError
+from core.cli import option, parse, required, settings_of, verb
+from core.errors import UserError, first_line
 from core.files import atomic_write
 from core.preferences import existing
 from core.progress import track
@@ -52,28 +52,23 @@ def reward(argv: list[str]) -> None:
 class Train(TrainConfig):
     """Learn a reward from the votes of a store; --out gets the model and report.json."""
 
-    store: str = field(metadata={"help": "the SQLite file with the votes"})
-    out: str = field(metadata={"help": "folder for the reward"})
-    backbone: str = field(
-        default="sandbox",
-        metadata={"help": "sandbox; transformers:HUB_ID_OR_FOLDER (VideoMAE, V-JEPA 2, CLIP, ...); latent:GENERATOR"},
+    store: str = required("the votes: an SQLite file, or a postgresql:// URL")
+    out: str = required("folder for the reward")
+    backbone: str = option(
+        "sandbox", "sandbox; transformers:HUB_ID_OR_FOLDER (VideoMAE, V-JEPA 2, CLIP, ...); latent:GENERATOR"
     )
-    clip: str | None = field(
-        default=None, metadata={"help": "folder of the sandbox's CLIP; the shipped one if not given"}
-    )
+    clip: str | None = option(None, "folder of the sandbox's CLIP; the shipped one if not given")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVlm(VlmConfig):
     """Teach a vision-language model the votes of a store, by LoRA; --out gets the adapter and report.json."""
 
-    store: str = field(metadata={"help": "the SQLite file with the votes"})
-    out: str = field(metadata={"help": "folder for the reward"})
-    weights: str = field(
-        default="Qwen/Qwen2-VL-2B-Instruct", metadata={"help": "hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL"}
-    )
-    num_frames: int = field(default=12, metadata={"help": "evenly spaced frames that the model sees of a video"})
-    max_pixels: int = field(default=448 * 448, metadata={"help": "of a frame; larger ones are scaled down"})
+    store: str = required("the votes: an SQLite file, or a postgresql:// URL")
+    out: str = required("folder for the reward")
+    weights: str = option("Qwen/Qwen2-VL-2B-Instruct", "hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
+    num_frames: int = option(12, "evenly spaced frames that the model sees of a video")
+    max_pixels: int = option(448 * 448, "of a frame; larger ones are scaled down")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,23 +79,21 @@ class TrainVlm(VlmConfig):
 class Score:
     """Score the videos of a set, one JSON line a video."""
 
-    videoset: str = field(metadata={"help": "folder of videos with prompts"})
-    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
-    out: str | None = field(default=None, metadata={"help": "file for the lines; the terminal if not given"})
+    videoset: str = required("folder of videos with prompts")
+    reward: str = required("name of a reward, or the folder of a trained one")
+    out: str | None = option(None, "file for the lines; the terminal if not given")
 
 
 @dataclass(frozen=True)
 class Audit:
     """Try known exploits on a reward: which spoilt copies of these videos does it pay for?"""
 
-    videoset: str = field(metadata={"help": "folder of videos with prompts, best sampled from the base model"})
-    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
-    num_videos: int = field(default=64, metadata={"help": "how many of the videos are tried"})
-    store: str | None = field(
-        default=None, metadata={"help": "store of the votes behind it: is a side preferred there?"}
-    )
-    out: str | None = field(default=None, metadata={"help": "file for the findings as JSON, beside the table"})
-    seed: int = field(default=0, metadata={"help": "of noise and shuffling"})
+    videoset: str = required("folder of videos with prompts, best sampled from the base model")
+    reward: str = required("name of a reward, or the folder of a trained one")
+    num_videos: int = option(64, "how many of the videos are tried")
+    store: str | None = option(None, "store of the votes behind it: is a side preferred there?")
+    out: str | None = option(None, "file for the findings as JSON, beside the table")
+    seed: int = option(0, "of noise and shuffling")
 
 
 @dataclass(frozen=True)
@@ -108,14 +101,12 @@ class Serve:
     """Serve a reward over HTTP, for `--reward http://HOST:PORT`. The token is taken from the environment variable
     SORALIGN_REWARD_TOKEN, here and by the client."""
 
-    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
-    host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen on; any but this machine needs a token"}
-    )
-    port: int = field(default=8700, metadata={"help": "port to listen on; 0 takes a free one"})
-    device: str = field(default="cpu", metadata={"help": "where videos are judged, as cpu or cuda:1"})
-    max_mb: int = field(default=1024, metadata={"help": "size of one request in MB, at most"})
-    max_batch: int = field(default=32, metadata={"help": "videos judged in one call, at most"})
+    reward: str = required("name of a reward, or the folder of a trained one")
+    host: str = option("127.0.0.1", "address to listen on; any but this machine needs a token")
+    port: int = option(8700, "port to listen on; 0 takes a free one")
+    device: str = option("cpu", "where videos are judged, as cpu or cuda:1")
+    max_mb: int = option(1024, "size of one request in MB, at most")
+    max_batch: int = option(32, "videos judged in one call, at most")
 
     def __post_init__(self) -> None:
         _at_least_one(self, "max_mb", "max_batch")
@@ -127,19 +118,15 @@ class Serve:
 class TrainExpander(ExpanderConfig):
     """Teach a language model to expand short prompts: it copies detailed captions, then learns from video scores."""
 
-    out: str = field(metadata={"help": "folder for the expander and its scores"})
-    prompts: str = field(metadata={"help": "file with one short prompt a line to learn on"})
-    reward: str = field(metadata={"help": "name of a reward, or the folder of a trained one"})
-    model: str = field(default="sandbox", metadata={"help": "the generator whose videos are scored"})
-    weights: str | None = field(
-        default=None, metadata={"help": "hub id or folder of a language model; a tiny one for the sandbox if not given"}
-    )
-    captions: str | None = field(
-        default=None, metadata={"help": "JSON lines {short, detailed} to copy first; the sandbox's if not given"}
-    )
-    num_captions: int = field(default=2000, metadata={"help": "how many captions of the sandbox are copied"})
-    copy_epochs: int = field(default=10, metadata={"help": "passes over the captions"})
-    denoising_steps: int = field(default=10, metadata={"help": "of each video"})
+    out: str = required("folder for the expander and its scores")
+    prompts: str = required("file with one short prompt a line to learn on")
+    reward: str = required("name of a reward, or the folder of a trained one")
+    model: str = option("sandbox", "the generator whose videos are scored")
+    weights: str | None = option(None, "hub id or folder of a language model; a tiny one for the sandbox if not given")
+    captions: str | None = option(None, "JSON lines {short, detailed} to copy first; the sandbox's if not given")
+    num_captions: int = option(2000, "how many captions of the sandbox are copied")
+    copy_epochs: int = option(10, "passes over the captions")
+    denoising_steps: int = option(10, "of each video")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,10 +137,10 @@ class TrainExpander(ExpanderConfig):
 class Expand:
     """Expand a file of prompts, one a line, for `soralign generate --prompts`."""
 
-    prompts: str = field(metadata={"help": "file with one prompt a line"})
-    expander: str = field(metadata={"help": "folder of an expander, or hub id of a language model"})
-    out: str = field(metadata={"help": "file for the expanded prompts, in the same order"})
-    seed: int = field(default=0, metadata={"help": "of drawing"})
+    prompts: str = required("file with one prompt a line")
+    expander: str = required("folder of an expander, or hub id of a language model")
+    out: str = required("file for the expanded prompts, in the same order")
+    seed: int = option(0, "of drawing")
 
 
 def train(argv: list[str]) -> None:
@@ -168,7 +155,7 @@ def train(argv: list[str]) -> None:
     if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
         raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
     store = existing(options.store)
-    config = TrainConfig(**{one.name: getattr(options, one.name) for one in fields(TrainConfig)})
+    config = settings_of(TrainConfig, options)
     kind, _, weights = options.backbone.partition(":")
     clip = load_clip(options.clip) if kind == "sandbox" else None
     seen = backbone.load(kind, weights or "sandbox", clip)
@@ -187,7 +174,7 @@ def vlm(argv: list[str]) -> None:
 
     options = parse(TrainVlm, argv, "soralign reward vlm")
     _check_folder(options.out)
-    config = VlmConfig(**{one.name: getattr(options, one.name) for one in fields(VlmConfig)})
+    config = settings_of(VlmConfig, options)
     shown = {"num_frames": options.num_frames, "max_pixels": options.max_pixels}
     report = trainer.train(existing(options.store).votes(), options.weights, config, options.out, **shown)
     print(summary(report))
@@ -285,8 +272,7 @@ def serve(argv: list[str]) -> None:
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"--device {options.device!r} cannot be used here: {line}") from None
+        raise UserError(f"--device {options.device!r} cannot be used here: {first_line(error)}") from None
     judge = room.load(options.reward)
     limits = Limits(max_bytes=options.max_mb * 10**6, max_batch=options.max_batch, device=options.device)
     print(f"serving {judge.name} ({judge.version}) on http://{options.host}:{options.port}", flush=True)
@@ -312,7 +298,7 @@ def expander(argv: list[str]) -> None:
         pairs = prompt_expansion.sandbox_captions(options.num_captions, options.seed)
     else:
         pairs = prompt_expansion.read_captions(Path(options.captions))
-    config = ExpanderConfig(**{one.name: getattr(options, one.name) for one in fields(ExpanderConfig)})
+    config = settings_of(ExpanderConfig, options)
     learning, held_out = prompt_expansion.split(asked, config)
     judge, out = room.load(options.reward), Path(options.out)
     if options.weights is None:

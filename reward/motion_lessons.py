@@ -7,7 +7,7 @@ descriptive caption. So a minute or two of rendering and a few of teaching make 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 from base_model.world import dataset
 from base_model.world.caption import caption
 from base_model.world.spec import HEIGHT
+from core.cli import option, required
 from core.errors import UserError
 from core.progress import track
 from core.randomness import seed_for, torch_generator
@@ -34,13 +35,13 @@ STRENGTH = 6.0  # of the last two answers beside the words
 class Lessons:
     """Teach the motion tower on clips of the simulator; minutes on one core."""
 
-    out: str = field(metadata={"help": "file for the weights (.safetensors)"})
-    num_clips: int = field(default=16384, metadata={"help": "clips that are rendered"})
-    steps: int = field(default=6000, metadata={"help": "optimizer steps"})
-    batch: int = field(default=96, metadata={"help": "clips a step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "of AdamW; falls to zero over the second half"})
-    noise: float = field(default=0.25, metadata={"help": "share of clips that web noise spoils"})
-    seed: int = field(default=0, metadata={"help": "decides clips, weights and steps"})
+    out: str = required("file for the weights (.safetensors)")
+    num_clips: int = option(16384, "clips that are rendered")
+    steps: int = option(6000, "optimizer steps")
+    batch: int = option(96, "clips a step")
+    learning_rate: float = option(2e-3, "of AdamW; falls to zero over the second half")
+    noise: float = option(0.25, "share of clips that web noise spoils")
+    seed: int = option(0, "decides clips, weights and steps")
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "steps", "batch"):

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from base_model import flow, lora, sampler
-from base_model.large import place, repeated_blocks
+from base_model.large import gather_anew, place, repeated_blocks
 from base_model.protocol import Condition, Generator, cat, take
 from base_model.starts import Starts
 
@@ -162,6 +162,7 @@ class Policy:
         """Give the trained weights these values, in place: FSDP holds on to its own view of every shard."""
         for value, other in zip(self.parameters, weights, strict=True):
             value.data.copy_(place(other, value.data))
+        gather_anew(self.model)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """One row per prompt; every distinct prompt is encoded once for the whole run, and kept off the GPU.

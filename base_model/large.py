@@ -65,6 +65,13 @@ def place(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.device)
 
 
+def gather_anew(network: nn.Module) -> None:
+    """After a change of cut weights: FSDP2 keeps the root's whole ones from a forward without gradients to the next."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def place_state(optimizer: torch.optim.Optimizer) -> None:
     """Cut the optimizer's loaded statistics as their parameters are."""
     for parameter, state in optimizer.state.items():

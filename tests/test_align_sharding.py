@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from align.policy import Velocity
 from base_model import native
-from base_model.large import place, place_state, repeated_blocks, whole
+from base_model.large import gather_anew, place, place_state, repeated_blocks, whole
 
 
 @pytest.fixture
@@ -60,6 +60,17 @@ def test_a_cut_run_is_saved_whole_and_goes_on_bit_for_bit(mesh: DeviceMesh) -> N
         _step(network, one)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(whole(a.detach()), whole(b.detach()))
+
+
+def test_a_change_of_cut_weights_reaches_the_next_forward(mesh: DeviceMesh) -> None:
+    network, _ = _network(mesh)
+    cut = list(network.parameters())
+    with torch.no_grad():
+        before = network(torch.ones(2, 4))  # FSDP2 keeps the whole weights of it
+    for value in cut:
+        value.data.copy_(2.0 * value.data)
+    gather_anew(network)
+    assert torch.equal(network(torch.ones(2, 4)), 2.0 * before)
 
 
 def test_ordinary_tensors_stay_as_they_are() -> None:

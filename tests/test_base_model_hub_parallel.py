@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import sharded_hub
+import sharded_run
 import token_team
 import torch
+from safetensors.torch import load_file
 from tiny_pipelines import CASES, seeded
 
 from base_model.hub.mochi import Mochi
@@ -59,6 +61,31 @@ def test_weights_cut_over_two_processes_have_the_gradient_of_one(tmp_path: Path,
     alone, cut = sharded_hub.gradient(name, model), torch.load(out)
     assert max(float((a - b).abs().max()) for a, b in zip(alone, cut, strict=True)) < 1e-6
     assert min(float(one.abs().max()) for one in alone) > 1e-6
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_cut_weights_leaves_what_one_process_leaves(tmp_path: Path) -> None:
+    """Trained, shown, saved, gone on: the adapters, or all weights, are those of one process and of an unbroken run."""
+    model, out = str(tmp_path / "model"), tmp_path / "two"
+    seeded(CASES["wan"].build).save_pretrained(model)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*command, str(ROOT / "tests/sharded_run.py"), model, str(out)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=900,
+        capture_output=True,
+    )
+    for adapter in sharded_run.ADAPTERS:
+        sharded_run.run(model, tmp_path / adapter, adapter)
+        alone, whole, broken = (
+            load_file(next((folder / "checkpoints/step-000002").rglob("*.safetensors")))
+            for folder in (tmp_path / adapter, out / f"{adapter}-whole", out / f"{adapter}-broken")
+        )
+        assert max(float((whole[name] - alone[name]).abs().max()) for name in alone) < 1e-5
+        assert all(torch.equal(whole[name], broken[name]) for name in alone) and set(whole) == set(alone)
+        rows = [row for row in read_metrics(out / f"{adapter}-broken") if row["step"]]
+        assert [row["step"] for row in rows] == [1, 2] and rows[0]["align/first_pass_ratio_error"] == 0.0
 
 
 @pytest.mark.parametrize(

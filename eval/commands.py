@@ -194,11 +194,11 @@ def evaluate(argv: list[str]) -> None:
     if options.strict:
         idle = [name for name, entry in results.metrics.items() if entry["value"] is None]
         if idle or results.failures:
-            failed = ", ".join(failure["id"] for failure in results.failures[:5])
-            raise UserError(
-                f"--strict: {len(results.failures)} videos failed ({failed or 'none'}) and {len(idle)} metrics did not"
-                f" run ({', '.join(idle) or 'none'}); results are written in {options.out or options.videoset}"
-            )
+            failed = [failure["id"] for failure in results.failures]
+            told = [f"{len(failed)} of the videos failed ({', '.join(failed[:5])})"] if failed else []
+            told += [f"no value for {', '.join(idle)}"] if idle else []
+            where = options.out or options.videoset
+            raise UserError(f"--strict: {' and '.join(told)}; results are written in {where}")
 
 
 def compare(argv: list[str]) -> None:

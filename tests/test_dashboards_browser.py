@@ -367,7 +367,7 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     playwright.expect(page.locator(".values", has_text="step 6")).to_be_visible()
     curve.focus()
     page.keyboard.press("ArrowRight")
-    playwright.expect(page.locator(".values", has_text="step 1")).to_be_visible()
+    playwright.expect(page.locator(".values", has_text="step 7")).to_be_visible()
 
     page.get_by_role("link", name="Gallery").click()
     playwright.expect(page.locator(".gallery .card")).to_have_count(len(PROMPTS), timeout=PATIENCE)

@@ -240,7 +240,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "holds no video" in capsys.readouterr().err
     (base / "videos" / "v1.mp4").write_bytes(b"")
     assert cli.main([*words, "--strict"]) == 2
-    assert "1 videos failed (v1)" in capsys.readouterr().err
+    assert "1 of the videos failed (v1)" in capsys.readouterr().err
 
 
 def test_an_unknown_metric_writes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class Settings:
             raise UserError(f"fast_seconds must be at least 0, seen {self.fast_seconds}")
         if self.gold_share + self.repeat_share > 0.5:
             raise UserError("gold_share and repeat_share together may be at most 0.5: labels are the purpose")
+
+    @classmethod
+    def read(cls, text: str) -> Settings:
+        """From what a project stores; what a newer Soralign has added to it is left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,7 @@ class Store:
             raise unknown(self.project, names, f"{self.name}: project")
         self._project, asked, settings = names[self.project]
         self.aspects = tuple(asked.split(","))
-        known = {field.name for field in fields(Settings)}
-        self.settings = Settings(**{key: value for key, value in json.loads(settings).items() if key in known})
+        self.settings = Settings.read(settings)
         if aspects is not None and tuple(aspects) != self.aspects:
             raise UserError(f"{self.name}: made for aspects {', '.join(self.aspects)}; asked for {', '.join(aspects)}")
 
@@ -162,11 +167,9 @@ class Store:
         """Everything inside happens or nothing does; calls of other methods inside join it. One fsync for all."""
         return self._database.transaction()
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[Connection]:
+    def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
         """Everything read inside is of one moment; labeling goes on meanwhile."""
-        with self._database.snapshot() as connection:
-            yield connection
+        return self._database.snapshot()
 
     def projects(self) -> list[str]:
         """The names of the store's projects, oldest first."""
@@ -197,7 +200,7 @@ class Store:
         if row is None:
             raise unknown(name, self.projects(), f"{self.name}: project")
         other.project, other._project, other.aspects = name, row[0], tuple(row[1].split(","))
-        other.settings = Settings(**json.loads(row[2]))
+        other.settings = Settings.read(row[2])
         return other
 
     def save_settings(self, settings: Settings) -> None:

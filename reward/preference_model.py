@@ -29,6 +29,7 @@ from reward.protocol import Scores, check, only_finite, weights_sha256
 KIND = "soralign preference model"
 VERSION = "2"
 STATISTICS = ("mean", "deviation", "temperature", "log_theta", "lapse", "blend")
+WIDTH = 32  # of a head's hidden layer
 LIMIT = 4.0  # standard deviations at which a feature saturates: far from the votes nothing is known
 
 
@@ -41,14 +42,12 @@ class Head(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(
-        self, mean: Tensor, deviation: Tensor, num_aspects: int, width: int = 32, dropout: float = 0.3
-    ) -> None:
+    def __init__(self, mean: Tensor, deviation: Tensor, num_aspects: int) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())
         self.register_buffer("deviation", deviation.clone())
         self.layers = nn.Sequential(
-            nn.Linear(len(mean), width), nn.GELU(), nn.Dropout(0.3), nn.Linear(width, num_aspects)
+            nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Dropout(0.3), nn.Linear(WIDTH, num_aspects)
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -258,6 +258,12 @@ def test_projects_keep_apart(make, tmp_path, address):
         store.add_project("x", ("a,b",))
 
 
+def test_settings_that_a_newer_version_stored_are_left_out(store):
+    with store.transaction() as connection:
+        connection.execute("UPDATE project SET settings = ?", ('{"gold_share": 0.1, "of_tomorrow": 1}',))
+    assert store.of_project("default").settings == Settings(gold_share=0.1)
+
+
 def test_a_token_lets_its_owner_in_and_nobody_else(store):
     token = preferences_people.invite(store, " Ada  L ", "reviewer")
     ada = preferences_people.enter(store, "Ada L", token, open_to_names=False)

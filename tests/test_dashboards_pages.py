@@ -108,6 +108,20 @@ def test_a_pinned_baseline_stands_in_the_url_and_beside_every_run(demo: Path, tm
     assert not app.exception and said.count("the baseline") == 1 and "two / aligned" in app.selectbox[0].value
 
 
+def test_the_chosen_step_and_runs_stand_in_the_url(demo: Path, tmp_path: Path) -> None:
+    app = AppTest.from_function(page, default_timeout=60, args=("checkpoints", str(demo)))
+    app.query_params["step"] = "6"
+    assert app.run().select_slider[0].value == 6 and not app.exception
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(demo)
+    app = AppTest.from_function(page, default_timeout=60, args=("training", str(tmp_path)))
+    app.query_params["runs"] = "two"
+    app.run()
+    assert (
+        not app.exception and app.multiselect[0].value == ["two"] and "two" in drawn(app) and ">one<" not in drawn(app)
+    )
+
+
 def test_what_is_folded_away_is_made_when_it_is_opened(demo: Path) -> None:
     app = shown("overview", demo)
     assert "physics/gravity" not in markup(app) and "learning_rate" not in markup(app)

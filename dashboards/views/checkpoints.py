@@ -17,7 +17,9 @@ def show(experiments: list[runs.Experiment]) -> None:
         common.empty("No sample clips yet: training writes some every few steps (`sample_every`).")
         return
     numbers = list(steps)
-    step = st.select_slider("Training step", numbers, value=numbers[-1], key="step") if len(numbers) > 1 else numbers[0]
+    step = numbers[0]
+    if len(numbers) > 1:
+        step = st.select_slider("Training step", numbers, value=numbers[-1], key="step", bind="query-params")
     before, problems = common.samples(steps[numbers[0]])
     after, more = common.samples(steps[step])
     common.report_problems([*problems, *more])

@@ -24,7 +24,9 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     names = [experiment.name for experiment in trained]
     left, middle, right, last = st.columns([3, 2.6, 1.8, 1.8], vertical_alignment="bottom")
-    chosen = left.multiselect("Runs", names, default=names[:4], key="runs") if len(names) > 1 else names
+    chosen = names
+    if len(names) > 1:
+        chosen = left.multiselect("Runs", names, default=names[:4], key="runs", bind="query-params")
     axis = middle.segmented_control("Against", list(charts.AXES), default="step", key="axis", bind="query-params")
     smoothing = right.slider("Smoothing", 0.0, 0.95, 0.0, 0.05, key="smoothing", bind="query-params")
     everything = last.toggle("Everything logged", key="everything", bind="query-params")

@@ -8,7 +8,8 @@ from core.cli import option
 from core.errors import UserError
 
 RATIO_TOLERANCE = 1e-6  # of |ratio - 1| before the first update
-ADDED = {"decay": 0.0, "compile": False, "keep": 0, "critic_start": ""}  # settings that runs were made without
+# Settings that runs were made without, and what those did.
+ADDED = {"decay": 0.0, "compile": False, "keep": 0, "solver": "euler", "critic_start": ""}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class TrainConfig:
     )
     batch: int = option(16, "clips per forward, the same in sampling and training")
     denoising_steps: int = option(10, "denoising steps of a training clip")
+    solver: Literal["euler", "heun", "dpm++2m"] = option(
+        "euler", "takes the denoising steps; others than euler for what learns from whole clips: nft, awm, dpo, ..."
+    )
     guidance: float = option(1.0, "guidance scale, the same in sampling and training; 1 = none, half the cost")
     updates: int = option(1, "optimizer steps per pass over the samples, each on its own share of them")
     passes: int = option(1, "passes over the samples of a training step")
@@ -55,6 +59,11 @@ class TrainConfig:
     sample_every: int = option(5, "training steps between sample clips; 0 = none")
     num_samples: int = option(4, "sample clips, of the first prompts, always from the same noise")
     seed: int = option(0, "everything random derives from it")
+
+    @property
+    def rounds(self) -> int:
+        """Optimizer steps per training step."""
+        return self.passes * self.updates
 
     def check(self) -> None:
         """Raises: UserError for a number that makes no sense."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from align import objectives
 from align.advantages import Advantages, check_group, group_advantages, prompt_advantages
-from align.config import RATIO_TOLERANCE
 from align.experience import Experience, Part, Rollout, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
@@ -66,6 +65,11 @@ class DDPO:
             raise UserError(f"clip_range {self.clip_range} must be above 0; 1e-4 is usual for mean log-probabilities")
         if self.history_size < 1:
             raise UserError(f"history_size {self.history_size} remembers nothing; use 1 or more, 16 to 32 are usual")
+        if self.estimator == "sf" and policy.rounds > 1:
+            raise UserError(
+                f"estimator 'sf' is wrong once the policy has moved, as it has after the first of {policy.rounds} updates; "
+                "use updates 1 and passes 1, or estimator 'is'"
+            )
         check_group(self.group_size, 2 if self.advantage == "group" else 1, self.keep)
         check_exploration(self, policy)
 
@@ -83,10 +87,6 @@ class DDPO:
         now = replay(self, policy, part)
         metrics = dict(now.metrics)
         if self.estimator == "sf":
-            if float(metrics["ratio_error"]) > RATIO_TOLERANCE:
-                raise UserError(
-                    "estimator 'sf' is wrong once the policy has moved; use updates 1 and passes 1, or estimator 'is'"
-                )
             per_sample = objectives.score_function(now.log_ratio, part.advantage)
         else:
             per_sample = objectives.clipped_surrogate(now.log_ratio, part.advantage, self.clip_range)

@@ -14,10 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from base_model import flow, lora, sampler
+from base_model import flow, lora, sampler, solvers
 from base_model.large import gather_anew, place, repeated_blocks
 from base_model.protocol import Condition, Generator, cat, take
 from base_model.starts import Starts
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from reward.protocol import Reward
@@ -68,6 +69,7 @@ class Policy:
 
     parameters: the trained weights in a fixed order: adapters, or all weights of the network (`start` given).
     denoising_steps (from pure noise), guidance, batch (clips per forward) are the same in sampling and training.
+    solver: takes the steps of clips that are not asked for noisy steps. rounds: optimizer steps per training step.
     mix: several rewards as the sum of each one's place in its group ("group"), or as the weighted sum of their values.
     overlap: judge a batch while the next one is sampled. tags: of prompts; every tag's reward is logged by itself.
     starts: what the clips of every prompt are made from, where they are made from something.
@@ -82,6 +84,8 @@ class Policy:
     denoising_steps: int
     guidance: float
     batch: int
+    solver: solvers.Name = "euler"
+    rounds: int = 1
     mix: Literal["group", "sum"] = "group"
     overlap: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -190,24 +194,52 @@ class Policy:
         """`sampler.sample` with this policy's steps, guidance and precision, `batch` clips at a time."""
         for start in range(0, len(noise), self.batch):
             rows = slice(start, start + self.batch)
-            part = self.begun(take(condition, rows), noise[rows])
+            given = take(condition, rows)
+            part = self.begun(given, noise[rows])
+            empty = self._unconditional(len(part))
             with self.accelerator.autocast():  # not around the yield: what the caller does in between is its own
-                trajectory = sampler.sample(
-                    sampler.denoise(
-                        self._through,
-                        take(condition, rows),
-                        noise=part,
-                        num_steps=self.denoising_steps,
-                        strength=self.strength,
-                        guidance=self.guidance,
-                        unconditional=self._unconditional(len(part)),
-                        kind=kind,
-                        eta=eta,
-                        window=window,
-                        rng=rng[rows],
+                if self.solver != "euler":
+                    trajectory = sampler.without_path(self._solved(given, part, empty))
+                else:
+                    trajectory = sampler.sample(
+                        sampler.denoise(
+                            self._through,
+                            given,
+                            noise=part,
+                            num_steps=self.denoising_steps,
+                            strength=self.strength,
+                            guidance=self.guidance,
+                            unconditional=empty,
+                            kind=kind,
+                            eta=eta,
+                            window=window,
+                            rng=rng[rows],
+                        )
                     )
-                )
             yield trajectory
+
+    @torch.no_grad()
+    def _solved(self, condition: Condition, noise: Tensor, unconditional: Condition | None) -> Tensor:
+        """Clean latents by `solver`."""
+        sampling = sampler.Sampling(self.denoising_steps, self.guidance, solver=self.solver)
+        return sampler.draw(
+            sampler.solve(
+                self._through,
+                condition,
+                noise=noise,
+                sampling=sampling,
+                unconditional=unconditional,
+                schedule=self.schedule,
+            )
+        )
+
+    def check_single_steps(self) -> None:
+        """Raises: UserError where denoising steps are judged one by one, which only Euler's can be."""
+        if self.solver != "euler":
+            raise UserError(
+                f"solver '{self.solver}' takes steps that cannot be judged one by one; use euler, or an algorithm that "
+                "learns from whole clips: nft, awm, dpo, weighted_regression"
+            )
 
     def begun(self, condition: Condition, noise: Tensor) -> Tensor:
         """Latents at the first level of `schedule`, on the policy's device."""

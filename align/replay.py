@@ -73,6 +73,7 @@ def check_exploration(settings: Explorer, policy: Policy) -> None:
     if not settings.advantage_limit > 0:
         raise UserError(f"advantage_limit {settings.advantage_limit} must be above 0; 5 is usual")
     check_held(settings.kl_weight)
+    policy.check_single_steps()
     stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
     check_noise(policy.generator.family, settings.noise, amount(settings), range(stop), policy.num_steps)
 

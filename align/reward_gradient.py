@@ -57,6 +57,7 @@ class RewardGradient:
                 "use grpo or nft, which only compare"
             )
         check_held(self.kl_weight)
+        policy.check_single_steps()
         steps = policy.num_steps
         if not 1 <= self.last_steps <= steps:
             raise UserError(f"last_steps {self.last_steps} must be in 1..{steps}, the number of denoising steps")

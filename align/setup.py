@@ -58,6 +58,8 @@ def policy_for(
         denoising_steps=config.denoising_steps,
         guidance=config.guidance,
         batch=config.batch,
+        solver=config.solver,
+        rounds=config.rounds,
         mix=config.mix,
         overlap=config.overlap == "on" or (config.overlap == "auto" and _pays(accelerator, reward)),
         tags=tags,

@@ -135,8 +135,7 @@ def learn(
     tally = health.Tally()
     logged: dict[str, float] = {}
     norms: dict[str, list[float]] = {}
-    rounds = config.passes * config.updates
-    for update in range(rounds):
+    for update in range(config.rounds):
         parts = list(experience.parts(config.batch, update % config.updates, config.updates))
         half: list[Tensor] | None = None
         for index, part in enumerate(parts):
@@ -167,11 +166,11 @@ def learn(
                     value.grad = None
         optimizer.step()
         optimizer.zero_grad()
-    for name, value in tally.means(rounds).items():
+    for name, value in tally.means(config.rounds).items():
         logged[f"align/{name}"] = float(accelerator.reduce(value, "mean"))
-    logged["align/grad_norm"] = sum(norms["policy"]) / rounds
+    logged["align/grad_norm"] = sum(norms["policy"]) / config.rounds
     if "own" in norms:
-        logged["align/critic_grad_norm"] = sum(norms["own"]) / rounds
+        logged["align/critic_grad_norm"] = sum(norms["own"]) / config.rounds
     logged["align/lora_norm"] = health.norm(policy.parameters)
     logged["time/train_seconds"] = time.perf_counter() - begin
     return logged

@@ -159,18 +159,23 @@ def sample(states: Iterator[DenoisingState]) -> Trajectory:
         if state.log_prob is not None:
             kept.append(state)
     latents = state.after
-    steps = torch.tensor([state.denoising_step for state in kept], dtype=torch.long, device=latents.device)
     if not kept:
-        empty = latents.new_zeros(len(latents), 0, *latents.shape[1:])
-        return Trajectory(latents, steps, empty, empty, empty, latents.new_zeros(len(latents), 0))
+        return without_path(latents)
     return Trajectory(
         latents=latents,
-        steps=steps,
+        steps=torch.tensor([state.denoising_step for state in kept], device=latents.device),
         before=torch.stack([state.before for state in kept], 1),
         after=torch.stack([state.after for state in kept], 1),
         mean=torch.stack([state.mean for state in kept], 1),
         log_prob=torch.stack([state.log_prob for state in kept if state.log_prob is not None], 1),
     )
+
+
+def without_path(latents: Tensor) -> Trajectory:
+    """Clean latents of which no step is kept."""
+    empty = latents.new_zeros(len(latents), 0, *latents.shape[1:])
+    steps = torch.zeros(0, dtype=torch.long, device=latents.device)
+    return Trajectory(latents, steps, empty, empty, empty, latents.new_zeros(len(latents), 0))
 
 
 def solve(

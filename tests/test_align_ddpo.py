@@ -54,6 +54,7 @@ def test_score_function_alone_learns_and_uses_samples_once(tmp_path: Path) -> No
     assert sum(brightness[-3:]) / 3 > 0.7
     with pytest.raises(UserError, match="'sf' is wrong once the policy has moved"):
         train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, updates=2), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_score_function_and_clipped_ratio_have_the_same_first_gradient() -> None:

@@ -8,10 +8,14 @@ import torch
 from toy_generator import Brightness, ToyGenerator, toy_policy
 
 from align import objectives
+from align.grpo import GRPO
 from align.nft import NFT
+from align.protocol import Algorithm
 from align.renoise import levels_at
+from align.reward_gradient import RewardGradient
 from align.train import TrainConfig, train
 from base_model import flow
+from base_model.sampler import initial_noise
 from core.errors import UserError
 from core.run import read_metrics
 
@@ -49,6 +53,27 @@ def test_at_the_sampling_policy_only_the_advantage_is_left_of_the_gradient() -> 
     expected = (2 * goodness - 1).reshape(3, 1, 1) * -wide * 2 * miss / 8 / scale
     torch.testing.assert_close(slope, expected)
     assert float(slope[1].abs().max()) < 1e-7  # as good as the group: nothing to learn
+
+
+def test_any_solver_draws_the_clips(tmp_path: Path) -> None:
+    """Known answer: the untrained toy takes N(0, 1) noise to itself, the more exactly the better the solver."""
+    distance = {}
+    for solver in ("euler", "heun", "dpm++2m"):
+        policy = replace(toy_policy(), solver=solver)
+        noise = initial_noise(policy.generator, range(16))
+        (path,) = policy.sample_batches(policy.condition(["a"] * 16), noise)
+        assert path.before.shape[:2] == (16, 0) and path.log_prob.shape == (16, 0)
+        distance[solver] = float((path.latents - noise).square().mean())
+    assert distance["heun"] < distance["dpm++2m"] < distance["euler"] < 0.2, distance
+    run = train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(QUICK, solver="dpm++2m"), tmp_path / "run")
+    brightness = [row["reward/total"] for row in read_metrics(run.folder)]
+    assert sum(brightness[-3:]) / 3 > 0.75
+
+
+@pytest.mark.parametrize("algorithm", [GRPO(), RewardGradient()])
+def test_steps_that_are_judged_one_by_one_are_eulers(tmp_path: Path, algorithm: Algorithm) -> None:
+    with pytest.raises(UserError, match="solver 'heun' takes steps that cannot be judged one by one"):
+        train(ToyGenerator(), Brightness(), algorithm, PROMPTS, replace(QUICK, solver="heun"), tmp_path / "run")
 
 
 def test_a_group_shares_its_noise_and_no_other_group_does() -> None:

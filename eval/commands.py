@@ -16,7 +16,7 @@ from core.registry import unknown
 from eval.result import TIE_BAND
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvalOptions:
     """Measure a video set; every number with its interval. Writes results.json, samples.jsonl, features.npz and
     tracks.jsonl. The same command again resumes; `accelerate launch -m eval ...` shares the work among processes."""
@@ -42,7 +42,7 @@ class EvalOptions:
     strict: bool = option(False, "exit with 2 when a video failed or a metric did not run, after writing")
 
 
-@dataclass
+@dataclass(frozen=True)
 class CompareOptions:
     """Compare two evaluated sets, paired by prompt and seed; b is the hopeful one. Writes compare.json."""
 
@@ -53,7 +53,7 @@ class CompareOptions:
     seed: int = option(0, "of the resampling")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LeaderboardOptions:
     """Rank models: evaluated sets of the same prompts and seeds by one metric, or the votes in a preference store.
     Writes leaderboard.json."""
@@ -67,7 +67,7 @@ class LeaderboardOptions:
     seed: int = option(0, "of the resampling")
 
 
-@dataclass
+@dataclass(frozen=True)
 class BestOfNOptions:
     """What picking the best of N seeds by one metric does to another. Writes best_of_n.json into the set's folder."""
 
@@ -77,7 +77,7 @@ class BestOfNOptions:
     seed: int = option(0, "of the resampling")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReportOptions:
     """One page to open or mail, videos inside. Of one `soralign demo` folder: did alignment help? Of several folders or
     evaluated sets: ranking, win rates, metrics, the same scenes side by side."""
@@ -88,7 +88,7 @@ class ReportOptions:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class SuiteOptions:
     """Show a prompt suite, or write its prompts to a file for `soralign generate --prompts`."""
 

@@ -1,6 +1,5 @@
-"""One evaluation: every video decoded once for all metrics, every value on disk as soon as it is known.
+"""One evaluation: the bench judges every video, then the metrics are summed up and the results written.
 
-A killed run repeats nothing: samples.jsonl holds what is done, keyed by the video's bytes and by the metrics' versions.
 A video that cannot be decoded stays in the denominator: it scores the metric's worst where there is one, and is named
 in any case. A metric that cannot run says why. Sets are read one video at a time, so no number depends on a batch size.
 Under `accelerate launch -m eval ...` every process judges its share; the first one gathers and writes the results.

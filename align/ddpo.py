@@ -67,7 +67,7 @@ class DDPO:
             raise UserError(f"history_size {self.history_size} remembers nothing; use 1 or more, 16 to 32 are usual")
         if self.estimator == "sf" and policy.rounds > 1:
             raise UserError(
-                f"estimator 'sf' is wrong once the policy has moved, as after the first of {policy.rounds} updates; use "
+                f"estimator 'sf' is wrong once the policy has moved, as after one of {policy.rounds} updates; use "
                 "updates 1 and passes 1, or estimator 'is'"
             )
         check_group(self.group_size, 2 if self.advantage == "group" else 1, self.keep)

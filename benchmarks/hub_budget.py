@@ -59,6 +59,17 @@ MODELS = (
         "Wan 2.1 14B", "WanTransformer3DModel", _wan(40, 40, 13824), "81x480x832", 21 * 30 * 52, 40, 5120, 13824, 2
     ),
     Released(
+        "Wan 2.1 VACE 1.3B",
+        "WanVACETransformer3DModel",
+        _wan(12, 30, 8960) | {"vace_layers": [*range(0, 30, 2)]},
+        "81x480x832, 1 reference",
+        22 * 30 * 52,
+        45,
+        1536,
+        8960,
+        2,
+    ),
+    Released(
         "Wan 2.2 A14B",
         "WanTransformer3DModel",
         _wan(40, 40, 13824),

@@ -88,7 +88,7 @@ def train(
         _show(run, policy, texts, config, step=0)
     first = held_out.judge(policy, config.seed, 0) if done == 0 else {}
     if first and accelerator.is_main_process:
-        run.log(0, {**first}, 0)
+        run.log(0, first, 0)
     name = type(algorithm).__name__
     for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
         chosen = prompt_set.at(step, config.prompts_per_step, policy.memory.get("prompt_spread", {}))
@@ -100,7 +100,7 @@ def train(
         if (step + 1) % config.judge_every == 0 or step + 1 == config.steps:
             metrics |= held_out.judge(policy, config.seed, step + 1)
         if accelerator.is_main_process:
-            run.log(step + 1, {**metrics}, samples)
+            run.log(step + 1, metrics, samples)
         if config.sample_every and (step + 1) % config.sample_every == 0:
             _show(run, policy, texts, config, step + 1)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:

@@ -21,6 +21,7 @@ from core.randomness import numpy_generator
 NUM_RESAMPLES = 4999
 NUM_REFITS = 300  # of a leaderboard
 CONFIDENCE = 0.95
+QUANTILE = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))  # once: SciPy takes a third of a millisecond for it
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def wilson(wins: float, ties: float, n: int) -> Interval:
     """
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0, "no comparison")
-    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+    z = QUANTILE
     rate = (wins + ties / 2) / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))

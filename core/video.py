@@ -30,6 +30,9 @@ CRF = 10  # x264's scale: 0 lossless, 18 usually called visually lossless; 10 le
 # Without these two flags swscale darkens every pixel by 1.3 of 255 on the way back to RGB; with them the bias is 0.03.
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 BROWSER_CODECS = ("h264", "vp8", "vp9", "av1")
+# Mean and deviation of each channel, by which networks expect frames in [0, 1] to be standardised.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
 FAR = 250  # frames into a file: what lies before is not decoded any more to get there
 Numbers = TypeVar("Numbers", bound=Any)  # a NumPy array or a torch tensor: only arithmetic is used
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.errors import UserError, first_line
-from core.video import to_uint8
+from core.video import IMAGENET_MEAN, IMAGENET_STD, to_uint8
 from eval.backbones import checked, device, network_of, resized, standardised_pixels
 from eval.protocol import Array, Frames
 
 if TYPE_CHECKING:
     import torch
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 PATCH = 64  # channels per attention head of every DINO
 
 
@@ -98,7 +97,8 @@ class Dino:
         import torch
 
         with torch.inference_mode():
-            tokens = self.model(standardised_pixels(resized(frames, 224, crop=True), MEAN, STD)).double().cpu().numpy()
+            clip = standardised_pixels(resized(frames, 224, crop=True), IMAGENET_MEAN, IMAGENET_STD)
+            tokens = self.model(clip).double().cpu().numpy()
         return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
 
     def encode_text(self, prompt: str) -> None:
@@ -125,7 +125,7 @@ class MobileNetV2:
         import torch
 
         with torch.inference_mode():
-            clip = standardised_pixels(resized(frames, 224, crop=False, antialias=True), MEAN, STD)
+            clip = standardised_pixels(resized(frames, 224, crop=False, antialias=True), IMAGENET_MEAN, IMAGENET_STD)
             return self.model.features(clip).mean(dim=(2, 3)).double().cpu().numpy()
 
     def encode_text(self, prompt: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from core.video import CLIP_MEAN, CLIP_STD
 from eval import clip_sim
 from eval.backbones import network_of, resized, standardised_pixels
 from eval.image_backbones import OpenClip
@@ -21,7 +22,6 @@ from eval.protocol import Array, Frames, Metric, Sample, Score, missing
 if TYPE_CHECKING:
     import torch
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP
 HEAD = 64  # channels of an attention head in every tower of ViCLIP
 BEST = 10.0  # of LAION's scale
 
@@ -53,7 +53,7 @@ class ViCLIP:
 
         chosen = frames[middles(len(frames), self.num_frames)]
         with torch.inference_mode():
-            clip = standardised_pixels(resized(chosen, self.side, crop=True, mode="bicubic"), MEAN, STD)
+            clip = standardised_pixels(resized(chosen, self.side, crop=True, mode="bicubic"), CLIP_MEAN, CLIP_STD)
             found = _seen(self.model["vision_encoder"], clip).double().cpu().numpy()
         return found[None] / np.linalg.norm(found)
 
@@ -149,7 +149,7 @@ class Aesthetic:
         import torch
 
         with torch.inference_mode():
-            clip = standardised_pixels(resized(frames, self.side, crop=True, mode="bicubic"), MEAN, STD)
+            clip = standardised_pixels(resized(frames, self.side, crop=True, mode="bicubic"), CLIP_MEAN, CLIP_STD)
             return self.head(self.clip.model.encode_image(clip, normalize=True)).double().cpu().numpy()
 
     def encode_text(self, prompt: str) -> None:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
+from core.video import IMAGENET_MEAN, IMAGENET_STD
 from eval.backbones import checked, device, resized, standardised_pixels
 from eval.protocol import Array, Frames
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model was trained
 
 
 class VideoMAE:
@@ -41,7 +40,9 @@ class VideoMAE:
         import torch
 
         with torch.inference_mode():
-            clip = standardised_pixels(resized(frames[: self.min_frames], self.size, crop=False), MEAN, STD)
+            clip = standardised_pixels(
+                resized(frames[: self.min_frames], self.size, crop=False), IMAGENET_MEAN, IMAGENET_STD
+            )
             return self.model(clip[None]).last_hidden_state.mean(dim=1).double().cpu().numpy()
 
     def encode_text(self, prompt: str) -> None:

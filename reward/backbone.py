@@ -18,6 +18,7 @@ from base_model import flow
 from base_model.text import SandboxClip, load_clip
 from core.errors import UserError
 from core.randomness import torch_generator
+from core.video import IMAGENET_MEAN, IMAGENET_STD
 from reward import motion_tower
 from reward.features import features, questions
 from reward.frame_reward import pretrained
@@ -26,7 +27,6 @@ from reward.protocol import evenly_spaced, weights_sha256
 if TYPE_CHECKING:
     from base_model.protocol import Condition, Generator
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_IMAGES = 8  # frames shown to a backbone that looks at single images
 
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError, first_line
+from core.video import CLIP_MEAN, CLIP_STD
 from reward.protocol import Scores, check, evenly_spaced, only_finite
 
 NUM_IMAGES = 5  # frames judged of a video
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of RGB
 Judge = Callable[[Tensor, Sequence[str]], Tensor]
 """Prepared images [n, 3, size, size] and one prompt each -> scores [n]."""
 

@@ -26,10 +26,11 @@ from core.files import atomic_write, replacing
 from core.preferences import Vote
 from core.progress import track
 from core.randomness import numpy_generator
+from core.video import CLIP_MEAN, CLIP_STD
 from reward import accuracy
 from reward.bradley_terry import LOSSES, vote_chances
 from reward.examples import examples, split
-from reward.frame_reward import CLIP_MEAN, CLIP_STD, pretrained
+from reward.frame_reward import pretrained
 from reward.protocol import Scores, check, evenly_spaced, only_finite, weights_sha256
 from reward.report import by_aspect, counts
 from reward.train_config import TrainConfig

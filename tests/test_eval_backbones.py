@@ -258,7 +258,7 @@ def test_viclip_attends_over_all_patches_of_all_frames(tmp_path: Path) -> None:
         x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         return x * inner[f"{name}.weight"] + inner[f"{name}.bias"]
 
-    mean, std = (torch.tensor(part).reshape(3, 1, 1).double() for part in (vbench.MEAN, vbench.STD))
+    mean, std = (torch.tensor(part).reshape(3, 1, 1).double() for part in (video.CLIP_MEAN, video.CLIP_STD))
     tokens = [own["class_embedding"] + own["positional_embedding"][0]]
     for time, place in enumerate((0, 2, 4, 7)):
         image = (torch.from_numpy(frames[place]).double() - mean) / std

@@ -27,8 +27,9 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 import reward
 from core.errors import UserError
+from core.video import CLIP_MEAN, CLIP_STD
 from reward import clip_models, image_reward
-from reward.frame_reward import CLIP_MEAN, CLIP_STD, prepared, state_of
+from reward.frame_reward import prepared, state_of
 
 PROMPTS = ["a red ball", "a blue square"]
 TOWER = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}

@@ -74,6 +74,12 @@ def check_exploration(settings: Explorer, policy: Policy) -> None:
         raise UserError(f"advantage_limit {settings.advantage_limit} must be above 0; 5 is usual")
     check_held(settings.kl_weight)
     policy.check_single_steps()
+    left = policy.num_steps
+    if policy.strength < 1.0 and left <= max(settings.window, settings.window_stop, 1):
+        raise UserError(
+            f"strength {policy.strength} leaves {left} of {policy.denoising_steps} denoising steps, the last without "
+            f"noise: too few for window {settings.window}; take more steps, or edit from a higher strength"
+        )
     stop = window_limit(policy.num_steps, settings.window, settings.window_stop)
     check_noise(policy.generator.family, settings.noise, amount(settings), range(stop), policy.num_steps)
 

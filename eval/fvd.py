@@ -1,6 +1,6 @@
 """Frechet distance between two sets of features, by the symmetric eigenvalue form.
 
-    FD = |mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2)
+    FD = |mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_b^1/2 S_a S_b^1/2)^1/2)
 
 The trace of the root is the sum of the roots of a symmetric matrix's eigenvalues, so it is never complex, works below
 full rank, and needs no `scipy.linalg.sqrtm` (whose signature and near-singular values changed between SciPy versions).
@@ -36,10 +36,21 @@ def _root(matrix: Array) -> Array:
     return (basis * np.sqrt(np.clip(values, 0, None))) @ basis.T
 
 
-def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
-    """Squared Frechet distance of two Gaussians, in squared feature units. Source: Dowson & Landau 1982."""
-    root = _root(cov_a)
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_b @ root), 0, None)).sum()
+@functools.lru_cache(maxsize=2)
+def _fitted(content: bytes, dim: int, ddof: int) -> tuple[Array, Array, Array]:
+    """Mean, covariance and its root of a set by its bytes: a jackknife asks for the same reference every time."""
+    mean, cov = moments(np.frombuffer(content).reshape(-1, dim), ddof)
+    return mean, cov, _root(cov)
+
+
+def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array, root_b: Array | None = None) -> float:
+    """Squared Frechet distance of two Gaussians, in squared feature units. Source: Dowson & Landau 1982.
+
+    Args:
+        root_b: the symmetric root of cov_b, where it is known already.
+    """
+    root = _root(cov_b) if root_b is None else root_b
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_a @ root), 0, None)).sum()
     gap = mean_a - mean_b
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
@@ -50,7 +61,8 @@ def distance(vectors: Array, reference: Array, ddof: int = 1) -> float:
     if fewest < 2:
         return float("nan")
     if fewest >= vectors.shape[1]:
-        return frechet(*moments(vectors, ddof), *moments(reference, ddof))
+        fitted = _fitted(np.ascontiguousarray(reference, dtype=np.float64).tobytes(), reference.shape[1], ddof)
+        return frechet(*moments(vectors, ddof), *fitted)
     gap = vectors.mean(axis=0) - reference.mean(axis=0)
     a = (vectors - vectors.mean(axis=0)) / np.sqrt(len(vectors) - ddof)
     b = (reference - reference.mean(axis=0)) / np.sqrt(len(reference) - ddof)

@@ -308,8 +308,8 @@ def panel(title: str, points: Sequence[Point]) -> Panel:
         for name in JUDGES
     }
     heights = [y for several in lines.values() for line in several for _, y in line]
-    low, high = math.floor(2 * min(heights)) / 2, math.ceil(2 * max(heights)) / 2
-    most = max(one.distance for one in points)
+    low, high = math.floor(2 * min(heights) + 1e-6) / 2, math.ceil(2 * max(heights)) / 2
+    most = math.ceil(10 * max(one.distance for one in points)) / 10
     return Panel(f"{title}: gain over the base model, in spreads within a prompt", lines, most, "sqrt KL", low, high)
 
 

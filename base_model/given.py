@@ -96,11 +96,22 @@ def drawn(request: Request, condition: Condition, size: VideoSize, strength: flo
         condition,
         noise=begun(generator, condition, noise, strength),
         sampling=sampling,
-        unconditional=opposite(generator, sampling, len(noise)),
+        unconditional=_opposite(request, condition),
         schedule=flow.from_level(generator.schedule(sampling.num_steps), strength),
         rng=solver_noise(request.seeds),
     )
     return generator.decode(draw(path)).float().cpu()
+
+
+def _opposite(request: Request, condition: Condition) -> Condition | None:
+    """`sampler.opposite`; of clips without a prompt, for our own model, also one to whom nothing is given, since
+    without words guidance can only bring out what the given cells say. Hub models keep their pipelines' guidance.
+    """
+    found = opposite(request.generator, request.sampling, len(request.prompts))
+    if found is None or "known" not in condition or not isinstance(request.generator, NativeGenerator):
+        return found
+    spoken = torch.tensor([bool(prompt) for prompt in request.prompts], device=device_of(condition))
+    return {**found, "known": condition["known"] & spoken[:, None, None, None]}
 
 
 def device_of(condition: Condition) -> torch.device:

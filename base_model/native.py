@@ -105,23 +105,24 @@ class NativeGenerator:
         unconditional: Condition | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
+        """Where `condition` gives cells ("known" and "clean"), the velocity leads exactly to them."""
         sigma = schedule.at(step)[0].float()
         velocity = self._velocity(latents, sigma, condition)
-        if unconditional is None or guidance == 1.0:
+        if unconditional is not None and guidance != 1.0:
+            without = self._velocity(latents, sigma, condition | unconditional)
+            velocity = without + guidance * (velocity - without)
+        if "known" not in condition:
             return velocity
-        without = self._velocity(latents, sigma, condition | unconditional)
-        return without + guidance * (velocity - without)
+        kept = (latents - condition["clean"]) / sigma.reshape(-1, 1, 1, 1, 1)
+        return torch.where(condition["known"][:, None], kept, velocity)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Where `condition` gives cells ("known" and "clean"), the velocity leads exactly to them."""
+        """What the transformer says, to whom given cells are shown clean and marked."""
         dtype = next(self.transformer.parameters()).dtype
         text, pooled, known = condition["text"].to(dtype), condition["pooled"].to(dtype), condition.get("known")
-        if known is None:
-            return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled).float()
-        given, clean = known[:, None], condition["clean"]
-        seen = torch.where(given, clean, latents).to(dtype)
-        free = self.transformer(seen, sigma, text, condition["mask"], pooled, known).float()
-        return torch.where(given, (latents - clean) / sigma.reshape(-1, 1, 1, 1, 1), free)
+        if known is not None:
+            latents = torch.where(known[:, None], condition["clean"], latents)
+        return self.transformer(latents.to(dtype), sigma, text, condition["mask"], pooled, known).float()
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents.to(self.vae.dtype)).float()

@@ -1,8 +1,10 @@
 """Every ability on the nano model: what is given comes back to the bit, sits on whole groups, and is really seen."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from base_model.given import Request
 from base_model.native import NativeGenerator, nano
 from base_model.options import ModelOptions
 from base_model.protocol import VideoSize
-from base_model.sampler import Sampling, generate_frames
+from base_model.sampler import Sampling, generate_frames, solve
 from core.errors import UserError
 
 PROMPTS = ["a red ball bounces", "a blue square stays still"]
@@ -98,6 +100,30 @@ def test_what_is_given_is_seen_and_what_is_not_given_is_not(request_: Request) -
     made = given.complete(request_, clip, known)
     assert torch.equal(given.complete(request_, hidden, known), made)
     assert not torch.allclose(given.complete(request_, other, known)[:, 5:], made[:, 5:], atol=1e-3)
+
+
+def test_guidance_brings_out_the_given_cells_where_there_is_no_prompt(
+    generator: NativeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def noted(*inputs: Any, **options: Any) -> Iterator[Tensor]:
+        asked.append({"condition": inputs[1], **options})
+        return solve(*inputs, **options)
+
+    monkeypatch.setattr(given, "solve", noted)
+    ask = Request(generator, ["", PROMPTS[0]], [1, 2], Sampling(num_steps=2, guidance=3.0))
+    tasks.image_to_video(ask, _clip(1), 5)
+    condition, away, noise = asked[0]["condition"], asked[0]["unconditional"], asked[0]["noise"]
+    assert not away["known"][0].any() and torch.equal(away["known"][1], condition["known"][1])
+
+    step = torch.ones(2, dtype=torch.long)
+    guided = generator.predict(noise, step, asked[0]["schedule"], condition, away, 3.0)
+    told = generator.predict(noise, step, asked[0]["schedule"], condition)
+    nothing = generator.predict(noise, step, asked[0]["schedule"], generator.unconditional(2))
+    known = condition["known"][0].expand_as(noise[0])
+    assert torch.equal(guided[0][known], told[0][known])
+    assert torch.allclose(guided[0][~known], (nothing + 3 * (told - nothing))[0][~known], atol=1e-5)
 
 
 def test_unknown_pixels_are_filled_from_the_nearest_known_one_of_the_same_frame() -> None:

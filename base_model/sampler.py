@@ -48,10 +48,7 @@ class Sampling:
             raise UserError(f"guidance interval {low} to {high} is not one inside 0 (clean) to 1 (noise)")
         if self.negative_prompt and self.guidance == 1.0:
             raise UserError("a negative prompt does nothing at guidance 1; give a guidance above 1")
-        if self.solver not in solvers.NAMES:
-            raise UserError(f"solver '{self.solver}' is unknown; known: {', '.join(solvers.NAMES)}")
-        if not 0.0 <= self.eta <= 1.0:
-            raise UserError(f"eta {self.eta} is out of range: 0 (no fresh noise) to 1 (the posterior's)")
+        solvers.check(self.solver, self.eta)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,14 @@ Name = Literal["euler", "heun", "dpm++2m", "ddim", "ddpm"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 
+def check(name: str, eta: float) -> None:
+    """Raises: UserError for an unknown solver or an eta outside 0 to 1."""
+    if name not in NAMES:
+        raise UserError(f"solver '{name}' is unknown; known: {', '.join(NAMES)}")
+    if not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta {eta} is out of range: 0 (no fresh noise) to 1 (the posterior's)")
+
+
 def solve(
     name: Name, field: Field, x: Tensor, s: Sequence[float], *, eta: float = 1.0, rng: Sequence[torch.Generator] = ()
 ) -> Iterator[Tensor]:
@@ -36,10 +44,7 @@ def solve(
         rng: one CPU generator per row, for the fresh noise of "ddim" and "ddpm".
     Raises: UserError for an unknown name or an eta outside 0 to 1.
     """
-    if name not in NAMES:
-        raise UserError(f"solver '{name}' is unknown; known: {', '.join(NAMES)}")
-    if not 0.0 <= eta <= 1.0:
-        raise UserError(f"eta {eta} is out of range: 0 (no fresh noise) to 1 (the posterior's)")
+    check(name, eta)
     if name == "euler":
         return euler(field, x, s)
     if name == "heun":

@@ -19,8 +19,7 @@ from core import files, videoset
 from core.errors import UserError
 from core.preferences import Vote
 from core.run import flat
-from eval import METRICS, select, verdict
-from eval import compare as comparison
+from eval import paired_tests, verdict
 from eval.result import finite
 from eval.scene import Judged
 from eval.verdict import Row
@@ -141,13 +140,9 @@ def against(baseline: Path, folder: Path, families: Sequence[str] = ()) -> tuple
     set metric stands untested: its permutations take seconds, `soralign compare` makes them.
     """
 
-    def is_wanted(name: str) -> bool:
-        of_families = not families or name.split("[")[0] in families
-        return of_families and (name not in METRICS or select.metric(name).per_set is None)
-
     reason = ""
     try:
-        document = comparison.between(baseline, folder, is_wanted=is_wanted)
+        document = paired_tests.per_video(baseline, folder, families)
     except (UserError, OSError, KeyError) as error:
         document, reason = {}, str(error)
     sides = (read_json(path / "results.json")[0] for path in (baseline, folder))

@@ -83,7 +83,8 @@ class MotionTower(nn.Module):
         return [word in there for word in self.words]
 
     def save(self, path: Path) -> None:
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        """In half precision."""
+        state = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
         with replacing(path) as temporary:
             save_file(state, temporary, metadata={"words": " ".join(self.words)})
 

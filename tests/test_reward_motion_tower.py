@@ -62,7 +62,7 @@ def test_words_that_it_never_met_say_nothing() -> None:
 
 
 def test_a_tower_survives_saving(tmp_path: Path) -> None:
-    tower = MotionTower(["ball", "moves", "red"]).eval().requires_grad_(False)
+    tower = MotionTower(["ball", "moves", "red"]).half().float().eval().requires_grad_(False)
     tower.save(tmp_path / "tower.safetensors")
     again = motion_tower.load(tmp_path / "tower.safetensors")
     assert again.words == tower.words

@@ -20,13 +20,8 @@ Point = tuple[float, float | None]
 
 NUM_TONES, GREY = 6, 4  # colours in plot.css, and which of them is grey
 SMALL, LARGE = (320, 168), (420, 236)
-LEFT, RIGHT, TOP, BOTTOM, TITLE = (
-    46,
-    10,
-    10,
-    24,
-    14,
-)  # margins in the plot's own units; TITLE is added for an axis' name
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # margins in the plot's own units
+TITLE = 14  # more of them for an axis' name
 SMOOTHED = 5  # points in the running mean of a curve
 FEW = 30  # so many points stand as dots on their line
 MANY = 400  # more dots than this only hide the line
@@ -176,9 +171,8 @@ def _drawn(
     parts, tone = [], f"tone-{line.tone % NUM_TONES}"
     ends = [(at[0], *end) for at, end in zip(places, bounds, strict=False) if at]
     if ends:
-        outline = [f"{x:.1f} {high:.1f}" for x, _, high in ends] + [
-            f"{x:.1f} {low:.1f}" for x, low, _ in reversed(ends)
-        ]
+        outline = [f"{x:.1f} {high:.1f}" for x, _, high in ends]
+        outline += [f"{x:.1f} {low:.1f}" for x, low, _ in reversed(ends)]
         parts.append(shape(f"M{'L'.join(outline)}Z", f"band {tone}"))
     if line.kind != "dots":
         steps = zip([None, *places], places, strict=False)
@@ -194,10 +188,8 @@ def _drawn(
 
 def _numbers(line: Series) -> Markup:
     """What plot.js reads out, one entry a point of the path."""
-    heads, told = (
-        line.heads or [tick_text(x) for x, _ in line.points],
-        line.told or [number(y, 4) for _, y in line.points],
-    )
+    heads = line.heads or [tick_text(x) for x, _ in line.points]
+    told = line.told or [number(y, 4) for _, y in line.points]
     known = [index for index, point in enumerate(line.points) if _known(point)]
     return Markup(' data-name="{}" data-x="{}" data-y="{}"').format(
         line.name, "|".join(heads[index] for index in known), "|".join(told[index] for index in known)

@@ -197,10 +197,13 @@ def varied_accuracies(experiment: Experiment) -> tuple[dict[float, Share], dict[
     """
     document, _ = read_json(experiment.reward) if experiment.reward else ({}, [])
     learned, levels = document.get("learning_curve"), document.get("levels")
-    points = [(row.get("num_pairs"), row.get("accuracy")) for row in learned or () if isinstance(row, dict)]
-    if points:  # the curve stops at half of the pairs; the model itself learned from all of them
-        whole = list(document["aspects"].values())[-1]
-        points.append((document.get("num_pairs", {}).get("training"), whole.get("accuracy")))
+    rows = [row for row in learned if isinstance(row, dict)] if isinstance(learned, list) else []
+    points = [(row.get("num_pairs"), row.get("accuracy")) for row in rows]
+    counts, aspects = document.get("num_pairs"), document.get("aspects")
+    if points and isinstance(counts, dict) and isinstance(aspects, dict):
+        # the curve stops at half of the pairs; the model itself learned from all of them
+        whole = [row for row in list(aspects.values())[-1:] if isinstance(row, dict)]
+        points += [(counts.get("training"), row.get("accuracy")) for row in whole]
     return _shares(points), _shares(levels.items() if isinstance(levels, dict) else ())
 
 

@@ -252,6 +252,17 @@ def test_the_learning_curve_ends_with_the_model_itself(tmp_path: Path) -> None:
     assert levels == {0.3: (0.7, 0.6, 0.8)}
 
 
+@pytest.mark.parametrize("spoilt", [{"aspects": None}, {"num_pairs": None}, {"aspects": {"overall": 3}}])
+def test_a_learning_curve_stands_without_the_model_that_a_damaged_report_lacks(
+    tmp_path: Path, spoilt: dict[str, object]
+) -> None:
+    demo = write_demo(tmp_path / "demo", steps=1)
+    path = demo / "reward" / "report.json"
+    curve = [{"num_pairs": 75, "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7}}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_curve": curve} | spoilt))
+    assert runs.varied_accuracies(only(demo)) == ({75: (0.6, 0.5, 0.7)}, {})
+
+
 def test_reading_writes_nothing(demo: Path) -> None:
     def listing() -> dict[str, float]:
         return {str(path): path.stat().st_mtime for path in demo.rglob("*")}

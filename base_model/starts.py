@@ -67,7 +67,10 @@ class Starts:
         these frames are given (bool [time]); the others repeat the nearest, for a codec looks around what is given.
 
         A causal codec holds the frames after the first in groups, so a keyframe is given as long as its group lasts.
+        Raises: UserError for an unknown prompt.
         """
+        if prompt not in self.prompts:
+            raise UserError(f"prompt '{prompt}' names no picture or clip, and the others of this run do")
         one, size = self.prompts[prompt], self.generator.size
         moments = torch.arange(size.num_frames)
         if one.keyframes:
@@ -86,15 +89,16 @@ class Starts:
         away = size.num_frames * (group[:, None] - wanted).abs() + (moments[:, None] - places).abs()
         return clip[None, away.argmin(1)], torch.isin(group, wanted)
 
-    @torch.no_grad()
     def row(self, prompt: str) -> Condition:
         """It as latents and given cells of a clip of the generator's size, on the CPU.
 
         Raises: UserError for an unknown prompt.
         """
-        if prompt not in self.prompts:
-            raise UserError(f"prompt '{prompt}' names no picture or clip, and the others of this run do")
-        frames, known = self.frames(prompt)
+        return self._row(prompt, *self.frames(prompt))
+
+    @torch.no_grad()
+    def _row(self, prompt: str, frames: Tensor, known: Tensor) -> Condition:
+        """`row` of what `frames` has read already."""
         height, width = frames.shape[3:]
         device = device_of(self.generator.encode_prompts([prompt]))
         row = {"clean": self.generator.encode(frames.to(device))}
@@ -110,13 +114,14 @@ class Starts:
     def complete(self, request: Request) -> Tensor:
         """Frames [B, time, 3, H, W] of one batch; given pixels come back exactly."""
         condition = request.generator.encode_prompts(list(request.prompts))
-        rows = {prompt: self.row(prompt) for prompt in dict.fromkeys(request.prompts)}
+        shown = {prompt: self.frames(prompt) for prompt in dict.fromkeys(request.prompts)}
+        rows = {prompt: self._row(prompt, *both) for prompt, both in shown.items()}
         begun = cat([rows[prompt] for prompt in request.prompts])
         place = device_of(condition)
         condition = condition | {name: value.to(place) for name, value in begun.items()}
         made = drawn(request, condition, self.generator.size, self.strength)
         for clip, prompt in zip(made, request.prompts, strict=True):
-            frames, known = self.frames(prompt)
+            frames, known = shown[prompt]
             clip[known] = frames[0, known]
         return made
 

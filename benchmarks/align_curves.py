@@ -29,6 +29,7 @@ from torch import Tensor
 import base_model
 from align.commands import load_reward
 from align.config import TrainConfig
+from align.demo import ADAPTED
 from align.grpo import GRPO
 from align.nft import NFT
 from align.protocol import Algorithm
@@ -49,7 +50,6 @@ LOOPS: dict[str, tuple[float, Algorithm | None]] = {
 }
 """Learning rates are those of the sandbox recipes; the plain loop's is that of flow_grpo's SD3 recipe."""
 PLAIN = "plain DDPO"
-ADAPTED = ["attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out", "mlp_in", "mlp_out", "modulation"]
 DRAWN = {"usual sampling": native.USUAL, "10 steps without guidance": Sampling(num_steps=10)}
 HELD_OUT = 128  # prompts, one clip each
 Points = list[tuple[float, float]]  # (processor seconds, mean held-out reward)

@@ -63,11 +63,8 @@ def main() -> None:
     parser.add_argument("--num-clips", type=int, default=8192, help="training clips")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config, held, table = (
-        recipe(options.out, options.num_clips, 0),
-        encoded(256, "heldout"),
-        options.out / "scaling.jsonl",
-    )
+    config, held = recipe(options.out, options.num_clips, 0), encoded(256, "heldout")
+    table = options.out / "scaling.jsonl"
     for budget in options.budgets:
         for width in options.widths:
             done = read_lines(table) if table.exists() else []

@@ -126,9 +126,7 @@ def best_of_n(points: Rows, proxy: str, gold: str) -> Markup:
         gold,
         [(point["kl"], one["value"]) for point, one in zip(points, golds, strict=True)],
         heads=[f"N = {point['n']}, KL {svg.number(point['kl'])}" for point in points],
-        told=[
-            f"{svg.number(one['value'])} ({svg.number(one['low'])} \u2026 {svg.number(one['high'])})" for one in golds
-        ],
+        told=[svg.bounded(one["value"], one["low"], one["high"]) for one in golds],
         bounds=[(one["low"], one["high"]) for one in golds],
         notes=[str(point["n"]) for point in points],
     )
@@ -152,7 +150,10 @@ def radar(rows: Rows) -> Markup:
     def ring(places: Iterable[tuple[float, float]], kind: str) -> Markup:
         return svg.shape(f"M{'L'.join(f'{x:.1f} {y:.1f}' for x, y in places)}Z", kind)
 
-    parts = [ring((at(metric, share) for metric in metrics), "line faint tone-4") for share in (0.25, 0.5, 0.75, 1.0)]
+    parts = [
+        ring((at(metric, share) for metric in metrics), f"line faint tone-{plot.GREY}")
+        for share in (0.25, 0.5, 0.75, 1.0)
+    ]
     for metric in metrics:
         x, y = at(metric, 1.1)
         side = "middle" if abs(x - across) < 20 else "start" if x > across else "end"
@@ -176,7 +177,7 @@ def reliability(rows: Rows) -> Markup:
     Args: rows with aspect, confidence, accuracy, n.
     """
     aspects = list(dict.fromkeys(row["aspect"] for row in rows))
-    series = [plot.Series("", [(0.5, 0.5), (1.0, 1.0)], 4, "faint")]
+    series = [plot.Series("", [(0.5, 0.5), (1.0, 1.0)], plot.GREY, "faint")]
     for tone, aspect in enumerate(aspects):
         own = [row for row in rows if row["aspect"] == aspect]
         series.append(

@@ -14,7 +14,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from eval.svg import drawing, number, padded, shape, stroke, text_at, tick_text, ticks
+from eval.svg import bounded, drawing, number, padded, shape, stroke, text_at, tick_text, ticks
 
 Point = tuple[float, float | None]
 
@@ -89,8 +89,8 @@ def plot(
     parts = []
     for tick in ticks(low, high):
         parts += [stroke(LEFT, y(tick), width - RIGHT, y(tick), "grid")]
-        parts += [text_at(LEFT - 6, y(tick) + 4, _tick(tick, in_percent[1]), "end")]
-    parts += [text_at(x(tick), bottom + 16, _tick(tick, in_percent[0]), "middle") for tick in ticks(first, last, 5)]
+        parts += [text_at(LEFT - 6, y(tick) + 4, tick_text(tick, in_percent[1]), "end")]
+    parts += [text_at(x(tick), bottom + 16, tick_text(tick, in_percent[0]), "middle") for tick in ticks(first, last, 5)]
     parts += [text_at(width - RIGHT, height - 4, x_name, "end")] if x_name else []
     parts += [text_at(2, 12, y_name, "start")] if y_name else []
     parts.append(stroke(LEFT, bottom, width - RIGHT, bottom, "axis"))
@@ -158,7 +158,7 @@ def accuracy(points: Mapping[float, tuple[float, float, float]], label: str, x_n
         label,
         [(x, value) for x, (value, _, _) in rows],
         heads=[f"{x_name} {x:g}" for x, _ in rows],
-        told=[f"{number(value)} ({number(low)} \u2026 {number(high)})" for _, (value, low, high) in rows],
+        told=[bounded(*share) for _, share in rows],
         bounds=[(low, high) for _, (_, low, high) in rows],
     )
     return plot([line], label, x_name=x_name, y_name="accuracy", in_percent=(False, True), size=LARGE)
@@ -198,7 +198,3 @@ def _numbers(line: Series) -> Markup:
 
 def _known(point: Point) -> bool:
     return point[1] is not None and math.isfinite(point[1])
-
-
-def _tick(value: float, in_percent: bool) -> str:
-    return f"{100 * value:.3g}\u2009%" if in_percent else tick_text(value)

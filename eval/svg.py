@@ -43,8 +43,15 @@ def share(value: float | None) -> str:
     return "\u2013" if value is None else f"{100 * value:.0f}\u2009%"
 
 
-def tick_text(value: float) -> str:
-    """A round number, as short as it can be."""
+def bounded(value: float, low: float, high: float) -> str:
+    """A value and its interval."""
+    return f"{number(value)} ({number(low)} \u2026 {number(high)})"
+
+
+def tick_text(value: float, in_percent: bool = False) -> str:
+    """A round number, as short as it can be. in_percent: it is a share of 1."""
+    if in_percent:
+        return f"{100 * value:.3g}\u2009%"
     mantissa, _, exponent = f"{value:.4g}".partition("e")
     return (f"{mantissa}e{int(exponent)}" if exponent else mantissa).replace("-", "\u2212")
 
@@ -153,9 +160,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
     parts = [stroke(left, bottom, width - 14, bottom, "axis")]
     for tick in ticks(low, high, 3):
         parts += [stroke(x(tick), 2, x(tick), bottom, "grid")]
-        parts.append(
-            text_at(x(tick), bottom + 15, f"{100 * tick:.3g}\u2009%" if in_percent else tick_text(tick), "middle")
-        )
+        parts.append(text_at(x(tick), bottom + 15, tick_text(tick, in_percent), "middle"))
     for index, (name, value, from_, to) in enumerate(rows):
         middle = index * height + height / 2 + 2
         parts.append(text_at(left - 8, middle + 4, name if len(name) <= 19 else f"\u2026{name[-18:]}", "end"))

@@ -16,6 +16,10 @@ from core.preferences_database import Connection, Database
 VERSION = 2
 # Gold pairs and repeats are for every annotator; their target is out of reach.
 EVERYONE = 1_000_000
+# Conditions that queries share. A vote v counts while nothing supersedes it and it is not itself a withdrawal; a pair p
+# asks about its videos, and is no check of people.
+CURRENT = "v.choice <> 'withdrawn' AND NOT EXISTS (SELECT 1 FROM vote s WHERE s.supersedes = v.id)"
+IS_LABEL = "(p.gold IS NULL AND p.repeats IS NULL)"
 
 # {id} is a number that the database counts up. BIGINT and DOUBLE PRECISION mean the same in both databases.
 TABLES: dict[str, str] = {

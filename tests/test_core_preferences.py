@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import postgres_server
 import pytest
 
-from core import preferences, preferences_people, video
+from core import preferences, preferences_people, preferences_queue, video
 from core.errors import UserError
 from core.preferences import Settings, Store
 
@@ -237,7 +237,7 @@ def test_a_repeat_shows_an_earlier_pair_with_its_sides_swapped(make):
     for pair in repeats:
         assert (shown[pair.id].left, shown[pair.id].right) == (shown[pair.repeats].right, shown[pair.repeats].left)
     order = list(shown)
-    assert min(order.index(pair.id) - order.index(pair.repeats) for pair in repeats) > preferences.REPEAT_DISTANCE
+    assert min(order.index(pair.id) - order.index(pair.repeats) for pair in repeats) > preferences_queue.REPEAT_DISTANCE
     assert len(store.votes()) == 60  # the labels themselves are not counted twice
 
 

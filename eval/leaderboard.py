@@ -44,7 +44,7 @@ class Meetings:
     first: NDArray[np.int_]
     second: NDArray[np.int_]
     share: NDArray[np.float64]
-    prompts: Sequence[str]
+    prompts: Sequence[str | None]
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, float, str]]) -> Meetings:
@@ -63,14 +63,14 @@ def by_metric(sets: Mapping[str, Path | str], metric: str, tie_band: float) -> M
     rows, higher = [], True
     for folder in sets.values():
         entry = result.read_results(folder)["metrics"].get(metric)
-        rows.append(result.read_samples(folder))
-        if entry is None or not any(metric in row for row in rows[-1]):
+        rows.append(result.read_values(folder, metric))
+        if entry is None or all(value is None for _, _, value in rows[-1]):
             raise UserError(f"{folder} holds no {metric} per video; run `soralign eval {folder} --metrics {metric}`")
         if entry.get("higher_is_better") is None:
             raise UserError(f"{metric} has no better direction and cannot rank")
         higher = entry["higher_is_better"]
-    scenes = matched(rows, lambda row: (row["prompt"], row.get("seed")))
-    known = [[finite(row.get(metric)) if row else None for row in scene] for _, scene in scenes]
+    scenes = matched(rows, lambda row: row[:2])
+    known = [[row[2] if row else None for row in scene] for _, scene in scenes]
     values = np.array(known, dtype=float).reshape(len(scenes), len(sets)) * (1 if higher else -1)
     first, second = np.triu_indices(len(sets), 1)
     gaps = values[:, first] - values[:, second]

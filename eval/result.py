@@ -110,6 +110,26 @@ def read_samples(folder: Path | str) -> list[dict[str, Any]]:
     return files.read_lines(path)
 
 
+def read_values(folder: Path | str, metric: str) -> list[tuple[str | None, int | None, float | None]]:
+    """(prompt, seed, value of one metric) of every line of samples.jsonl.
+
+    Arrow skips what is not asked for, which takes a quarter of the time of reading whole lines. Where it objects (a
+    half-written last line, a number as text) the lines are read one by one, which says what is wrong or copes.
+
+    Raises: UserError as `read_samples`.
+    """
+    import pyarrow
+    from pyarrow import json as arrow
+
+    schema = pyarrow.schema({"prompt": pyarrow.string(), "seed": pyarrow.int64(), metric: pyarrow.float64()})
+    wanted = arrow.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        table = arrow.read_json(Path(folder) / SAMPLES, parse_options=wanted)
+    except (OSError, pyarrow.ArrowException):
+        return [(row.get("prompt"), row.get("seed"), finite(row.get(metric))) for row in read_samples(folder)]
+    return list(zip(*(table[name].to_pylist() for name in schema.names), strict=True))
+
+
 def read_features(folder: Path | str) -> dict[str, SetFeatures]:
     """Metric.kind -> vectors; empty where none were kept or the file is damaged."""
     try:

@@ -78,6 +78,27 @@ def test_a_leaderboard_of_sets_counts_ties_and_pairs_by_prompt_and_seed(tmp_path
     json.dumps(content, allow_nan=False)
 
 
+def test_values_of_one_metric_are_those_of_the_lines_also_where_a_line_is_half_written(tmp_path: Path) -> None:
+    rows = [
+        {"id": "0", "prompt": 'a "red" ball \u2192 caf\u00e9', "seed": 0, "gold": 1, "reasons": {"cuts": "short"}},
+        {"id": "1", "prompt": "b", "seed": None, "gold": 0.25, "objects": [{"x": 1}, {"y": None}]},
+        {"id": "2", "prompt": "b", "gold": None},
+        {"id": "3", "prompt": "b", "seed": 7},
+    ]
+    result.write_samples(tmp_path, rows)
+    expected = [(row["prompt"], row.get("seed"), row.get("gold")) for row in rows]
+    assert result.read_values(tmp_path, "gold") == expected
+    with (tmp_path / result.SAMPLES).open("a") as file:
+        file.write('{"id": "4", "prom')
+    assert result.read_values(tmp_path, "gold") == expected
+    (tmp_path / result.SAMPLES).write_text('{"id": "0", "prompt": "a"}\n{"id": \n{"id": "1", "prompt": "b"}\n')
+    with pytest.raises(UserError, match=r"samples\.jsonl:2: not JSON"):
+        result.read_values(tmp_path, "gold")
+    (tmp_path / result.SAMPLES).unlink()
+    with pytest.raises(UserError, match="soralign eval"):
+        result.read_values(tmp_path, "gold")
+
+
 def test_where_lower_is_better_the_lower_wins(tmp_path: Path) -> None:
     sets = {
         name: write_set(tmp_path / name, np.full(4, value), "warping_error[dis]", higher=False)

@@ -73,9 +73,11 @@ class Queue:
         return [int(lease) for (lease,) in rows]
 
     def expire(self, now: float) -> None:
-        """Close leases whose time is over and give their pairs back."""
+        """Close this project's leases whose time is over and give their pairs back."""
         over = self.connection.execute(
-            "SELECT id, pair FROM lease WHERE state = 'active' AND expires <= ?", (now,)
+            "SELECT l.id, l.pair FROM lease l JOIN pair p ON p.id = l.pair"
+            " WHERE l.state = 'active' AND l.expires <= ? AND p.project = ?",
+            (now, self.project.id),
         ).fetchall()
         for lease, pair in over:
             self.connection.execute("UPDATE lease SET state = 'expired' WHERE id = ?", (lease,))

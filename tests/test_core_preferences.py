@@ -241,6 +241,18 @@ def test_a_repeat_shows_an_earlier_pair_with_its_sides_swapped(make):
     assert len(store.votes()) == 60  # the labels themselves are not counted twice
 
 
+def test_a_lease_that_ends_while_another_project_is_labelled_leaves_its_pair_the_labels_it_has(make, monkeypatch):
+    clock = Clock(monkeypatch)
+    store = make(num_pairs=1)
+    other = store.add_project("other", aspects=("text",))
+    pair = other.add_pair("prompt", 1, 2, target_votes=2)
+    other.record_vote(pair, "bob", "text", "a")
+    other.claim("ann", ttl_seconds=60)
+    clock.now += 61
+    store.claim("cyd")
+    assert other.num_labels(pair) >= 1
+
+
 def test_projects_keep_apart(make, tmp_path, address):
     store = make(num_pairs=2)
     other = store.add_project("faces", ("overall",), Settings(gold_share=0.1))

@@ -27,7 +27,7 @@ from core import video
 from core.files import atomic_write
 from core.randomness import numpy_generator
 from eval import physics as metrics
-from reward import physics
+from reward import physics, physics_probes
 
 Spoil = Callable[[Drawn, np.random.Generator], None]
 START = 6  # frame from which a defect holds
@@ -142,10 +142,10 @@ def measure(frames: np.ndarray, clip: dataset.Clip, path: Path) -> tuple[dict[st
     began = time.perf_counter()
     observation = reader.read(frames)
     read = time.perf_counter()
-    probes = physics.probe(observation, clip.spec)
+    probes = physics_probes.probe(observation, clip.spec)
     probed = time.perf_counter()
     values = {name: found.value for name, found in probes.items()}
-    values["velocity"] = physics.velocity_error(observation, clip.state).value
+    values["velocity"] = physics_probes.velocity_error(observation, clip.state).value
     passed = physics.passes(probes, clip.spec, metrics.bands())
     return values, passed, (read - began, probed - read)
 

@@ -28,7 +28,7 @@ from core.files import atomic_write
 from core.progress import track
 from core.randomness import numpy_generator
 from eval.protocol import Frames, Metric, Sample, Score, missing
-from reward import physics
+from reward import physics, physics_probes
 
 Codec = Callable[[Frames], Frames]
 BAND_FILE = Path(__file__).with_name("physics_band.json")
@@ -62,7 +62,7 @@ def bands() -> dict[str, dict[str, tuple[float, float]]]:
 def passed(sample: Sample) -> Score:
     """1 when every probe that applies is inside the band of truth, else 0 and the names of those outside."""
     if sample.spec is None:
-        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+        return _lawless(sample)
     if physics.passes(sample.probes, sample.spec, bands()):
         return Score(1.0)
     verdicts = physics.verdicts(sample.probes, sample.spec, bands())
@@ -72,17 +72,21 @@ def passed(sample: Sample) -> Score:
 def measurable(sample: Sample) -> Score:
     """Share of the probes that must be measurable in a right video and were."""
     if sample.spec is None:
-        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+        return _lawless(sample)
     count = len(sample.spec.objects)
-    wanted = [name for name in physics.PROBES if physics.required(name, sample.spec.family, count)]
+    wanted = [name for name in physics_probes.PROBES if physics.required(name, sample.spec.family, count)]
     return Score(float(np.mean([sample.probes[name].measured for name in wanted])))
 
 
 def quality(sample: Sample) -> Score:
     """Graded plausibility in [0, 1]; see reward.physics.grade."""
     if sample.spec is None:
-        return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
+        return _lawless(sample)
     return Score(physics.grade(sample.probes, sample.spec))
+
+
+def _lawless(sample: Sample) -> Score:
+    return missing("the prompt names no scene with a known law" if sample.prompt else "the video has no prompt")
 
 
 def probe(name: str) -> Callable[[Sample], Score]:
@@ -103,7 +107,7 @@ def velocity_error(sample: Sample) -> Score:
         return missing("no ground-truth state beside the video")
     if sample.observation is None:
         return missing(sample.unreadable)
-    found = physics.velocity_error(sample.observation, sample.state)
+    found = physics_probes.velocity_error(sample.observation, sample.state)
     return Score(found.value, found.reason)
 
 
@@ -111,7 +115,7 @@ def _probe_metric(name: str, blind_spots: str, version: str = "1") -> Metric:
     return Metric(
         name=f"physics/{name}",
         version=version,
-        unit=physics.PROBES[name],
+        unit=physics_probes.PROBES[name],
         range=(0.0, float("inf")),
         higher_is_better=None if name in TWO_SIDED else False,
         needs=("frames",),
@@ -210,7 +214,7 @@ def measure_band(num_clips: int, seed: int = 0, codec: Codec | None = None) -> d
     """
     values: dict[str, dict[str, list[float]]] = {family: defaultdict(list) for family in FAMILIES}
     for spec, observation in track(truth(num_clips, seed, codec), "band of truth", total=num_clips * len(FAMILIES)):
-        for name, found in physics.probe(observation, spec).items():
+        for name, found in physics_probes.probe(observation, spec).items():
             if physics.applies(name, spec.family, len(spec.objects)):
                 values[spec.family][name].append(found.value)
     rows, coverage = {}, {}

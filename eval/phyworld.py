@@ -14,7 +14,7 @@ import numpy as np
 
 from base_model.world.spec import SIZES
 from eval.protocol import Array, Metric, Sample, Score, missing
-from reward import physics
+from reward import physics_probes
 
 GIVEN = 3  # frames that a generator was shown
 # Initial horizontal (in uniform: any) speed in training, px / frame; families not named have none to vary.
@@ -61,7 +61,7 @@ def velocity_error(split: str) -> Callable[[Sample], Score]:
             return missing(sample.unreadable)
         if (is_odd_radius(sample.state), is_odd_speed(sample.state, sample.spec.family)) != SPLITS[split]:
             return missing("of another split")
-        found = physics.velocity_error(sample.observation, sample.state, GIVEN)
+        found = physics_probes.velocity_error(sample.observation, sample.state, GIVEN)
         return Score(found.value, found.reason)
 
     return score

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from base_model.world import caption, reader
 from base_model.world.spec import HEIGHT, WIDTH, SceneSpec
-from reward import physics
+from reward import physics_probes
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.float32]
@@ -103,11 +103,11 @@ class Sample:
         return None
 
     @cached_property
-    def probes(self) -> dict[str, physics.Probe]:
+    def probes(self) -> dict[str, physics_probes.Probe]:
         """All physics probes of this video."""
         if self.observation is None:
-            return {name: physics.Probe(float("nan"), self.unreadable) for name in physics.PROBES}
-        return physics.probe(self.observation, self.spec)
+            return dict.fromkeys(physics_probes.PROBES, physics_probes.missing(self.unreadable))
+        return physics_probes.probe(self.observation, self.spec)
 
     @property
     def unreadable(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,8 @@ from base_model.world.spec import SceneSpec
 from core.errors import UserError
 from core.preferences import ASPECTS
 from core.randomness import numpy_generator
-
-if TYPE_CHECKING:
-    from reward import physics
+from reward import physics
+from reward.physics_probes import Probe, probe
 
 # What makes a video be about its prompt; the sum is 1.
 TEXT_WEIGHTS = {"colour": 0.25, "shape": 0.2, "size": 0.1, "count": 0.15, "family": 0.2, "direction": 0.1}
@@ -36,19 +34,15 @@ def gold_utility(frames: NDArray[np.floating], prompt: str) -> dict[str, float]:
     Args: frames [time, 3, 64, 64] in [0, 1].
     Raises: UserError when the prompt is not of the sandbox: nothing is known about it then.
     """
-    from reward import physics
-
     spec = caption.parse(prompt)
     if spec is None:
         raise UserError(f"prompt {prompt!r} is not of the sandbox, so its truth is unknown; see `soralign world`")
     observation = reader.read(np.asarray(frames))
-    return utility(observation, spec, physics.probe(observation, spec))
+    return utility(observation, spec, probe(observation, spec))
 
 
-def utility(observation: reader.Observation, spec: SceneSpec, probes: Mapping[str, physics.Probe]) -> dict[str, float]:
+def utility(observation: reader.Observation, spec: SceneSpec, probes: Mapping[str, Probe]) -> dict[str, float]:
     """Gold utility of a video that was read and probed already."""
-    from reward import physics
-
     aspects = {
         "text_alignment": text_alignment(observation, spec),
         "motion_quality": physics.grade(probes, spec),

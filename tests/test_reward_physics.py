@@ -13,7 +13,7 @@ from base_model.world.simulate import Body, Setup, simulate
 from base_model.world.spec import COLOURS, FAMILIES, ObjectSpec, SceneSpec
 from core.randomness import numpy_generator
 from eval.physics import bands
-from reward import physics
+from reward import physics, physics_probes
 
 NUM_FRAMES = 17
 RED = ObjectSpec("red", "ball", "medium")
@@ -36,7 +36,7 @@ def straight(speed: float = 2.0, row: float = 30.0) -> np.ndarray:
 
 
 def probes(frames: np.ndarray, family: str = "uniform", objects: tuple[ObjectSpec, ...] = (RED,)):
-    return physics.probe(reader.read(frames), SceneSpec(family, objects))
+    return physics_probes.probe(reader.read(frames), SceneSpec(family, objects))
 
 
 def test_hand_made_uniform_motion_measures_what_was_drawn() -> None:
@@ -166,7 +166,7 @@ def test_truth_mostly_passes_and_time_defects_never(family: str) -> None:
     truth, passed = clips(family, 6), 0
     rng = np.random.default_rng(0)
     for clip in truth:
-        found = physics.probe(reader.read(clip.frames), clip.spec)
+        found = physics_probes.probe(reader.read(clip.frames), clip.spec)
         passed += physics.passes(found, clip.spec, bands())
         assert physics.grade(found, clip.spec) > 0.85
         if family == "static":
@@ -177,7 +177,7 @@ def test_truth_mostly_passes_and_time_defects_never(family: str) -> None:
             "shuffled": lambda frames: frames[rng.permutation(len(frames))],
         }
         for name, spoil in broken.items():
-            spoilt = physics.probe(reader.read(spoil(clip.frames)), clip.spec)
+            spoilt = physics_probes.probe(reader.read(spoil(clip.frames)), clip.spec)
             assert not physics.passes(spoilt, clip.spec, bands()), name
             assert physics.grade(spoilt, clip.spec) < physics.grade(found, clip.spec), name
     assert passed >= 5  # a band holds 99 %, and there are ten of them
@@ -185,8 +185,8 @@ def test_truth_mostly_passes_and_time_defects_never(family: str) -> None:
 
 def test_static_scenes_must_not_move() -> None:
     spec = SceneSpec("static", (RED,))
-    moving = physics.probe(reader.read(drawn(straight())), spec)
-    still = physics.probe(reader.read(drawn(straight(0.0))), spec)
+    moving = physics_probes.probe(reader.read(drawn(straight())), spec)
+    still = physics_probes.probe(reader.read(drawn(straight(0.0))), spec)
     assert physics.passes(still, spec, bands()) and not physics.passes(moving, spec, bands())
     assert physics.grade(still, spec) > 0.95 and physics.grade(moving, spec) == 0
 
@@ -195,7 +195,7 @@ def test_static_scenes_must_not_move() -> None:
 def test_empty_video_never_passes_and_is_worth_nothing(family: str) -> None:
     frames = np.full((NUM_FRAMES, 3, 64, 64), 0.08, dtype=np.float32)
     spec = SceneSpec(family, (RED,))
-    found = physics.probe(reader.read(frames), spec)
+    found = physics_probes.probe(reader.read(frames), spec)
     assert all(not probe.measured and probe.reason for probe in found.values())
     assert not physics.passes(found, spec, bands())
     assert physics.grade(found, spec) == 0 == physics.quality(frames, caption.caption(spec))
@@ -213,14 +213,14 @@ def test_quality_falls_as_a_defect_grows() -> None:
 
 def test_velocity_error_against_the_simulator() -> None:
     clip = clips("projectile", 1)[0]
-    found = physics.velocity_error(reader.read(clip.frames), clip.state)
+    found = physics_probes.velocity_error(reader.read(clip.frames), clip.state)
     assert found.value < 0.08
     slowed = clip.frames[np.repeat(np.arange(9), 2)[:17]]
-    assert physics.velocity_error(reader.read(slowed), clip.state).value > 0.5
+    assert physics_probes.velocity_error(reader.read(slowed), clip.state).value > 0.5
 
 
 def test_a_prompt_outside_the_grammar_leaves_lawless_probes() -> None:
-    found = physics.probe(reader.read(drawn(straight())), None)
+    found = physics_probes.probe(reader.read(drawn(straight())), None)
     assert found["permanence"].measured and not found["inertia"].measured
     assert physics.quality(drawn(straight()), "waves on a beach at dusk") > 0.9
 
@@ -236,7 +236,7 @@ def test_probes_cost_less_than_ten_milliseconds_a_clip() -> None:
     observation = reader.read(drawn(simulate(setup).position, floor=True))
     start = time.process_time()
     for _ in range(50):
-        physics.probe(observation, spec)
+        physics_probes.probe(observation, spec)
     assert (time.process_time() - start) / 50 < 0.010
 
 

@@ -217,7 +217,8 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """diffusers' 3D U-Net (convolutions and attention over space, then over time) behind the transformer's call.
 
     Padded words are zeroed, since the U-Net takes no mask for them; the prompt vector is one more word. Sides must be
-    multiples of 2 ** (number of widths - 1) latent cells.
+    multiples of 2 ** (number of widths - 1) latent cells. diffusers' dropout is off: it would draw from global
+    randomness, and a resumed run would not be the unbroken one.
     """
 
     @register_to_config
@@ -242,6 +243,9 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):
             cross_attention_dim=text_width,
             attention_head_dim=16,
         )
+        for module in self.unet.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         self.pooled_in = nn.Linear(pooled_width, text_width)
         self.text_norm = nn.LayerNorm(text_width)
 

@@ -1,5 +1,6 @@
 """Pretraining: the schedule's closed form, a stopped run that ends as an unbroken one, losses that fall."""
 
+import copy
 import json
 import os
 import shutil
@@ -223,6 +224,44 @@ def test_a_variant_is_trained_saved_and_sampled_from_in_the_same_loop(
     )
     assert frames.shape == (1, 5, 3, 32, 32) and frames.isfinite().all()
     pretrain(_config("transformer", parts, steps=1, start=str(run.folder / "transformer")), tmp_path / "on")
+
+
+def test_the_unets_gradient_of_two_latent_frames_is_right_in_its_training_precision() -> None:
+    torch.manual_seed(0)
+    network = VARIANTS["unet"](in_channels=4, text_width=16, pooled_width=8, widths=(16, 32)).train()
+    latents, text, pooled = torch.randn(2, 4, 2, 8, 8), torch.randn(2, 7, 16), torch.randn(2, 8)
+
+    def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
+        unet = copy.deepcopy(network).to(dtype)
+        sigma, mask = torch.tensor([0.3, 0.8]), torch.ones(2, 7, dtype=torch.bool)
+        unet(latents.to(dtype), sigma, text.to(dtype), mask, pooled.to(dtype)).square().mean().backward()
+        return [value.grad.double() for value in unet.parameters()]  # type: ignore[union-attr]
+
+    found = gradients(transformer_part.training_dtype(network, torch.device("cpu")))
+    for value, true in zip(found, gradients(torch.float64), strict=True):  # equal also because dropout is off
+        torch.testing.assert_close(value, true, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("poisoned", "log_every", "save_every"), [("loss", 4, 3), ("weights", 50, 2)])
+@pytest.mark.usefixtures("small_networks")
+def test_a_training_that_diverged_stops_and_its_last_checkpoint_is_sound(
+    poisoned: str, log_every: int, save_every: int, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", log_every)
+    loss = transformer_part.TransformerPart.loss
+
+    def diverging(self: transformer_part.TransformerPart, step: int, draw: int) -> torch.Tensor:
+        value = loss(self, step, draw)
+        if step < 3:
+            return value
+        # A finite loss may have a gradient that is none: 0 x the slope of a root at 0.
+        return value * torch.nan if poisoned == "loss" else value + 0.0 * (0.0 * value).sqrt()
+
+    monkeypatch.setattr(transformer_part.TransformerPart, "loss", diverging)
+    config = _config("transformer", parts, save_every=save_every)
+    with pytest.raises(UserError, match=r"no numbers any more at step 4 of 5, learning_rate is 0.002; .* lower"):
+        pretrain(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{save_every:06d}"]
 
 
 def test_an_unknown_variant_and_what_is_no_transformer_are_named(parts: Path, tmp_path: Path) -> None:

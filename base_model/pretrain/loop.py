@@ -8,6 +8,7 @@ GPU, and under `accelerate launch` many: gradients averaged (DDP), or weights cu
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -29,13 +30,12 @@ from base_model.large import (
     unwrap,
     whole,
 )
-from base_model.native import fast_dtype
 from base_model.pretrain.clip import ClipPart
 from base_model.pretrain.clips import ClipsPart
 from base_model.pretrain.codec import CodecPart
 from base_model.pretrain.config import PretrainConfig, check
 from base_model.pretrain.part import Part
-from base_model.pretrain.transformer import TransformerPart
+from base_model.pretrain.transformer import TransformerPart, training_dtype
 from core.errors import UserError
 from core.files import atomic_write
 from core.progress import track
@@ -95,7 +95,7 @@ class Objective(nn.Module):
 def _wrapped(part: Part, config: PretrainConfig, accelerator: Accelerator) -> nn.Module:
     """The part's loss, its network in the precision of the computation, compiled, cut and placed as is asked."""
     if config.part == "transformer":
-        if fast_dtype() == torch.bfloat16:
+        if training_dtype(part.network, accelerator.device) == torch.bfloat16:
             part.network.bfloat16()
         if config.gradient_checkpointing:
             checkpoint_activations(part.network)
@@ -195,6 +195,8 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
         losses.append(loss.detach())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            if not math.isfinite(mean):
+                raise _diverged(step + 1, config)
             seconds, samples = time.perf_counter() - begin, (step + 1) * config.batch * accelerator.num_processes
             if accelerator.is_main_process:
                 run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, samples)
@@ -210,9 +212,21 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     return run
 
 
+def _diverged(step: int, config: PretrainConfig) -> UserError:
+    return UserError(
+        f"the loss or the weights are no numbers any more at step {step} of {config.steps}, learning_rate is "
+        f"{config.learning_rate:g}; this is not saved: start another run with a lower learning_rate or a longer warmup"
+    )
+
+
 def _save(run: Run, step: int, weights: _Weights, part: Part, accelerator: Accelerator) -> None:
-    """Checkpoint `step`. Every process must call it; the first one writes."""
+    """Checkpoint `step`. Every process must call it; the first one writes.
+
+    Raises: UserError, in every process, for weights that are no numbers.
+    """
     state = weights.state()
+    if not all(bool(value.isfinite().all()) for value in state["master"].values()):
+        raise _diverged(step, weights.config)
 
     def write(folder: Path) -> None:
         torch.save(state, folder / "state.pt")

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from torch import Tensor
+from torch import Tensor, nn
 
 from base_model import flow, pipeline
 from base_model.codec.load import load_codec
 from base_model.codec.protocol import Codec
 from base_model.dit.patches import grid_of
+from base_model.native import fast_dtype
 from base_model.pretrain.config import PretrainConfig, parse_size
 from base_model.pretrain.part import FromTheWorld
 from base_model.tasks import random_mask
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer, check_fit
-from base_model.variants import VARIANTS, Denoiser, load_transformer
+from base_model.variants import VARIANTS, Denoiser, SpaceTimeUNet, load_transformer
 from base_model.world.dataset import make_clip
 from core.errors import UserError
 from core.files import replacing
@@ -48,6 +49,17 @@ def begin_network(config: PretrainConfig, codec: Codec, clip: SandboxClip) -> De
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "transformer weights"))
         return VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
+
+
+def training_dtype(network: nn.Module, device: torch.device) -> torch.dtype:
+    """The precision in which a denoiser computes in training: bf16 where that is fast.
+
+    Not so the U-Net on a CPU: of a bf16 Conv3d over three frames that sees two, oneDNN's weight gradient is memory
+    that nobody wrote (torch 2.15; fp32, and any other number of frames, are right). It is no slower in fp32.
+    """
+    if isinstance(network, SpaceTimeUNet) and device.type == "cpu":
+        return torch.float32
+    return fast_dtype()
 
 
 class TransformerPart(FromTheWorld):

@@ -62,6 +62,8 @@ METRICS: dict[str, str] = {
     "vbench/dynamic_degree": "eval.flow_warp:DYNAMIC_VBENCH",
     "vbench/overall_consistency": "eval.vbench:OVERALL",
     "vbench/aesthetic_quality": "eval.vbench:AESTHETIC",
+    "vbench/appearance_style": "eval.vbench:STYLE",
+    "vbench/human_action": "eval.human_action:HUMAN_ACTION",
     "diversity": "eval.diversity:PIXELS",
     "diversity[sandbox]": "eval.diversity:SANDBOX",
     "fvd[sandbox,dct]": "eval.fvd:SANDBOX",

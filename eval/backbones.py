@@ -38,6 +38,7 @@ BACKBONES: dict[str, str] = {
     "mobilenet_v2": "eval.image_backbones:MobileNetV2",
     "viclip": "eval.vbench:ViCLIP",
     "laion": "eval.vbench:Aesthetic",
+    "umt": "eval.human_action:UMT",
 }
 OWN = ("thumbnail", "sandbox")
 FEWEST_DIGITS = 8  # of a sha256 that is asked for
@@ -127,21 +128,22 @@ def checked(path: str) -> tuple[Path, str]:
 
 
 def network_of(
-    path: str, what: str, make: Callable[[dict[str, Any]], Any], inside: str | None = None
+    path: str,
+    what: str,
+    make: Callable[[dict[str, Any]], Any],
+    tensors: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> tuple[Any, str]:
     """The network that `make` builds for the state dict in PATH or PATH#SHA256, with its weights, and their sha256.
 
     Args:
-        inside: the key under which the file holds its state dict; None where it is one.
-
+        tensors: finds the state dict in what the file holds; by default the file is one.
     Raises: UserError when the file is missing, another one, or does not hold the weights of `what`.
     """
     import torch
 
     file, digest = checked(path)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state if inside is None else state[inside]
+        state = tensors(torch.load(file, map_location="cpu", weights_only=True))
         model = make(state)
         model.load_state_dict(state)
     except Exception as error:  # torch has no one error for a file that is no state dict

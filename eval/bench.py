@@ -210,7 +210,8 @@ class Bench:
             sample.features = seen[metric.backbone]
             if not len(sample.features):
                 return Score(float("nan"), f"{tower.name} gave features that are not finite")
-            sample.text = self.tools.text(metric.backbone, sample.prompt) if sample.prompt else None
+            words = metric.words(sample.prompt)
+            sample.text = self.tools.text(metric.backbone, words) if words else None
         if metric.estimator is not None:
             sample.estimator = self.tools.estimators[metric.estimator]
         try:

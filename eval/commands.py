@@ -33,7 +33,7 @@ class EvalOptions:
     weights: str | None = option(
         None,
         "comma-separated NAME=PATH or NAME=PATH#SHA256 of i3d, videomae, open_clip (MODEL:PATH), dino,"
-        " mobilenet_v2, raft",
+        " mobilenet_v2, raft, viclip, laion (MODEL:PATH:HEAD), umt",
     )
     cache: str | None = option(None, "folder of features (default: OUT/features)")
     suite: str | None = option(None, "shipped prompt suite or file: its groups get means of their own")

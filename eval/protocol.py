@@ -72,7 +72,7 @@ class Sample:
     Args:
         frames: [time, 3, height, width] in [0, 1].
         features: [rows, dim] by the backbone of the metric that is asked, or None without one.
-        text: its features of the prompt [dim], or None.
+        text: its features of the prompt [dim], or of what the metric reads of it, or None.
         estimator: of optical flow, as the metric that is asked wants it.
         real: the video of the reference with the same prompt and seed, or None.
     """
@@ -172,6 +172,7 @@ class Metric:
         per_group: the videos of one prompt, or of the whole set (see `group`) -> as many scores.
         per_set: (vectors [n, dim], reference [m, dim]) -> distance; `pool` makes the vectors.
         backbone: name in eval.backbones.BACKBONES.
+        words: what of a prompt the backbone reads; nothing of an empty string.
         estimator: name in eval.flow.ESTIMATORS.
     """
 
@@ -188,6 +189,7 @@ class Metric:
     per_set: Distance | None = None
     pool: Pool | None = None
     backbone: str | None = None
+    words: Callable[[str], str] = str
     estimator: str | None = None
     failure: float | None = None
     preprocessing: str = "frames as decoded, [0, 1]"

@@ -1,12 +1,14 @@
-"""VBench's dimensions that need networks of their own: agreement of video and prompt by ViCLIP, and LAION's aesthetics.
+"""VBench's dimensions of style and beauty: agreement with the prompt by ViCLIP, with a style by CLIP, LAION's ratings.
 
-Four more (subject, background, flickering, dynamic degree) are formulas over networks that other metrics use too, in
-eval.temporal and eval.flow_warp. The rest of VBench's sixteen are left out; docs/metrics.md says why, one by one.
+Human action has a file of its own; subject, background, flickering and dynamic degree are formulas over networks that
+other metrics use too, in eval.temporal and eval.flow_warp. The rest of VBench's sixteen are left out; docs/metrics.md
+says why, one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,18 @@ if TYPE_CHECKING:
 
 HEAD = 64  # channels of an attention head in every tower of ViCLIP
 BEST = 10.0  # of LAION's scale
+# What the prompts of VBench's appearance style end in: its list has them once more beside each prompt.
+STYLES = (
+    "Van Gogh style",
+    "oil painting",
+    "by Hokusai, in the style of Ukiyo",
+    "black and white",
+    "pixel art",
+    "in cyberpunk style",
+    "animated style",
+    "watercolor painting",
+    "surrealism style",
+)
 
 
 class ViCLIP:
@@ -39,7 +53,7 @@ class ViCLIP:
     def __init__(self, path: str) -> None:
         from open_clip.tokenizer import SimpleTokenizer
 
-        self.model, self.sha256 = network_of(path, "ViCLIP", _towers, inside="model")
+        self.model, self.sha256 = network_of(path, "ViCLIP", _towers, itemgetter("model"))
         vision, text = self.model["vision_encoder"], self.model["text_encoder"]
         self.side, self.num_frames = vision.image_size[0], vision.temporal_positional_embedding.shape[1]
         self.tokenizer = SimpleTokenizer(context_length=text.context_length)
@@ -161,6 +175,20 @@ def aesthetic_quality(sample: Sample) -> Score:
     return missing("no backbone") if sample.features is None else Score(float(sample.features.mean()) / BEST)
 
 
+def style(prompt: str) -> str:
+    """The style that a prompt asks for at its end, empty where it is none of VBench's."""
+    return next((one for one in STYLES if prompt.endswith(one)), "")
+
+
+def appearance_style(sample: Sample) -> Score:
+    """Mean cosine of the frames and the style. Source: VBench, appearance style."""
+    if sample.features is None:
+        return missing("no backbone")
+    if sample.text is None:
+        return missing(f"the prompt ends in none of VBench's styles ({', '.join(STYLES)})")
+    return Score(float((sample.features @ sample.text).mean()))
+
+
 OVERALL = Metric(
     name="vbench/overall_consistency",
     version="1",
@@ -184,4 +212,17 @@ AESTHETIC = Metric(
     per_video=aesthetic_quality,
     backbone="laion",
     preprocessing="LAION's linear predictor on CLIP per frame, mean over frames",
+)
+STYLE = Metric(
+    name="vbench/appearance_style",
+    version="1",
+    unit="cosine",
+    range=(-1.0, 1.0),
+    higher_is_better=True,
+    needs=("frames", "prompt"),
+    blind_spots="all of the prompt but its style; order of frames",
+    per_video=appearance_style,
+    backbone="open_clip",
+    words=style,
+    preprocessing="CLIP per frame and the style that ends the prompt, mean over frames",
 )

@@ -12,9 +12,10 @@ from torch import nn
 from core import video
 from core.errors import UserError
 from core.registry import resolve
-from eval import METRICS, backbones, flow, fvd, i3d, vbench
+from eval import METRICS, backbones, flow, fvd, human_action, i3d, vbench
+from eval.bench import Bench, Tools
 from eval.features import Cache
-from eval.protocol import Metric, Sample
+from eval.protocol import Metric, Sample, Score
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 FRAMES = np.random.default_rng(0).random((17, 3, 40, 56), dtype=np.float32)
@@ -279,6 +280,82 @@ def test_viclip_attends_over_all_patches_of_all_frames(tmp_path: Path) -> None:
     words = tower.encode_text("a red ball")
     assert words is not None and words.shape == (6,) and np.linalg.norm(words) == pytest.approx(1)
     assert not np.allclose(words, tower.encode_text("a blue ball"))
+
+
+def tiny_umt() -> dict[str, torch.Tensor]:
+    """The layout of UMT with one block, 128 wide, for 16 frames of 32x32."""
+    torch.manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embed.proj.weight": (128, 3, 1, 16, 16),
+        "patch_embed.proj.bias": (128,),
+    }
+    shapes |= {"pos_embed": (1, 64, 128), "blocks.0.attn.qkv.weight": (384, 128)}
+    shapes |= {f"blocks.0.attn.{name}_bias": (128,) for name in "qv"}
+    for name, out, into in (("attn.proj", 128, 128), ("mlp.fc1", 512, 128), ("mlp.fc2", 128, 512)):
+        shapes |= {f"blocks.0.{name}.weight": (out, into), f"blocks.0.{name}.bias": (out,)}
+    for name in ("blocks.0.norm1", "blocks.0.norm2", "fc_norm"):
+        shapes |= {f"{name}.weight": (128,), f"{name}.bias": (128,)}
+    shapes |= {"head.weight": (400, 128), "head.bias": (400,)}
+    return {name: 0.1 * torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_umt_is_its_published_layout_and_sees_actions_in_the_middles_of_sixteen_parts(tmp_path: Path) -> None:
+    state = tiny_umt()
+    torch.save(state, tmp_path / "umt.pth")
+    tower = backbones.load("umt", {"umt": str(tmp_path / "umt.pth")})
+    own = {name.removeprefix("blocks.0."): tensor.double() for name, tensor in state.items()}
+    flat = np.random.default_rng(1).random((20, 3, 1, 1), dtype=np.float32) * np.ones((1, 1, 36, 36), np.float32)
+    mean, std = (torch.tensor(part).double() for part in (video.IMAGENET_MEAN, video.IMAGENET_STD))
+    colours = (torch.from_numpy(flat[vbench.middles(20, 16), :, 0, 0]).double() - mean) / std
+    patches = colours @ own["patch_embed.proj.weight"].sum((2, 3, 4)).T + own["patch_embed.proj.bias"]
+    x = patches.repeat_interleave(4, 0) + own["pos_embed"][0]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, (128,), own[f"{name}.weight"], own[f"{name}.bias"], 1e-6)
+
+    query, keys, value = (norm(x, "norm1") @ own["attn.qkv.weight"].T).split(128, -1)
+    query, value, heads = query + own["attn.q_bias"], value + own["attn.v_bias"], []
+    for part in (slice(0, 64), slice(64, 128)):
+        heads.append((query[:, part] @ keys[:, part].T / 8).softmax(-1) @ value[:, part])
+    x = x + torch.cat(heads, -1) @ own["attn.proj.weight"].T + own["attn.proj.bias"]
+    hidden = torch.nn.functional.gelu(norm(x, "norm2") @ own["mlp.fc1.weight"].T + own["mlp.fc1.bias"])
+    x = x + hidden @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
+    logits = norm(x.mean(0), "fc_norm") @ own["head.weight"].T + own["head.bias"]
+    rows = tower.encode_frames(flat)
+    assert rows.shape == (1, 400) and rows[0] == pytest.approx(logits.sigmoid().numpy(), abs=1e-5)
+    state["blocks.0.attn.more"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="not those of UMT"):
+        backbones.load("umt", {"umt": str(tmp_path / "other.pth")})
+
+
+def test_an_action_counts_when_it_is_among_the_likeliest_and_likely() -> None:
+    archery = human_action.actions()["archery"]
+
+    def judged(prompt: str, chance: float, better: int = 0) -> Score:
+        chances = np.full(400, 0.01)
+        chances[10 + archery : 10 + archery + better], chances[archery] = 0.99, chance
+        return human_action.seen(Sample("a", prompt, None, FRAMES, chances[None]))
+
+    assert [judged("A person is archery", chance).value for chance in (0.84994, 0.84996, 0.97)] == [0, 1, 1]
+    assert [judged("A person is archery", 0.97, better).value for better in (4, 5)] == [1, 0]
+    assert judged("A person is robot dancing", 0.97).value == 0
+    assert "Kinetics-400" in (judged("a red ball", 0.97).reason or "")
+
+
+def test_appearance_style_reads_the_style_alone(tmp_path: Path) -> None:
+    tower = backbones.load("open_clip", {"open_clip": tiny_clip(tmp_path)})
+    tools = Tools({"open_clip": tower}, {}, {})
+    bench = Bench([vbench.STYLE], tools, Cache(tmp_path), tmp_path, ())
+    rows = tower.encode_frames(FRAMES[:3])
+
+    def judged(prompt: str) -> Score:
+        return bench._score(vbench.STYLE, Sample("a", prompt, None, FRAMES[:3]), {"open_clip": rows})
+
+    text = tower.encode_text("by Hokusai, in the style of Ukiyo")
+    assert judged("The bund Shanghai by Hokusai, in the style of Ukiyo").value == pytest.approx((rows @ text).mean())
+    assert judged("a shark, pixel art").value == judged("a cat, pixel art").value
+    assert "none of VBench's styles" in (judged("pixel art of a shark").reason or "")
 
 
 def test_dino_of_any_width(tmp_path: Path) -> None:

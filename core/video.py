@@ -55,7 +55,6 @@ class VideoInfo:
     height: int
     fps: float
     num_frames: int
-    duration_seconds: float
 
     @property
     def plays_in_browser(self) -> bool:
@@ -153,7 +152,7 @@ def probe(path: Path | str) -> VideoInfo:
         width, height = context.width, context.height
     if num_frames == 0:
         raise UserError(f"{path}: the file has a video stream but no frame; was it cut off while being written?")
-    return VideoInfo(codec, pixel_format, width, height, fps, num_frames, num_frames / fps)
+    return VideoInfo(codec, pixel_format, width, height, fps, num_frames)
 
 
 def motion(path: Path | str) -> float:
@@ -194,15 +193,6 @@ def sha256(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def write_gif(path: Path | str, frames: NDArray[np.floating], fps: float, scale: int = 1) -> None:
-    """An endlessly looping GIF of frames [time, 3, height, width], each pixel `scale` pixels wide, edges kept crisp."""
-    images = [Image.fromarray(image) for image in to_uint8(frames)]
-    images = [image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) for image in images]
-    with replacing(path) as temporary:
-        duration = round(1000 / fps)
-        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
 
 
 def contact_sheet(clips: Sequence[NDArray[np.floating]], columns: int) -> NDArray[np.uint8]:

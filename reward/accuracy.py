@@ -17,6 +17,7 @@ from reward.bradley_terry import TIE, A, B, vote_chances
 
 Numbers = NDArray[np.float64]
 Choices = NDArray[np.int64]
+NUM_DRAWS = 200  # of outcomes, to see what chance leaves of a calibration error
 
 
 def decisions(difference: Numbers, threshold: float) -> Choices:
@@ -99,21 +100,21 @@ def expected_calibration_error(probability: Numbers, right: Numbers, num_bins: i
     return sum(one.n * abs(one.confidence - one.accuracy) for one in curve) / total if total else float("nan")
 
 
-def calibration_floor(probability: Numbers, num_bins: int = 10, num_draws: int = 200, seed: int = 0) -> float:
+def calibration_floor(probability: Numbers) -> float:
     """The calibration error that chance alone leaves: its mean when every prediction is right exactly as often as its
     probability says. It is no 0: ten bins of twenty pairs show .08. Arguments as for `reliability_curve`."""
-    rng = numpy_generator(seed, "calibration floor")
-    draws = (rng.random((num_draws, len(probability))) < probability).astype(np.float64)
-    return float(np.mean([expected_calibration_error(probability, right, num_bins) for right in draws]))
+    rng = numpy_generator(0, "calibration floor")
+    draws = (rng.random((NUM_DRAWS, len(probability))) < probability).astype(np.float64)
+    return float(np.mean([expected_calibration_error(probability, right) for right in draws]))
 
 
-def debiased_calibration_square(probability: Numbers, right: Numbers, num_bins: int = 10) -> float:
+def debiased_calibration_square(probability: Numbers, right: Numbers) -> float:
     """Mean square of confidence - accuracy over the bins, less what chance adds to it; below 0 where chance took away.
 
     Its root is never below what `expected_calibration_error` would be of endless pairs, so a goal for that holds for
     this. Arguments as for `reliability_curve`. Source: Kumar et al. 2019 (arXiv 1909.10155), debiased estimator.
     """
-    curve = reliability_curve(probability, right, num_bins)
+    curve = reliability_curve(probability, right)
     total = sum(one.n for one in curve)
     if not total:
         return float("nan")

@@ -17,20 +17,9 @@ from torch import Tensor
 A, TIE, B = 0, 1, 2
 
 
-def bradley_terry_loss(difference: Tensor, preferred: Tensor) -> Tensor:
-    """Mean negative log-likelihood of P(a beats b) = sigmoid(difference).
-
-    Args:
-        difference: [n] logits.
-        preferred: [n] share of votes for a, in [0, 1]; a tie is a half.
-    Source: Bradley and Terry 1952; soft labels as in PickScore (Kirstain et al. 2023).
-    """
-    return F.binary_cross_entropy_with_logits(difference, preferred)
-
-
 def margin_loss(difference: Tensor, votes: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """Bradley and Terry's loss on what is left of the difference after the winner gave up `margin`; a tie is half a
-    vote for each side. A margin of 0 is Bradley and Terry's model with soft labels.
+    vote for each side. A margin of 0 is Bradley and Terry's model (1952) with soft labels, as in PickScore.
 
     Args:
         difference: [...] logits. votes: [..., 3] weights.

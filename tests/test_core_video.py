@@ -39,7 +39,7 @@ def test_probe_tells_what_a_browser_needs_to_know(clip, tmp_path):
     video.write(tmp_path / "a.mp4", clip, 8.0)
     info = video.probe(tmp_path / "a.mp4")
     assert (info.codec, info.pixel_format, info.width, info.height) == ("h264", "yuv420p", 48, 32)
-    assert (info.num_frames, info.duration_seconds) == (9, 9 / 8)
+    assert (info.num_frames, info.fps) == (9, 8.0)
     assert info.plays_in_browser
 
 
@@ -86,11 +86,6 @@ def test_signed_range_is_the_inverse_and_works_on_tensors():
     assert video.to_signed(torch.tensor([0.0, 1.0])).tolist() == [-1.0, 1.0]
     video.from_signed(frames).sum().backward()
     assert frames.grad is not None and (frames.grad == 0.5).all()
-
-
-def test_gif_is_scaled_and_keeps_its_frames(clip, tmp_path):
-    video.write_gif(tmp_path / "a.gif", clip, 8.0, scale=2)
-    assert video.read(tmp_path / "a.gif").frames.shape == (9, 3, 64, 96)
 
 
 def test_contact_sheet_has_a_row_per_clip_and_spans_its_time(clip, tmp_path):

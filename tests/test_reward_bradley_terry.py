@@ -10,7 +10,6 @@ from reward.bradley_terry import (
     TIE,
     A,
     B,
-    bradley_terry_loss,
     davidson_log_probabilities,
     davidson_loss,
     log_probabilities,
@@ -40,7 +39,7 @@ def test_without_indifference_rao_kupper_is_bradley_terry() -> None:
     votes[:, A] = torch.tensor([1.0, 0.0, 0.25])
     votes[:, B] = 1 - votes[:, A]
     narrow = rao_kupper_loss(difference, votes, torch.tensor(1e-9, dtype=torch.float64))
-    torch.testing.assert_close(narrow, bradley_terry_loss(difference, votes[:, A]))
+    torch.testing.assert_close(narrow, F.binary_cross_entropy_with_logits(difference, votes[:, A]))
 
 
 def test_rows_that_nobody_was_asked_about_do_not_shrink_the_loss() -> None:
@@ -89,9 +88,9 @@ def test_davidsons_ties_keep_their_ratio_and_their_chance_at_zero() -> None:
 def test_a_margin_of_zero_is_bradley_terry_with_ties_as_halves_and_a_margin_asks_for_more() -> None:
     difference = torch.tensor([-2.0, 0.3, 1.7], dtype=torch.float64)
     votes = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0.2, 0, 0.8]], dtype=torch.float64)
-    plain = bradley_terry_loss(difference, votes[:, A] + votes[:, TIE] / 2)
+    plain = F.binary_cross_entropy_with_logits(difference, votes[:, A] + votes[:, TIE] / 2)
     torch.testing.assert_close(margin_loss(difference, votes), plain)
-    shifted = bradley_terry_loss(difference[:1] - 0.57, votes[:1, A])
+    shifted = F.binary_cross_entropy_with_logits(difference[:1] - 0.57, votes[:1, A])
     torch.testing.assert_close(margin_loss(difference[:1], votes[:1], 0.57), shifted)
 
 

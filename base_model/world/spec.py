@@ -37,8 +37,6 @@ SHAPES = ("ball", "square", "triangle")
 # Radius is that of the disc of equal area, px. Gaps between the bands keep the words distinct.
 SIZES: dict[str, tuple[float, float]] = {"small": (4.2, 4.8), "medium": (5.8, 6.4), "large": (7.6, 8.2)}
 FAMILIES = ("uniform", "bounce", "projectile", "collision", "pendulum", "slide", "occluder", "static")
-GRAVITY_FAMILIES = frozenset({"bounce", "projectile", "pendulum", "slide"})
-FLOOR_FAMILIES = frozenset({"bounce", "projectile", "slide"})
 
 
 @dataclass(frozen=True)

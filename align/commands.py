@@ -28,8 +28,8 @@ class Subject:
     out: str = required("run folder; the same command again continues it")
     prompts: list[str] = required(
         "files of training prompts: text, one per line, or .jsonl with prompt, weight, tag, and what its clips are "
-        "made from (image, video, keyframes, edit or references); several as `a.txt=.7 b.jsonl=.3` are drawn in these "
-        "shares"
+        "made from (image, video, keyframes, edit, references, control); several as `a.txt=.7 b.jsonl=.3` are drawn in "
+        "these shares"
     )
     reward: list[str] = option(
         [],

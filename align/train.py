@@ -210,6 +210,7 @@ def _line(prompt: Prompt) -> str:
     """All that makes a prompt this prompt."""
     words = [prompt.text, prompt.weight, prompt.tag, *map(video.sha256, prompt.files)]
     words += [prompt.strength] if prompt.strength < 1 else []
+    words += ["control"] if prompt.control else []
     return "\t".join(map(str, [*words, *(frame for frame, _ in prompt.keyframes)]))
 
 

@@ -45,7 +45,7 @@ class GenerateConfig(ModelOptions):
     prompts: str | None = option(
         None,
         "text file, one prompt a line, or .jsonl with prompt and what its clips are made from: image, video, "
-        "keyframes, edit or references",
+        "keyframes, edit, references or control",
     )
     prompt: str | None = option(None, "a single prompt, instead of a file; may be left out where something is given")
     num_per_prompt: int = option(1, "clips per prompt, each from its own seed")

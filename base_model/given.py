@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from base_model import flow
+from base_model.hub.family import NOTHING, Beside
 from base_model.hub.generator import HubGenerator
 from base_model.native import NativeGenerator
 from base_model.protocol import Condition, Generator, VideoSize
@@ -120,15 +121,21 @@ def device_of(condition: Condition) -> torch.device:
 
 
 def given(
-    generator: Generator, condition: Condition, cells: Tensor, clean: Tensor, prompts: Sequence[str]
+    generator: Generator,
+    condition: Condition,
+    cells: Tensor,
+    clean: Tensor,
+    prompts: Sequence[str],
+    beside: Beside = NOTHING,
 ) -> Condition:
     """The condition with given cells: `cells` bool [T, rows, columns], `clean` latents [B, C, T, rows, columns].
 
     Args:
         prompts: of the rows; some networks read them beside the picture.
+        beside: what is given beside cells, in pixels in [0, 1]; for the hub models that take it.
     """
     known = cells.to(clean.device).expand(len(clean), *cells.shape)
-    shown = generator.shown(known, clean, prompts) if isinstance(generator, HubGenerator) else {}
+    shown = generator.shown(known, clean, prompts, beside) if isinstance(generator, HubGenerator) else {}
     return {**condition, "known": known, "clean": clean, **shown}
 
 

@@ -4,6 +4,7 @@
     keyframes       pictures at some of their frames
     edit            a clip that they change: sampling begins from it with noise, at the noise level `strength`
     references      pictures of what they show, which are no frames of theirs
+    control         a clip, as of poses or depths, that says what happens in each of their frames
 
 Files are read when first asked for, since a large set would fill the memory; that every file is there and all prompts
 are of one kind is found out at once.
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base_model.given import Request, device_of, drawn, given, grid, known_cells
+from base_model.hub.family import Beside
 from base_model.hub.generator import HubGenerator
 from base_model.protocol import Condition, Generator, cat
 from base_model.tasks import beginning_of
@@ -53,7 +55,7 @@ class Starts:
                     f"'{first.text}' is made from {starts._kind(first)} and '{one.text}' from {kind}; keep prompts of "
                     "each kind in a file of their own"
                 )
-        if first.references:
+        if first.references or first.control:
             _refer(generator, len(first.references))
         return starts
 
@@ -66,7 +68,8 @@ class Starts:
         """What the prompt's clips are made from, [1, time, 3, height, width] in the generator's size, and which of
         these frames are given (bool [time]); the others repeat the nearest, for a codec looks around what is given.
 
-        A causal codec holds the frames after the first in groups, so a keyframe is given as long as its group lasts.
+        A causal codec holds the frames after the first in groups, so a keyframe is given as long as its group lasts,
+        unless the generator takes it alone.
         Raises: UserError for an unknown prompt.
         """
         if prompt not in self.prompts:
@@ -87,7 +90,9 @@ class Starts:
         length = grid(self.generator, True)[0]
         group, wanted = ((frame + length - 1) // length for frame in (moments, places))
         away = size.num_frames * (group[:, None] - wanted).abs() + (moments[:, None] - places).abs()
-        return clip[None, away.argmin(1)], torch.isin(group, wanted)
+        alone = torch.tensor([frame in self._alone(one) for frame in places.tolist()])
+        known = torch.isin(group, wanted[~alone]) | torch.isin(moments, places[alone])
+        return clip[None, away.argmin(1)], known
 
     def row(self, prompt: str) -> Condition:
         """It as latents and given cells of a clip of the generator's size, on the CPU.
@@ -106,10 +111,26 @@ class Starts:
         for place, picture in enumerate(reversed(references)):  # the last one in front, as Wan VACE was trained
             shown = contain(_read(picture)[:1], height, width)[None].to(device)
             row["clean"][:, :, place] = self.generator.encode(shown)[:, :, -1]
-        if references or known.any():
+        beside = self._beside(self.prompts[prompt], frames)
+        if references or known.any() or beside.control is not None:
             cells = known_cells(self.generator, known[:, None, None].expand(-1, height, width))
-            row = given(self.generator, {}, cells, row["clean"], [prompt])
+            row = given(self.generator, {}, cells, row["clean"], [prompt], beside)
         return {name: value.cpu() for name, value in row.items()}
+
+    def _alone(self, one: Prompt) -> list[int]:
+        """Its keyframes that the generator takes as single frames."""
+        if not isinstance(self.generator, HubGenerator):
+            return []
+        takes, count = self.generator.model.grid.alone, self.generator.size.num_frames
+        return [frame for frame, _ in one.keyframes if takes(frame, count)]
+
+    def _beside(self, one: Prompt, frames: Tensor) -> Beside:
+        """What the prompt's clips are made from beside latent frames; `frames` as its own gives them."""
+        control, size = None, self.generator.size
+        if one.control:
+            clip = cover(_read(one.control)[: size.num_frames], size.height, size.width)
+            control = clip.transpose(0, 1)[None]
+        return Beside({frame: frames[:, frame] for frame in self._alone(one)}, control)
 
     def complete(self, request: Request) -> Tensor:
         """Frames [B, time, 3, H, W] of one batch; given pixels come back exactly."""
@@ -133,8 +154,7 @@ class Starts:
         """In words. Raises: UserError for files that do not fit the generator's clips."""
         words, count = [], self.generator.size.num_frames
         if one.strength < 1.0:
-            if (there := video.probe(one.start).num_frames) < count:
-                raise UserError(f"'{one.start}' has {there} frames, the clips made of it {count}; set num_frames lower")
+            _check_length(one.start, count)
             words.append(f"a clip edited from {one.strength:g}")
         elif one.start:
             seen = self._last(torch.empty(1, video.probe(one.start).num_frames)).shape[1]
@@ -143,10 +163,13 @@ class Starts:
             if (there := video.probe(picture).num_frames) > 1:
                 raise UserError(f"'{picture}' has {there} frames; keyframes and references are single pictures")
         if one.keyframes:
-            _check_keyframes(one, count, grid(self.generator, True)[0])
+            _check_keyframes(one, count, grid(self.generator, True)[0], self._alone(one))
             words.append(f"keyframes {', '.join(str(frame) for frame, _ in one.keyframes)}")
         if one.references:
             words.append(f"{len(one.references)} reference pictures")
+        if one.control:
+            _check_length(one.control, count)
+            words.append("a control clip")
         return " and ".join(words) or "nothing"
 
 
@@ -178,12 +201,23 @@ def _read(path: str) -> Tensor:
     return torch.from_numpy(video.read(path).frames)
 
 
-def _check_keyframes(one: Prompt, num_frames: int, group: int) -> None:
-    """Raises: UserError for a keyframe beyond the clip, and for two in one group of the codec."""
+def _check_length(path: str, num_frames: int) -> None:
+    """Raises: UserError for a clip of fewer frames than are made of it."""
+    if (there := video.probe(path).num_frames) < num_frames:
+        raise UserError(f"'{path}' has {there} frames, the clips made of it {num_frames}; set num_frames lower")
+
+
+def _check_keyframes(one: Prompt, num_frames: int, group: int, alone: Sequence[int]) -> None:
+    """Raises: UserError for a keyframe beyond the clip, and for two in one group of the codec that both last so long.
+
+    Args: alone: keyframes that last for themselves only.
+    """
     taken: dict[int, int] = {}
     for frame, _ in one.keyframes:
         if frame >= num_frames:
             raise UserError(f"prompt '{one.text}': keyframe {frame} lies beyond the clip, frames 0 to {num_frames - 1}")
+        if frame in alone:
+            continue
         if (other := taken.setdefault((frame + group - 1) // group, frame)) != frame:
             raise UserError(
                 f"prompt '{one.text}': keyframes {other} and {frame} lie in one group of {group} frames of the codec; "
@@ -192,7 +226,10 @@ def _check_keyframes(one: Prompt, num_frames: int, group: int) -> None:
 
 
 def _refer(generator: Generator, count: int) -> None:
-    """Make room in every clip's latents. Raises: UserError for a generator that takes no references."""
+    """Make room in every clip's latents. Raises: UserError for a generator that takes no references or control clip."""
     if not isinstance(generator, HubGenerator) or generator.model.grid.references is None:
-        raise UserError(f"model '{generator.name}' takes no references; a Wan VACE does (Wan-AI/Wan2.1-VACE-...)")
+        raise UserError(
+            f"model '{generator.name}' takes no references and no control clip; a Wan VACE does "
+            "(Wan-AI/Wan2.1-VACE-...)"
+        )
     generator.refer(count)

@@ -18,7 +18,7 @@ class Prompt:
 
     What its clips are made from, as files: start, the picture that they begin with, or the clip that they go on from,
     or, where `strength` is below 1, the clip that is edited from so much noise; keyframes, (frame, picture) in order;
-    references, pictures of what they show. Empty: none.
+    references, pictures of what they show; control, a clip that says what happens in each frame. Empty: none.
     """
 
     text: str
@@ -28,12 +28,13 @@ class Prompt:
     strength: float = 1.0
     keyframes: tuple[tuple[int, str], ...] = ()
     references: tuple[str, ...] = ()
+    control: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
         """All that are named, in order."""
-        start = (self.start,) if self.start else ()
-        return (*start, *(picture for _, picture in self.keyframes), *self.references)
+        start, control = ((one,) if one else () for one in (self.start, self.control))
+        return (*start, *(picture for _, picture in self.keyframes), *self.references, *control)
 
 
 def read(path: Path | str) -> list[str]:
@@ -45,8 +46,8 @@ def read_all(path: Path | str) -> list[Prompt]:
     """The prompts of a file in order: of every line, or of the keys of its JSON lines where it ends in .jsonl.
 
     Keys: `prompt`, `weight`, `tag`; one of `image` and `video` (what the clips begin with), `edit` (a clip, and
-    `strength`) and `keyframes` ({frame: picture}); and `references` ([picture, ...]). Paths are from the file's folder.
-    Other keys are left alone, so the JSON lines of the public prompt sets are read as they are.
+    `strength`) and `keyframes` ({frame: picture}); `references` ([picture, ...]); and `control` (a clip). Paths are
+    from the file's folder. Other keys are left alone, so the JSON lines of the public prompt sets are read as they are.
 
     Raises: UserError if the file is missing, not UTF-8 text, has no prompt, or a line that is no prompt.
     """
@@ -107,7 +108,7 @@ def _prompt(row: dict[str, object], path: Path, where: str) -> Prompt:
     return Prompt(text.strip(), float(weight), str(tag), **made_from)
 
 
-_FROM = ("image", "video", "edit", "strength", "keyframes", "references")
+_FROM = ("image", "video", "edit", "strength", "keyframes", "references", "control")
 STRENGTH = 0.6
 """Noise level from which clips are edited, where none is named."""
 
@@ -139,6 +140,8 @@ def _made_from(named: dict[str, Any], folder: Path, where: str) -> dict[str, Any
         if not isinstance(pictures, list) or not pictures:
             raise UserError(f"{where}: a list of paths under 'references' is expected, seen {pictures!r}")
         fields["references"] = tuple(file("references", one) for one in pictures)
+    if "control" in named:
+        fields["control"] = file("control", named["control"])
     return fields
 
 

@@ -51,12 +51,15 @@ class Family:
         """A copy that a test may change."""
         return copy.deepcopy(self.generator)
 
-    def own_call(self, pipeline: Any, noise: Tensor, **arguments: Any) -> Tensor:
+    def own_call(self, pipeline: Any, noise: Tensor, prompts: list[str] = PROMPTS, **arguments: Any) -> Tensor:
         """What the pipeline itself makes of PROMPTS."""
+        if self.case.one_by_one and len(prompts) > 1:
+            rows = zip(prompts, noise.split(1), strict=True)
+            return torch.cat([self.own_call(pipeline, row, [prompt], **arguments) for prompt, row in rows])
         size = self.case.size
         common = {self.case.frames: size.num_frames, "height": size.height, "width": size.width}
         return pipeline(
-            prompt=PROMPTS,
+            prompt=prompts[0] if self.case.one_by_one else prompts,
             num_inference_steps=STEPS,
             **self.case.to_pipeline(noise),
             **({self.case.guidance: GUIDANCE} if self.case.guidance else {}),

@@ -1,4 +1,5 @@
-"""Edits and references of hub models: the same clips as diffusers' own pipelines for them, and a policy that learns."""
+"""Edits, references, control clips and keyframes of hub models: the same clips as diffusers' own pipelines for them,
+and a policy that learns."""
 
 import json
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import CASES, PROMPTS, Case, seeded, wan_vace
+from tiny_pipelines import CASES, PROMPTS, Case, seeded, wan_a14b_i2v, wan_flf2v, wan_vace
 from torch import Tensor
 from toy_generator import Brightness
 
@@ -114,10 +115,6 @@ def test_references_are_those_of_wan_vaces_own_call(tmp_path: Path, monkeypatch:
     from PIL import Image
 
     generator = load(tmp_path / "model", Case(wan_vace))
-    with pytest.raises(UserError, match="makes clips from pictures only"):
-        generator.predict(
-            initial_noise(generator, [1]), torch.tensor([0]), generator.schedule(1), generator.encode_prompts(["a"])
-        )
     for index, name in enumerate("abc"):
         picture(tmp_path / f"{name}.png", 16, 16, index)
     images = [Image.open(tmp_path / f"{name}.png") for name in "ab"]
@@ -149,8 +146,9 @@ def test_references_are_those_of_wan_vaces_own_call(tmp_path: Path, monkeypatch:
     assert (aligned - theirs).abs().max() < 1e-5 and not torch.equal(aligned, ours)
 
 
+@pytest.mark.parametrize("controlled", [False, True])
 def test_what_is_given_reaches_wan_vaces_branch_as_in_its_own_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controlled: bool
 ) -> None:
     """One step: the pipeline's own call draws given frames too, where ours leads exactly to them. The branch looks at
     what the codec makes of them; here that is the frames."""
@@ -162,6 +160,9 @@ def test_what_is_given_reaches_wan_vaces_branch_as_in_its_own_call(
         pixels = picture(tmp_path / f"{name}.png", 16, 16, index)
         clip[0, [[0], [5, 6, 7, 8], []][index]] = pixels
     row = {"prompt": PROMPTS[0], "references": ["c.png"], "keyframes": {"0": "a.png", "8": "b.png"}}
+    if controlled:  # it stands where something is made, and does not show where pictures are given
+        row["control"] = "poses.mp4"
+        clip[0, 1:5] = poses(tmp_path / "poses.mp4", 9)[1:5]
     starts = Starts.of(generator, written(tmp_path, [row]))
     assert starts is not None
     monkeypatch.setattr(type(generator.model), "decode", lambda self, latents: clip.transpose(1, 2) * 2 - 1)
@@ -185,6 +186,145 @@ def test_what_is_given_reaches_wan_vaces_branch_as_in_its_own_call(
     free = [0, 2]  # the reference's frame and the group between the pictures
     assert (ours - theirs)[:, :, free].abs().max() < 1e-5
     assert (ours - starts.row(PROMPTS[0])["clean"])[:, :, [1, 3]].abs().max() < 1e-5
+
+
+def poses(path: Path, num_frames: int) -> Tensor:
+    """A clip [num_frames, 3, 16, 16], written to a file."""
+    video.write(path, torch.rand(num_frames, 3, 16, 16, generator=torch.Generator().manual_seed(7)).numpy(), 8.0)
+    return torch.from_numpy(video.read(path).frames)
+
+
+def test_a_control_clip_is_that_of_wan_vaces_own_call(tmp_path: Path) -> None:
+    from PIL import Image
+
+    generator, noise = load(tmp_path / "model", Case(wan_vace)), None
+    clip = poses(tmp_path / "poses.mp4", 11)  # longer than the clips that are made of it
+    picture(tmp_path / "a.png", 16, 16, 0)
+    made = []
+    for references in ([], ["a.png"]):
+        row = {"prompt": PROMPTS[0], "control": "poses.mp4"} | ({"references": references} if references else {})
+        starts = Starts.of(generator, written(tmp_path, [row]))
+        assert starts is not None
+        noise = initial_noise(generator, [1])
+        made.append(drawn(generator, starts, PROMPTS[:1], noise, STEPS))
+        theirs = generator.model.pipeline(
+            prompt=PROMPTS[0],
+            video=clip[None, :9],
+            reference_images=[Image.open(tmp_path / name) for name in references] or None,
+            height=16,
+            width=16,
+            num_frames=9,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            latents=noise,
+            output_type="latent",
+        )[0]
+        assert (made[-1] - theirs).abs().max() < 1e-5
+    silent = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "references": ["a.png"]}]))
+    assert silent is not None and not torch.equal(drawn(generator, silent, PROMPTS[:1], noise, STEPS), made[1])
+    short = [{"prompt": PROMPTS[0], "control": "short.mp4"}]
+    poses(tmp_path / "short.mp4", 5)
+    with pytest.raises(UserError, match="short.mp4' has 5 frames, the clips made of it 9"):
+        Starts.of(generator, written(tmp_path, short))
+
+
+def test_a_policy_learns_from_control_clips_and_its_reference_stays(tmp_path: Path) -> None:
+    generator = load(tmp_path / "model", Case(wan_vace))
+    poses(tmp_path / "poses.mp4", 9)
+    prompts = written(tmp_path, [{"prompt": text, "control": "poses.mp4"} for text in PROMPTS])
+    _learns(generator, prompts, DDPO(group_size=2, window=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("build", [wan_flf2v, wan_a14b_i2v], ids=lambda build: build.__name__)
+def test_a_first_and_a_last_frame_reach_wan_as_in_its_own_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any
+) -> None:
+    """One step, and the codec's look at the first frame is the frame itself; see the test of VACE."""
+    from PIL import Image
+
+    generator = load(tmp_path / "model", Case(build))
+    first, last = (picture(tmp_path / f"{name}.png", 16, 16, index) for index, name in enumerate("ab"))
+    starts = Starts.of(generator, written(tmp_path, [BOTH_ENDS]))
+    assert starts is not None
+    (frames, known), row = starts.frames(PROMPTS[0]), None
+    assert known.tolist() == [True, *[False] * 7, True]  # the last frame alone: its group of four is made
+    assert torch.equal(frames[0, [0, 8]], torch.stack([first, last]))
+    monkeypatch.setattr(type(generator.model), "decode", lambda self, latents: frames[:, :1].transpose(1, 2) * 2 - 1)
+    noise, row = initial_noise(generator, [1]), starts.row(PROMPTS[0])
+    assert row["known"].flatten(2).all(2).tolist() == [[True, False, False]]
+    ours = drawn(generator, starts, PROMPTS[:1], noise, 1)
+    theirs = generator.model.pipeline(
+        prompt=PROMPTS[0],
+        image=Image.open(tmp_path / "a.png"),
+        last_image=Image.open(tmp_path / "b.png"),
+        height=16,
+        width=16,
+        num_frames=9,
+        num_inference_steps=1,
+        guidance_scale=GUIDANCE,
+        latents=noise,
+        output_type="latent",
+    )[0]
+    assert (ours - theirs)[:, :, 1:].abs().max() < 1e-5
+    picture(tmp_path / "b.png", 16, 16, 9)
+    other = Starts.of(generator, written(tmp_path, [BOTH_ENDS]))
+    assert other is not None and not torch.equal(drawn(generator, other, PROMPTS[:1], noise, 1), ours)
+
+
+BOTH_ENDS = {"prompt": PROMPTS[0], "keyframes": {"0": "a.png", "8": "b.png"}}
+
+
+def test_the_model_of_first_and_last_frames_needs_both(tmp_path: Path) -> None:
+    generator = load(tmp_path / "model", Case(wan_flf2v))
+    picture(tmp_path / "a.png", 16, 16, 0)
+    starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "image": "a.png"}]))
+    assert starts is not None
+    with pytest.raises(UserError, match="from a first and a last frame: name both in a prompt file"):
+        starts.row(PROMPTS[0])
+
+
+def test_keyframes_are_single_frames_as_in_ltxs_own_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.pipelines.ltx import pipeline_ltx_condition as own
+    from PIL import Image
+
+    generator, size = load(tmp_path / "model", CASES["ltx_later"]), (32, 32)
+    for index, name in enumerate("abc"):
+        picture(tmp_path / f"{name}.png", *size, index)
+    noise = initial_noise(generator, [1])
+    monkeypatch.setattr(
+        own, "randn_tensor", lambda shape, **named: noise if shape == noise.shape else torch.zeros(shape)
+    )
+    monkeypatch.setattr(own, "retrieve_latents", lambda encoded, **named: encoded.latent_dist.mode())
+    for keyframes in ({"0": "a.png", "5": "b.png", "7": "c.png"}, {"3": "b.png"}):  # 5 and 7 lie in one group
+        starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "keyframes": keyframes}]))
+        assert starts is not None
+        assert starts.frames(PROMPTS[0])[1].nonzero()[:, 0].tolist() == [int(frame) for frame in keyframes]
+        ours = drawn(generator, starts, PROMPTS[:1], noise, STEPS)
+        theirs = generator.model.pipeline(
+            conditions=[
+                own.LTXVideoCondition(image=Image.open(tmp_path / name), frame_index=int(frame))
+                for frame, name in keyframes.items()
+            ],
+            image_cond_noise_scale=0.0,
+            prompt=PROMPTS[0],
+            height=32,
+            width=32,
+            num_frames=9,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            output_type="latent",
+        )[0]
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ltx_later", pytest.param("wan_flf2v", marks=pytest.mark.slow)])
+def test_a_policy_learns_from_single_frames_and_its_reference_stays(tmp_path: Path, name: str) -> None:
+    case = CASES.get(name) or Case(wan_flf2v)
+    generator = load(tmp_path / "model", case)
+    for index, file in enumerate("ab"):
+        picture(tmp_path / f"{file}.png", 16, 16, index)
+    prompts = written(tmp_path, [BOTH_ENDS | {"prompt": text} for text in PROMPTS])
+    _learns(generator, prompts, DDPO(group_size=2, window=1), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def _nine_frames() -> native.NativeGenerator:
         ({"keyframes": {"0": "c.png"}}, "its keyframes '.*c.png' is not there"),
         ({"references": "a.png"}, "a list of paths under 'references' is expected, seen 'a.png'"),
         ({"references": []}, "a list of paths under 'references'"),
+        ({"control": "c.mp4"}, "its control '.*c.mp4' is not there"),
     ],
 )
 def test_a_line_names_files_that_are_there(folder: Path, tmp_path: Path, row: dict[str, Any], told: str) -> None:
@@ -103,7 +104,7 @@ def test_the_files_of_a_set_are_of_one_kind(folder: Path, second: dict[str, Any]
 
 
 def test_what_the_generator_cannot_take_is_one_line(folder: Path) -> None:
-    with pytest.raises(UserError, match="'nano' takes no references; a Wan VACE does"):
+    with pytest.raises(UserError, match="'nano' takes no references and no control clip; a Wan VACE does"):
         Starts.of(native.nano(), _read(folder, [{"prompt": "a", "references": ["a.png", "b.png"]}]))
     longer = replace(native.nano(), size=VideoSize(13, 32, 32))
     with pytest.raises(UserError, match="clip.mp4' has 12 frames, the clips made of it 13; set num_frames lower"):

@@ -24,6 +24,7 @@ class Case:
     to_pipeline: arguments of the call that say latents in our layout. from_pipeline: what the call returns first, in
         ours; of a model that makes sound as well it is the picture.
     tolerance: of the largest difference to the pipeline's own latents; 0 = bit for bit.
+    one_by_one: whether its call takes a single prompt.
     """
 
     build: Callable[[], Any]
@@ -34,6 +35,7 @@ class Case:
     to_pipeline: Callable[[Tensor], dict[str, Tensor]] = lambda latents: {"latents": latents}
     from_pipeline: Callable[[Tensor, tuple[int, ...]], Tensor] = lambda latents, shape: latents
     tolerance: float = 0.0
+    one_by_one: bool = False
 
 
 def seeded(build: Callable[[], Any]) -> Any:
@@ -130,7 +132,14 @@ def wan_a14b_i2v() -> Any:
     )
 
 
-def wan_i2v() -> Any:
+def wan_flf2v() -> Any:
+    """Wan 2.1 first and last frame to video: CLIP looks at both, 17 tokens each."""
+    pipeline = wan_i2v(pos_embed_seq_len=34)
+    torch.nn.init.normal_(pipeline.transformer.condition_embedder.image_embedder.pos_embed)
+    return pipeline
+
+
+def wan_i2v(**options: Any) -> Any:
     """Wan 2.1 image to video: 4 channels of mask and 16 of the picture beside the latents, and CLIP's look at it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
@@ -144,7 +153,7 @@ def wan_i2v() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         image_processor=CLIPImageProcessor(size=32, crop_size=32),
         image_encoder=CLIPVisionModel(looks),
-        transformer=_wan_transformer(shown=20, image_dim=4),
+        transformer=_wan_transformer(shown=20, image_dim=4, **options),
     )
 
 
@@ -806,6 +815,7 @@ CASES = {
     "latte": Case(latte, VideoSize(16, 16, 16), frames="video_length", tolerance=1e-4),
     "mochi": Case(mochi, VideoSize(7, 16, 16), call={"max_sequence_length": 32}, tolerance=1e-5),
     "wan_5b": Case(wan_5b, VideoSize(9, 32, 32)),
+    "wan_vace": Case(wan_vace, tolerance=1e-5, one_by_one=True),
 }
 
 IMAGE_CASES = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, shown
+from base_model.hub.family import Answer, Beside, Given, Grid, decode_with, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class CogVideoX:
     distilled = False
     text_parts = ("text_encoder",)
     show_parts = ()
+    pictured = True
 
     @property
     def given(self) -> Given:
@@ -65,7 +66,7 @@ class CogVideoX:
         )
         return {"text": embedded}
 
-    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:
         factor = self.pipeline.vae.config.scaling_factor
         if self.pipeline.vae.config.invert_scale_latents:  # 1.5 was trained on pictures that were divided by it
             clean = clean / factor**2
@@ -85,7 +86,7 @@ class CogVideoX:
             )
         seen, level = latents, None
         if self.given == "shown":
-            seen = torch.cat([latents, shown(condition, self.title)], 1)
+            seen = torch.cat([latents, condition["shown"]], 1)
             level = latents.new_full((1,), 2.0) if self._config.ofs_embed_dim else None
         answer = self.pipeline.transformer(
             hidden_states=seen.transpose(1, 2),

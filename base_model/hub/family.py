@@ -8,8 +8,8 @@ Latents are [batch, channels, time, height, width] in every family: packing and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,6 +26,21 @@ Answer = Literal["velocity", "noise", "v"]
 Given = Literal["noised", "token", "shown"]
 """How given cells reach the network: with the noise of their level, as all others (any network can); clean, at a noise
 level of their own (a timestep per token); or beside the latents, as `Shown.show` prepares them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What clips are made from that is no whole latent frame of theirs.
+
+    keyframes: pictures [1 or batch, 3, height, width] at single frames of the clip, where `Grid.alone` takes them.
+    control: a video [1 or batch, 3, time, height, width], as poses or depths, that says what is made frame by frame.
+    """
+
+    keyframes: Mapping[int, Tensor] = field(default_factory=dict)
+    control: Tensor | None = None
+
+
+NOTHING = Beside()
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ class Grid:
     patch_time: latent frames per token; the latents are padded to a multiple of it, at the front.
     frames: the only number of frames, for models whose temporal positions are fixed.
     references: pictures that are no frames of the clip, a latent frame each in front of it, which is drawn like the
-        others; None for models that take none.
+        others; None for models that take none, and no control clip.
+    keyframes: where a picture can be given as a single frame; elsewhere it lasts as long as its group.
     sound: what the latents hold behind the picture, for models that make both.
     """
 
@@ -68,12 +84,17 @@ class Grid:
     patch_time: int = 1
     frames: int | None = None
     references: int | None = None
+    keyframes: Literal["nowhere", "last", "anywhere"] = "nowhere"
     sound: Sound | None = None
 
     @property
     def padding(self) -> int:
         """Latent frames in front that hold no frame of the clip."""
         return self.patch_time - 1 + (self.references or 0)
+
+    def alone(self, frame: int, num_frames: int) -> bool:
+        """Whether a picture at `frame` is given by itself, without its group; the first frame is its own group."""
+        return frame > 0 and (self.keyframes == "anywhere" or self.keyframes == "last" and frame == num_frames - 1)
 
     def cells(self, size: VideoSize, family: str) -> tuple[int, int, int]:
         """Latent (time, height, width) of a clip. Raises: UserError for a size the family cannot make."""
@@ -155,8 +176,8 @@ class Family(Protocol):
         Args:
             latents: in the network's precision. timestep: in the scheduler's unit, [batch]; where cells are given and
                 `given` is "token", [batch, time, height, width] over latent cells.
-            condition: rows of `text`, and of `Shown.show` where cells are given; floating tensors in the network's
-                precision.
+            condition: rows of `text`, and of `Shown.show`: always where `given` is "shown", else where it made some;
+                floating tensors in the network's precision.
         """
         ...
 
@@ -178,19 +199,25 @@ class Experts(Family, Protocol):
 
 
 class Shown(Family, Protocol):
-    """A family whose `given` is "shown".
+    """A family whose `given` is "shown", or that takes keyframes alone (of which only `show` is asked).
 
     show_parts: pipeline components that `show` uses beside the codec; None in pipelines that have none.
     """
 
     show_parts: tuple[str, ...]
 
-    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
-        """What `forward` needs of the given cells; made once per prompt, so codec and encoders may be used.
+    @property
+    def pictured(self) -> bool:
+        """Whether it makes clips from pictures only; otherwise `show` is also asked about clips with nothing given."""
+        ...
+
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:
+        """What `forward` needs of what is given; made once per prompt, so codec and encoders may be used.
 
         Args:
             known: bool [batch, time, height, width]. clean: latents [batch, channels, time, height, width].
             prompts: one per row, for encoders that read them beside the picture.
+            beside: pixels in [-1, 1].
         """
         ...
 
@@ -203,19 +230,9 @@ def usual(pipeline: Any) -> Sampling:
     return Sampling(own["num_inference_steps"].default, float(scale))
 
 
-def shown(condition: Condition, title: str) -> Tensor:
-    """The row of that name, which `show` made. Raises: UserError where nothing is given."""
-    if "shown" not in condition:
-        raise UserError(
-            f"this {title} makes clips from pictures only: give --image or a prompt file that names them, or use the "
-            "text model"
-        )
-    return condition["shown"]
-
-
-def first_picture(video: Tensor) -> Tensor:
-    """The first frame of a video in [-1, 1] as image encoders take it: 8 bits, [batch, 3, height, width]."""
-    return ((video[:, :, 0].float() / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+def eight_bits(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as image encoders take them."""
+    return ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().byte()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from base_model.flow import Schedule
 from base_model.hub import noise
-from base_model.hub.family import Experts, Family, Shown, usual
+from base_model.hub.family import NOTHING, Beside, Experts, Family, Shown, usual
 from base_model.protocol import Condition, VideoSize, cat
 from base_model.sampler import Sampling
 from core.errors import UserError
@@ -49,6 +49,7 @@ class HubGenerator:
     _network: nn.Module = field(init=False, repr=False)
     _rows: dict[str, Condition] = field(default_factory=dict, repr=False)
     _schedules: dict[int, Schedule] = field(default_factory=dict, repr=False)
+    _nothing: dict[torch.Size, Condition] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.fps, self.family, self.usual = self.model.fps, self.model.kind, usual(self.model.pipeline)
@@ -139,17 +140,24 @@ class HubGenerator:
             return self.model.encode(frames.transpose(1, 2) * 2 - 1).float()
 
     @torch.no_grad()
-    def shown(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
-        """What the network must see of given cells beside them: rows to join to a condition; see `Shown.show`."""
-        if self.model.given != "shown":
+    def shown(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside = NOTHING) -> Condition:
+        """What the network must see of what is given: rows to join to a condition; see `Shown.show`.
+
+        Args:
+            beside: pixels in [0, 1].
+        """
+        if self.model.given != "shown" and not beside.keyframes:
             return {}
+        pictures = {frame: picture.to(clean.device) * 2 - 1 for frame, picture in beside.keyframes.items()}
+        control = None if beside.control is None else beside.control.to(clean.device) * 2 - 1
         with self._visiting([self.model.pipeline.vae, *self._lookers], clean.device):
-            return cast(Shown, self.model).show(known, clean, prompts)
+            return cast(Shown, self.model).show(known, clean, prompts, Beside(pictures, control))
 
     def refer(self, count: int) -> None:
         """Make room in the latents for `count` reference pictures; for families whose grid says that they take some."""
         self.model = replace(self.model, references=count)  # type: ignore[type-var]
         self._schedules.clear()
+        self._nothing.clear()
 
     def policy_module(self) -> nn.Module:
         return self._network
@@ -176,6 +184,8 @@ class HubGenerator:
     def _answer(self, latents: Tensor, sigma: Tensor, condition: Condition, guidance: float) -> Tensor:
         """The network's answer, fp32."""
         told = noise.timestep(self.model.pipeline.scheduler, self.family, sigma)
+        if self.model.given == "shown" and "shown" not in condition:
+            condition = condition | self._nothing_shown(latents)
         seen = latents
         if "known" in condition and self.model.given == "token":
             known = condition["known"]
@@ -187,6 +197,20 @@ class HubGenerator:
             if name not in _GIVEN
         }
         return self.model.forward(seen.to(self.dtype), told, rows, guidance).float()
+
+    def _nothing_shown(self, latents: Tensor) -> Condition:
+        """What the network sees beside latents of which nothing is given. Raises: UserError if it needs a picture."""
+        if cast(Shown, self.model).pictured:
+            raise UserError(
+                f"this {self.model.title} makes clips from pictures only: give --image or a prompt file that names "
+                "them, or use the text model"
+            )
+        if latents.shape[1:] not in self._nothing:
+            one = torch.zeros_like(latents[:1])
+            known = torch.zeros_like(one[:, 0], dtype=torch.bool)
+            self._nothing[latents.shape[1:]] = self.shown(known, one, [""])
+        row = self._nothing[latents.shape[1:]]
+        return {name: value.expand(len(latents), *value.shape[1:]) for name, value in row.items()}
 
     @contextmanager
     def _visiting(self, parts: Sequence[nn.Module], device: torch.device) -> Iterator[None]:

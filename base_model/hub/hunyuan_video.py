@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, first_picture, shown
+from base_model.hub.family import Answer, Beside, Given, Grid, decode_with, eight_bits, encode_with
 from base_model.protocol import Condition, VideoSize, cat
 from core.errors import UserError
 
@@ -32,6 +32,7 @@ class HunyuanVideo:
     kind: Literal["flow", "vp"] = "flow"
     answer: Answer = "velocity"
     show_parts = ("text_encoder",)
+    pictured = True
     fps: float = 24.0
     size: VideoSize = VideoSize(129, 720, 1280)
 
@@ -67,12 +68,12 @@ class HunyuanVideo:
         embedded, pooled, mask = self.pipeline.encode_prompt(prompt=prompt, **beside)
         return {"text": embedded, "pooled": pooled, "mask": mask}
 
-    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:
         """Raises: UserError where the first picture is not given whole."""
         if not known[:, 0].all():
             raise UserError(f"{self.title} image to video takes a whole first picture and no part of one")
         rows = []
-        for prompt, picture in zip(prompts, first_picture(self.decode(clean[:, :, :1])), strict=True):
+        for prompt, picture in zip(prompts, eight_bits(self.decode(clean[:, :, :1])[:, :, 0]), strict=True):
             embedded, _, mask = self.pipeline.encode_prompt(
                 picture, prompt, pooled_prompt_embeds=clean.new_empty(0), image_embed_interleave=self._every
             )
@@ -89,9 +90,9 @@ class HunyuanVideo:
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
         told = torch.full((len(latents),), guidance * 1000.0, device=latents.device, dtype=latents.dtype)
         if self._pictured == "token_replace":
-            latents = torch.cat([shown(condition, self.title), latents[:, :, 1:]], 2)
+            latents = torch.cat([condition["shown"], latents[:, :, 1:]], 2)
         elif self._pictured:
-            latents = torch.cat([latents, shown(condition, self.title)], 1)
+            latents = torch.cat([latents, condition["shown"]], 1)
         return self.pipeline.transformer(
             hidden_states=latents,
             timestep=timestep,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, first_picture, shown
+from base_model.hub.family import Answer, Beside, Given, Grid, decode_with, eight_bits, encode_with
 from base_model.protocol import Condition, VideoSize
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class HunyuanVideo15:
     size: VideoSize = VideoSize(121, 480, 848)
 
     @property
+    def pictured(self) -> bool:
+        return self.pipeline.transformer.config.task_type == "i2v"  # type: ignore[no-any-return]
+
+    @property
     def channels(self) -> int:
         return int(self.pipeline.vae.config.latent_channels)
 
@@ -52,11 +56,11 @@ class HunyuanVideo15:
         names = ("text", "mask", "glyphs", "glyphs_mask")
         return dict(zip(names, self.pipeline.encode_prompt(prompt), strict=True))
 
-    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:
         rows = {"shown": torch.cat([torch.where(known[:, None], clean, 0.0), known[:, None].to(clean)], 1)}
-        if self._looks:
+        if self.pictured:  # it looks at them
             encoder = self.pipeline.image_encoder
-            picture = list(first_picture(self.decode(clean[:, :, :1])))
+            picture = list(eight_bits(self.decode(clean[:, :, :1])[:, :, 0]))
             seen = self.pipeline.feature_extractor(picture, return_tensors="pt").to(encoder.device, encoder.dtype)
             rows["picture"] = encoder(**seen).last_hidden_state
         return rows
@@ -65,14 +69,10 @@ class HunyuanVideo15:
         return {"sigmas": np.linspace(1.0, 0.0, num_steps + 1)[:-1]}
 
     def forward(self, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float) -> Tensor:
-        if "shown" in condition or self._looks:
-            beside = shown(condition, self.title)
-        else:
-            beside = latents.new_zeros(len(latents), self.channels + 1, *latents.shape[2:])
         width = self.pipeline.transformer.config.image_embed_dim
         no_picture = latents.new_zeros(len(latents), self.pipeline.vision_num_semantic_tokens, width)
         return self.pipeline.transformer(
-            hidden_states=torch.cat([latents, beside], 1),
+            hidden_states=torch.cat([latents, condition["shown"]], 1),
             timestep=timestep,
             encoder_hidden_states=condition["text"],
             encoder_attention_mask=condition["mask"],
@@ -87,7 +87,3 @@ class HunyuanVideo15:
 
     def encode(self, video: Tensor) -> Tensor:
         return encode_with(self.pipeline.vae, video)
-
-    @property
-    def _looks(self) -> bool:
-        return self.pipeline.transformer.config.task_type == "i2v"

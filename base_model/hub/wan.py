@@ -1,8 +1,11 @@
 """Wan 2.1 and 2.2, text or image to video: one expert, two (A14B), or a noise level per token (TI2V-5B).
 
-VACE makes clips from what is given and from references, which a branch of its network reads. Each reference also has a
-latent frame in front of the clip, noisy at first as the clip is; the network was trained to make it out of what the
-branch shows.
+VACE makes clips from what is given, from references and from control clips, which a branch of its network reads. Each
+reference also has a latent frame in front of the clip, noisy at first as the clip is; the network was trained to make
+it out of what the branch shows.
+
+Image to video begins with a picture. Wan 2.1's first-and-last-frame model, and 2.2, also end with one where they are
+given it: the last frame alone, its group of four is made.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from base_model.hub.family import Answer, Given, Grid, decode_with, encode_with, first_picture, shown
+from base_model.hub.family import Answer, Beside, Given, Grid, decode_with, eight_bits, encode_with
 from base_model.protocol import Condition, VideoSize
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import WanImageToVideoPipeline, WanPipeline, WanVACEPipeline
@@ -44,6 +48,10 @@ class Wan:
         return "shown" if self._branch or self._config.in_channels > self.channels else "noised"
 
     @property
+    def pictured(self) -> bool:
+        return not self._branch
+
+    @property
     def fps(self) -> float:
         return 24.0 if self.given == "token" else 16.0
 
@@ -63,6 +71,7 @@ class Wan:
             pipe.vae_scale_factor_spatial,
             self._config.patch_size[1],
             references=self.references if self._branch else None,
+            keyframes="last" if self._ends else "nowhere",
         )
 
     @property
@@ -76,21 +85,35 @@ class Wan:
         )
         return {"text": embedded}
 
-    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str]) -> Condition:
-        """As image to video was trained: the first picture and grey after it through the codec, a mask per frame."""
+    def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:
+        """As image to video was trained: the pictures and grey between them through the codec, a mask per frame.
+
+        Raises: UserError where the first-and-last-frame model lacks the last frame.
+        """
         if self._branch:
-            return {"shown": self._control(known, clean)}
+            return {"shown": self._control(known, clean, beside.control)}
+        if self._config.pos_embed_seq_len is not None and not beside.keyframes:
+            raise UserError(
+                "this Wan makes clips from a first and a last frame: name both in a prompt file, as "
+                '"keyframes": {"0": "a.png", "80": "b.png"} for 81 frames'
+            )
         time = self.grid.time
-        picture = self.decode(clean[:, :, :1])
-        grey = picture.new_zeros(*picture.shape[:2], (clean.shape[2] - 1) * time, *picture.shape[3:])
-        around = self.encode(torch.cat([picture, grey], 2)).to(clean)
-        mask = known[:, None].expand(-1, time, -1, -1, -1).to(clean)
+        first = self.decode(clean[:, :, :1])
+        video = torch.cat([first, first.new_zeros(*first.shape[:2], (clean.shape[2] - 1) * time, *first.shape[3:])], 2)
+        mask = known[:, None].repeat(1, time, 1, 1, 1).to(clean)
+        pictures = [first[:, :, 0]]
+        for frame, last in beside.keyframes.items():
+            video[:, :, frame] = last
+            mask[:, -1, -1] = 1.0
+            pictures.append(video[:, :, frame])
+        around = self.encode(video).to(clean)
         rows = {"shown": torch.cat([mask, torch.where(known[:, None], clean, around)], 1)}
-        if self._config.image_dim is not None:  # Wan 2.1 also looks at the picture with CLIP
-            seen = self.pipeline.image_processor(images=list(first_picture(picture)), return_tensors="pt")
+        if self._config.image_dim is not None:  # Wan 2.1 also looks at the pictures with CLIP
+            images = [image for one in pictures for image in eight_bits(one)]
+            seen = self.pipeline.image_processor(images=images, return_tensors="pt")
             encoder = self.pipeline.image_encoder
-            seen = seen.to(encoder.device, encoder.dtype)
-            rows["picture"] = encoder(**seen, output_hidden_states=True).hidden_states[-2]
+            seen = encoder(**seen.to(encoder.device, encoder.dtype), output_hidden_states=True).hidden_states[-2]
+            rows["picture"] = seen.unflatten(0, (len(pictures), -1)).transpose(0, 1)
         return rows
 
     def levels(self, num_steps: int, cells: tuple[int, int, int]) -> dict[str, Any]:
@@ -129,9 +152,16 @@ class Wan:
         """Whether it is a VACE."""
         return "vace_layers" in self._config
 
-    def _control(self, known: Tensor, clean: Tensor) -> Tensor:
-        """What VACE's branch reads: the given pixels on grey, what stands in the place of the others (grey), and where
-        something is made. References are given, with nothing in the place of others.
+    @property
+    def _ends(self) -> bool:
+        """Whether it takes a last frame; Wan 2.1's plain image to video has no place for its CLIP embedding."""
+        config = self._config
+        taught = config.image_dim is None or config.pos_embed_seq_len is not None
+        return self.given == "shown" and not self._branch and taught
+
+    def _control(self, known: Tensor, clean: Tensor, control: Tensor | None) -> Tensor:
+        """What VACE's branch reads: the given pixels on grey, what stands in the place of the others (the control clip,
+        or grey), and where something is made. References are given, with nothing in the place of others.
 
         Args: clean: in the frames of references, their latents.
         """
@@ -139,14 +169,15 @@ class Wan:
         video = self.decode(clean)
         group = (torch.arange(video.shape[2], device=known.device) + time - 1) // time
         pixels = known[:, count:].repeat_interleave(side, 2).repeat_interleave(side, 3)[:, group]
-        seen, grey = (self.encode(one).to(clean) for one in (video * pixels[:, None], torch.zeros_like(video)))
+        instead = torch.zeros_like(video) if control is None else control * ~pixels[:, None]
+        seen, stands = (self.encode(one).to(clean) for one in (video * pixels[:, None], instead))
         seen[:, :, :count] = clean[:, :, :count]
         # As it was trained: latent frames spread evenly over the clip, each with the mask of its middle.
         cells = known.shape[1] - count
         middle = group[((torch.arange(cells, device=known.device) + 0.5) * len(group) / cells).long()]
         make = (~known[:, count:][:, middle]).to(clean)
         make = torch.cat([make.new_zeros(len(make), count, *make.shape[2:]), make], 1)
-        return torch.cat([seen, grey, make[:, None].expand(-1, side**2, -1, -1, -1)], 1)
+        return torch.cat([seen, stands, make[:, None].expand(-1, side**2, -1, -1, -1)], 1)
 
     @property
     def _config(self) -> Any:
@@ -164,14 +195,15 @@ class Wan:
     def _answer(self, name: str, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         beside: dict[str, Tensor] = {}
         if self._branch:
-            beside["control_hidden_states"] = shown(condition, self.title)
+            beside["control_hidden_states"] = condition["shown"]
         elif self.given == "shown":
-            latents = torch.cat([latents, shown(condition, self.title)], 1)
+            latents = torch.cat([latents, condition["shown"]], 1)
+        if "picture" in condition:  # rows of both pictures follow each other
+            beside["encoder_hidden_states_image"] = condition["picture"].flatten(0, 1)
         return self.networks[name](
             latents,
             timestep,
             encoder_hidden_states=condition["text"],
-            encoder_hidden_states_image=condition.get("picture"),
             return_dict=False,
             **beside,
         )[0]

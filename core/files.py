@@ -18,8 +18,11 @@ from core.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it takes the place of `path`, on any error it goes."""
-    path = Path(path)
+    """Yield a temporary path in the same folder; on success it takes the place of `path`, on any error it goes.
+
+    Where `path` is a link, it stays one, and what it points to is replaced.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because Pillow, NumPy and PyAV read the format from it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -35,17 +38,18 @@ def replacing(path: Path | str) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(path: Path | str) -> Iterator[Path]:
     """`replacing` for folders: yield an empty one beside `path`; on success it takes the place of `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path = Path(os.path.realpath(path))
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for file in filter(Path.is_file, temporary.rglob("*")):
             sync(file)
-        if path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():  # aside first: at every moment one of the two is whole on disk
+            path.rename(old)
         temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -73,12 +77,31 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def drop_partial_line(path: Path) -> None:
-    """Cut a last line that has no newline: a process was killed while writing it."""
-    if path.exists():
-        data = path.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if end < len(data):
-            os.truncate(path, end)
+    """Cut half a last line: a process was killed while writing it. A whole one gets the newline it lacks."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end == len(data):
+        return
+    try:
+        json.loads(data[end:])
+    except ValueError:
+        os.truncate(path, end)
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text, without the mark that Windows puts before it.
+
+    Raises: UserError for another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -87,11 +110,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises: UserError naming file and line for anything that is not one JSON object a line.
     """
     rows = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}); one JSON object a line is expected") from None
-    lines = text.split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def take(folder: Path | str) -> Snapshot:
         known = {}
     entries, digests = [], {}
     for item in track(items, f"hashing {folder.name}"):
-        name, stat = item.video.relative_to(folder).as_posix(), item.video.stat()
+        name, stat = Path(os.path.relpath(item.video, folder)).as_posix(), item.video.stat()
         mark = [stat.st_size, stat.st_mtime_ns]
         held = known.get(name)
         digest = held[2] if isinstance(held, list) and held[:2] == mark else video.sha256(item.video)

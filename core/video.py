@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -226,7 +227,7 @@ class _opened:
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such video file")
         try:
-            self.container = av.open(str(self.path))
+            self.container = av.open(os.path.abspath(self.path))  # "10:00.mp4" alone would be of protocol "10"
         except av.error.FFmpegError as error:
             raise UserError(f"{self.path}: not a readable video ({_reason(error)})") from None
         if not self.container.streams.video:
@@ -264,8 +265,8 @@ def _checked(frames: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def _encode(target: str | io.BytesIO, pixels: Iterable[NDArray[np.uint8]], fps: float) -> None:
-    if not fps > 0:
-        raise UserError(f"fps must be above 0, seen {fps}")
+    if not 0.01 <= fps <= 1000:
+        raise UserError(f"fps must be from 0.01 to 1000, seen {fps}")
     images = np.asarray(pixels)
     # Faststart (index first, so that a browser can start early) reopens the file by name, which a buffer has not.
     options = {"movflags": "+faststart"} if isinstance(target, str) else {}

@@ -124,7 +124,7 @@ def _from_files(folder: Path) -> list[VideoItem]:
     items = []
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."):
         text = path.with_suffix(".txt")
-        prompt = text.read_text(encoding="utf-8").strip() if text.exists() else ""
+        prompt = files.read_text(text).strip() if text.exists() else ""
         items.append(VideoItem(path.stem, path, prompt))
     return items
 
@@ -148,7 +148,7 @@ def _item(folder: Path, row: dict[str, Any], where: str) -> VideoItem:
 def _inside(folder: Path, relative: str, where: str) -> Path:
     """A file of the set; a manifest from elsewhere must not make us serve other files of this machine."""
     path = Path(os.path.normpath(folder / relative))
-    if not path.is_relative_to(os.path.normpath(folder)):
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
         raise UserError(f"{where}: {relative!r} lies outside the video set; use a path relative to {folder}")
     if not path.is_file():
         raise UserError(f"{where}: {relative!r} is missing in {folder}")

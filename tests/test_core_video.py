@@ -166,3 +166,15 @@ def test_a_failed_rewrite_leaves_the_old_file(clip, tmp_path, monkeypatch):
     with pytest.raises(OSError):
         video.write(path, clip, 8.0)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video.write("10:00.mp4", clip, 8.0)
+    assert video.probe("10:00.mp4").num_frames == len(video.read("10:00.mp4").frames) == 9
+
+
+@pytest.mark.parametrize("fps", [0.0, float("nan"), float("inf"), 1e-4])
+def test_rates_that_no_file_can_hold_are_refused(clip, tmp_path, fps):
+    with pytest.raises(UserError, match="fps must be"):
+        video.write(tmp_path / "a.mp4", clip, fps)

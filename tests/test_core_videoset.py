@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from core import video, videoset
+from core import snapshot, video, videoset
 from core.errors import UserError
 
 
@@ -89,6 +89,32 @@ def test_broken_json_before_the_last_line_is_an_error_not_a_gap(clip, tmp_path):
     manifest.write_text("{broken\n" + manifest.read_text())
     with pytest.raises(UserError, match="manifest.jsonl:1"):
         videoset.read(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../set"])
+def test_a_manifest_cannot_name_files_outside_however_its_folder_is_named(clip, tmp_path, monkeypatch, folder):
+    (tmp_path / "set" / "inner").mkdir(parents=True)
+    inside = tmp_path / "set" / ("inner" if folder == ".." else ".")
+    monkeypatch.chdir(inside)
+    video.write(tmp_path / "secret.mp4", clip, 8.0)
+    (tmp_path / "set" / "manifest.jsonl").write_text('{"video": "../secret.mp4", "prompt": "p"}\n')
+    with pytest.raises(UserError, match="outside the video set"):
+        videoset.read(folder)
+
+
+def test_captions_beside_videos_may_be_of_windows_but_not_of_another_encoding(clip, tmp_path):
+    video.write(tmp_path / "a.mp4", clip, 8.0)
+    (tmp_path / "a.txt").write_bytes("\ufeffein größerer Ball\r\n".encode())
+    assert videoset.read(tmp_path)[0].prompt == "ein größerer Ball"
+    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.txt: not UTF-8"):
+        videoset.read(tmp_path)
+
+
+def test_a_set_has_one_version_however_its_folder_is_named(clip, tmp_path):
+    (tmp_path / "other").mkdir()
+    videoset.Writer(tmp_path / "set").append(clip, "p", id="v0")
+    assert snapshot.take(tmp_path / "other" / ".." / "set") == snapshot.take(tmp_path / "set")
 
 
 def test_empty_and_missing_folders_are_user_errors(tmp_path):

@@ -1,0 +1,60 @@
+import pytest
+
+from core import files
+from core.errors import UserError
+
+
+def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "there.json")
+    files.atomic_write(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "disk" / "there.json").read_text() == "new"
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path):
+    (tmp_path / "disk" / "lora").mkdir(parents=True)
+    (tmp_path / "lora").symlink_to(tmp_path / "disk" / "lora")
+    with files.replacing_folder(tmp_path / "lora") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "lora").is_symlink() and (tmp_path / "disk" / "lora" / "weights").read_text() == "new"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["lora"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "weights").write_text("old")
+
+    def fails(path):
+        raise OSError("no space")
+
+    monkeypatch.setattr(files, "sync", fails)
+    with pytest.raises(OSError, match="no space"), files.replacing_folder(tmp_path / "lora") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "lora" / "weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_whole_last_line_without_its_newline_is_kept_and_half_a_line_is_cut(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2}')  # as an editor or a script may leave it
+    files.drop_partial_line(path)
+    files.append_line(path, {"n": 3})
+    assert [row["n"] for row in files.read_lines(path)] == [1, 2, 3]
+    path.write_text('{"n": 1}\n{"n": 2')
+    files.drop_partial_line(path)
+    assert path.read_text() == '{"n": 1}\n'
+
+
+def test_lines_of_windows_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"name": "größer"}\r\n\r\n{"name": "b"}\r\n'.encode())
+    assert [row["name"] for row in files.read_lines(path)] == ["größer", "b"]
+    path.write_bytes('\ufeff{"name": "alone"}'.encode())
+    assert files.read_lines(path) == [{"name": "alone"}]
+
+
+def test_a_text_is_read_without_its_mark_or_refused_by_name(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffrot".encode())
+    assert files.read_text(tmp_path / "a.txt") == "rot"
+    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.txt: not UTF-8 text \(byte 2\)"):
+        files.read_text(tmp_path / "a.txt")

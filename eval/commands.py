@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from core.cli import option, parse, required
 from core.errors import UserError
 from core.registry import unknown
-from eval.result import TIE_BAND
+from eval.result import RESULTS, TIE_BAND
+
+if TYPE_CHECKING:
+    from eval.run import Results
+
+MOST_NAMED = 10  # videos that failed, on the screen
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def evaluate(argv: list[str]) -> None:
         seed=options.seed,
     )
     if os.environ.get("RANK", "0") == "0":
-        show(results.metrics, results.warnings)
+        show(results, options.out or options.videoset)
     if options.strict:
         idle = [name for name, entry in results.metrics.items() if entry["value"] is None]
         if idle or results.failures:
@@ -252,26 +258,28 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def show(metrics: dict[str, dict[str, Any]], warnings: list[str]) -> None:
-    """Print the results as a table: value, interval, n, and what a control fooled."""
-    console = Console()
+def show(results: Results, folder: str) -> None:
+    """Print value, interval and n as a table; under it why metrics have no value, what fools them, and what failed."""
     table = Table()
-    table.add_column("metric", no_wrap=True)
+    table.add_column("metric", overflow="fold")
     for heading in ("value", "95 % interval", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("note")
-    for name, entry in metrics.items():
+    notes: dict[str, list[str]] = {}
+    for name, entry in results.metrics.items():
         interval, flagged = entry["interval"], entry.get("flagged")
-        note = entry["reason"] or entry.get("warning") or ""
-        if flagged:
-            note = f"{note}; " * bool(note) + f"ranks above real: {', '.join(flagged)}"
         table.add_row(
-            name.replace("[", r"\["),
+            escape(name),
             "-" if entry["value"] is None else f"{entry['value']:.4f}",
             "-" if interval is None else f"{interval[0]:.4f} .. {interval[1]:.4f}",
             str(entry["n"]),
-            note.replace("[", r"\["),
         )
-    console.print(table)
-    for warning in warnings:
-        console.print(f"warning: {warning}", markup=False)
+        said = [entry["reason"], entry.get("warning"), flagged and f"ranks above real: {', '.join(flagged)}"]
+        for note in filter(None, said):
+            notes.setdefault(note, []).append(name)
+    Console().print(table)
+    lines = [f"{', '.join(names)}: {note}" for note, names in notes.items()]
+    lines += [f"warning: {warning}" for warning in results.warnings]
+    lines += [f"failed: {failure['error']}" for failure in results.failures[:MOST_NAMED]]
+    if len(results.failures) > MOST_NAMED:
+        lines.append(f"failed: {len(results.failures) - MOST_NAMED} more, named in {Path(folder) / RESULTS}")
+    print("\n".join(lines))

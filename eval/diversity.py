@@ -6,29 +6,38 @@ distance. Noise and defects are diverse too: read it beside a quality metric.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from eval.protocol import Member, Metric, Score, missing
+from eval.protocol import Array, Member, Metric, Score, missing
 
 
 def spread(members: Sequence[Member]) -> list[Score]:
-    """Mean distance of each video's features [time, dim] to its siblings', rms over time and dimensions."""
-    videos = [member.features for member in members]
-    if len(videos) < 2:
-        return [missing("the prompt has one video; generate several seeds a prompt")] * len(videos)
-    length = min(len(video) for video in videos)
-    if len({video.shape[1] for video in videos}) > 1:
-        return [missing("the videos of the prompt differ in size")] * len(videos)
-    stacked = np.stack([video[:length].ravel() for video in videos])
-    gaps = np.sqrt(((stacked[:, None] - stacked[None]) ** 2).mean(axis=2))
-    return [Score(float(row.sum() / (len(videos) - 1))) for row in gaps]
+    """Mean distance of each video to the other seeds of its prompt that have features of the same size."""
+    if not members[0].prompt:
+        return [missing("the video has no prompt, so no other is of the same one")] * len(members)
+    gaps = np.full((len(members), len(members)), np.nan)
+    for (i, one), (j, other) in itertools.combinations(enumerate(members), 2):
+        gaps[i, j] = gaps[j, i] = distance(one.features, other.features)
+    known = [row[np.isfinite(row)] for row in gaps]
+    alone = missing("no other video of the prompt has its size; generate several seeds a prompt")
+    return [Score(float(row.mean())) if len(row) else alone for row in known]
+
+
+def distance(one: Array, other: Array) -> float:
+    """Of features [time, dim] over the common length: rms over time and dimensions, NaN where dimensions differ."""
+    if one.shape[1] != other.shape[1]:
+        return math.nan
+    length = min(len(one), len(other))
+    return float(np.sqrt(((one[:length] - other[:length]) ** 2).mean()))
 
 
 PIXELS = Metric(
     name="diversity",
-    version="1",
+    version="2",
     unit="rms pixel difference",
     range=(0.0, 1.0),
     higher_is_better=True,
@@ -40,7 +49,7 @@ PIXELS = Metric(
 )
 SANDBOX = Metric(
     name="diversity[sandbox]",
-    version="1",
+    version="2",
     unit="rms feature difference",
     range=(0.0, 2.0),
     higher_is_better=True,

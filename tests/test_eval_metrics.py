@@ -109,6 +109,17 @@ def test_diversity_is_the_mean_distance_to_siblings() -> None:
     assert [score.value for score in diversity.spread(members(videos[0], videos[0]))] == [0, 0]
 
 
+def test_an_odd_video_costs_its_siblings_no_diversity() -> None:
+    videos = [np.full((3, 4), value) for value in (0.0, 1.0)]
+    videos[1][2] = 5.0  # rms over time: sqrt((1 + 1 + 25) / 3) = 3
+    odd = [np.zeros((3, 2)), np.full((1, 4), 2.0)]
+    scores = diversity.spread(members(*videos, *odd))
+    assert [score.value for score in scores[:2]] == [2.5, 2.0]  # 2 and 1 from the video of one frame
+    assert scores[2].reason and scores[3].value == 1.5
+    unasked = [Member("", row.features, row.text) for row in members(*videos)]
+    assert all("no prompt" in (score.reason or "") for score in diversity.spread(unasked))
+
+
 def test_attributes_judge_the_prompt_not_the_video_alone() -> None:
     clip = real()
     right = attributes.share_right(sample(clip.frames, clip.prompt))

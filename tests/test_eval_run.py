@@ -239,8 +239,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["eval", str(tmp_path / "empty")]) == 2
     assert "holds no video" in capsys.readouterr().err
     (base / "videos" / "v1.mp4").write_bytes(b"")
-    assert cli.main([*words, "--strict"]) == 2
-    assert "1 of the videos failed (v1)" in capsys.readouterr().err
+    assert cli.main([*words, "--strict", "--metrics", "flicker,motion,diversity"]) == 2
+    told = capsys.readouterr()
+    assert "1 of the videos failed (v1)" in told.err
+    assert f"failed: {base / 'videos' / 'v1.mp4'}: not a readable video" in told.out
+    assert (
+        "diversity, diversity[sandbox]: no other video of the prompt has its size" in told.out
+    )  # whatever the width of the terminal
 
 
 def test_an_unknown_metric_writes_nothing(tmp_path: Path) -> None:

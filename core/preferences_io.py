@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -190,28 +191,86 @@ def _located(row: Row, base: Path, inside: Path | None) -> Row:
     return located
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError
+    return number
+
+
+def _whole(value: Any) -> int:
+    if int(value) != float(value) or not -(2**63) <= int(value) < 2**63:
+        raise ValueError
+    return int(value)
+
+
+def _side(value: Any) -> str:
+    return {"a": "a", "b": "b"}[value]
+
+
+def _flag(value: Any) -> bool:
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+# Column of a raw vote -> what it holds. A CSV has all of them as text, other people's files anything.
+KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("prompt", "annotator", "aspect", "choice"), ("text", _text)),
+    **dict.fromkeys(("comment", "source", "gold", "model_a", "model_b"), ("text or nothing", _text)),
+    **dict.fromkeys(("time", "seconds", "watched", "sampling_probability"), ("a number or nothing", _number)),
+    **dict.fromkeys(("target_votes", "seed_a", "seed_b"), ("a whole number or nothing", _whole)),
+    "left_is": ("a, b or nothing", _side),
+    "is_repeat": ("true, false or nothing", _flag),
+}
+
+
+def _typed(row: Row) -> Row:
+    """A raw vote with every column of its kind, None where it is empty or left out.
+
+    Raises: UserError for what is of another kind.
+    """
+    typed = dict(row)
+    for column, (kind, convert) in KINDS.items():
+        value = row.get(column)
+        if value in (None, "") and kind != "text":
+            typed[column] = None
+            continue
+        try:
+            typed[column] = convert(value)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise UserError(f"{column} is {value!r}; {kind} is expected") from None
+    return typed
+
+
 def _import_vote(store: Store, row: Row, annotator: str) -> int:
-    video_a = store.add_video(row["video_a"], model=row.get("model_a"), seed=row.get("seed_a"))
-    video_b = store.add_video(row["video_b"], model=row.get("model_b"), seed=row.get("seed_b"))
+    row = _typed(row)
+    video_a = store.add_video(row["video_a"], model=row["model_a"], seed=row["seed_a"])
+    video_b = store.add_video(row["video_b"], model=row["model_b"], seed=row["seed_b"])
     pair = store.add_pair(
         row["prompt"],
         video_a,
         video_b,
-        source=row.get("source") or "imported",
-        sampling_probability=row.get("sampling_probability") or 1.0,
-        target_votes=row.get("target_votes") or 1,
-        gold=row.get("gold"),
-        repeats=store.find_pair(row["prompt"], video_b, video_a) if row.get("is_repeat") else None,
+        source=row["source"] or "imported",
+        sampling_probability=row["sampling_probability"] or 1.0,
+        target_votes=row["target_votes"] or 1,
+        gold=row["gold"],
+        repeats=store.find_pair(row["prompt"], video_b, video_a) if row["is_repeat"] else None,
     )
-    facts = {name: row.get(name) for name in ("left_is", "seconds", "watched", "comment")}
     store.record_vote(
         pair,
         row["annotator"],
         row["aspect"],
         row["choice"],
-        time_given=row.get("time"),
+        left_is=row["left_is"],
+        time_given=row["time"],
+        seconds=row["seconds"],
+        watched=row["watched"],
+        comment=row["comment"],
         make_room=True,
-        **facts,  # type: ignore[arg-type]
     )
     return 1
 

@@ -135,8 +135,8 @@ def _item(folder: Path, row: dict[str, Any], where: str) -> VideoItem:
         if not isinstance(row.get(key), kind):
             raise UserError(f"{where}: {key!r} must be text, seen {row.get(key)!r}")
     seed, fps = row.get("seed"), row.get("fps")
-    if seed is not None and not isinstance(seed, int):
-        raise UserError(f"{where}: 'seed' must be an integer, seen {seed!r}")
+    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
+        raise UserError(f"{where}: 'seed' must be an integer of 64 bits, seen {seed!r}")
     if fps is not None and not (isinstance(fps, int | float) and fps > 0):
         raise UserError(f"{where}: 'fps' must be a number above 0, seen {fps!r}")
     path = _inside(folder, row["video"], where)

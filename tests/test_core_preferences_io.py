@@ -150,6 +150,43 @@ def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
         preferences_io.import_(Store(tmp_path / "empty.db"), tmp_path / "bad.jsonl")
 
 
+def test_raw_votes_come_back_from_a_csv_too(labelled, tmp_path):
+    preferences_io.export_(labelled, tmp_path / "votes.csv", "votes")
+    copy = Store(tmp_path / "copy.db")
+    preferences_io.import_(copy, tmp_path / "votes.csv")
+    assert preferences_io.vote_rows(copy, tmp_path) == preferences_io.vote_rows(labelled, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"prompt": None},
+        {"prompt": 3},
+        {"annotator": None},
+        {"annotator": 7},
+        {"aspect": ["overall"]},
+        {"left_is": "middle"},
+        {"time": "yesterday"},
+        {"seconds": "many"},
+        {"seed_a": "one"},
+        {"seed_a": 2**70},
+        {"model_a": {"name": "m"}},
+        {"comment": 5},
+        {"target_votes": 0.5},
+        {"sampling_probability": float("nan")},
+        {"gold": "left"},
+    ],
+)
+def test_a_bad_vote_row_is_told_and_nothing_of_its_file_is_kept(labelled, tmp_path, broken):
+    row = {"prompt": "p", "video_a": "set/v0.mp4", "video_b": "set/v1.mp4"}
+    row |= {"annotator": "ann", "aspect": "overall", "choice": "a"}
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row | more) + "\n" for more in ({}, broken)))
+    store = Store(tmp_path / "empty.db")
+    with pytest.raises(UserError, match="row 2"):
+        preferences_io.import_(store, tmp_path / "bad.jsonl")
+    assert store.votes() == [] and store.pairs() == []
+
+
 def test_unknown_forms_suffixes_and_empty_stores_are_told(labelled, tmp_path):
     with pytest.raises(UserError, match="did you mean 'preference'"):
         preferences_io.export_(labelled, tmp_path / "a.jsonl", "preferences")

@@ -69,6 +69,7 @@ def test_a_folder_without_manifest_takes_prompts_from_text_files(clip, tmp_path)
         ({"video": "../outside.mp4", "prompt": "p"}, "outside"),
         ({"video": "/etc/passwd", "prompt": "p"}, "outside"),
         ({"video": "videos/v0.mp4", "prompt": "p", "seed": "x"}, "seed"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "seed": 2**70}, "64 bits"),
         ({"video": "videos/v0.mp4", "prompt": "p", "fps": 0}, "fps"),
         ({"video": "videos/v0.mp4", "prompt": "p", "id": "v0"}, "twice"),
         (["list"], "object"),

@@ -68,9 +68,11 @@ def check(argv: list[str]) -> None:
     broken = []
     for item in track(items, "checking"):
         try:
-            video.read(item.video)
+            video.check(item.video)
         except UserError as error:
             broken.append(str(error))
     for line in broken:
         print(line)
-    print(f"{len(items) - len(broken)} of {len(items)} videos can be read")
+    if broken:
+        raise UserError(f"{len(broken)} of {len(items)} videos cannot be read; mend or remove them")
+    print(f"all {len(items)} videos can be read")

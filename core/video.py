@@ -94,18 +94,34 @@ def read(path: Path | str, start: int = 0, count: int | None = None, size: tuple
     pixels = []
     with _opened(path) as (container, stream):
         fps = _fps(stream)
-        try:
-            for frame in islice(_from(container, stream, start), count):
-                height, width = size or (frame.height, frame.width)
-                scaled = frame.reformat(width, height, format="rgb24", interpolation=EXACT, threads=1)
-                pixels.append(scaled.to_ndarray())
-        except av.error.FFmpegError as error:
-            reached = start + len(pixels)
-            raise UserError(f"{path}: decoding stopped after {reached} frames ({_reason(error)})") from None
+        for frame in islice(_told(path, _from(container, stream, start), start), count):
+            height, width = size or (frame.height, frame.width)
+            scaled = frame.reformat(width, height, format="rgb24", interpolation=EXACT, threads=1)
+            pixels.append(scaled.to_ndarray())
     if not pixels:
         where = f"no frame from number {start} on" if start else "no frame"
         raise UserError(f"{path}: the file has a video stream but {where}; was it cut off while being written?")
     return Video(from_uint8(np.stack(pixels)), fps)
+
+
+def check(path: Path | str) -> int:
+    """Decode every frame and keep none. Returns: how many there are. Raises: UserError as `read`."""
+    with _opened(path) as (container, stream):
+        num_frames = sum(1 for _ in _told(path, container.decode(stream)))
+    if num_frames == 0:
+        raise UserError(f"{path}: the file has a video stream but no frame; was it cut off while being written?")
+    return num_frames
+
+
+def _told(path: Path | str, frames: Iterable[VideoFrame], start: int = 0) -> Iterator[VideoFrame]:
+    """Frames from number `start` on, and where decoding stops before the end, how far it came, as one line."""
+    reached = start
+    try:
+        for frame in frames:
+            yield frame
+            reached += 1
+    except av.error.FFmpegError as error:
+        raise UserError(f"{path}: decoding stopped after {reached} frames ({_reason(error)})") from None
 
 
 def _from(container: Any, stream: Any, start: int) -> Iterator[VideoFrame]:
@@ -144,16 +160,8 @@ def probe(path: Path | str) -> VideoInfo:
     with _opened(path) as (container, stream):
         context = stream.codec_context
         codec, pixel_format, fps = context.name, str(context.pix_fmt), _fps(stream)
-        num_frames = stream.frames
-        if num_frames == 0:
-            try:
-                num_frames = sum(1 for _ in container.decode(stream))
-            except av.error.FFmpegError as error:
-                raise UserError(f"{path}: not a readable video ({_reason(error)})") from None
-        width, height = context.width, context.height
-    if num_frames == 0:
-        raise UserError(f"{path}: the file has a video stream but no frame; was it cut off while being written?")
-    return VideoInfo(codec, pixel_format, width, height, fps, num_frames)
+        width, height, num_frames = context.width, context.height, stream.frames
+    return VideoInfo(codec, pixel_format, width, height, fps, num_frames or check(path))
 
 
 def motion(path: Path | str) -> float:
@@ -165,14 +173,11 @@ def motion(path: Path | str) -> float:
     previous, changes = None, []
     with _opened(path) as (container, stream):
         height = max(2, round(64 * stream.codec_context.height / max(1, stream.codec_context.width)))
-        try:
-            for frame in container.decode(stream):
-                small = frame.reformat(width=64, height=height, format="gray", threads=1).to_ndarray().astype(np.int16)
-                if previous is not None:
-                    changes.append(float(np.abs(small - previous).mean()) / 255.0)
-                previous = small
-        except av.error.FFmpegError as error:
-            raise UserError(f"{path}: decoding stopped after {len(changes)} frames ({_reason(error)})") from None
+        for frame in _told(path, container.decode(stream)):
+            small = frame.reformat(width=64, height=height, format="gray", threads=1).to_ndarray().astype(np.int16)
+            if previous is not None:
+                changes.append(float(np.abs(small - previous).mean()) / 255.0)
+            previous = small
     if not changes:
         raise UserError(
             f"{path}: holds {'one frame' if previous is not None else 'no frame'}; a video has at least two"

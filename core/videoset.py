@@ -71,6 +71,7 @@ class Writer:
         self._manifest = self.folder / MANIFEST
         files.drop_partial_line(self._manifest)
         self.items: list[VideoItem] = _from_manifest(self.folder) if self._manifest.exists() else []
+        self._ids = {item.id for item in self.items}
 
     def append(
         self,
@@ -94,7 +95,7 @@ class Writer:
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id):
             raise UserError(f"video id {id!r} cannot name a file; use letters, digits, '.', '-' and '_'")
-        if any(item.id == id for item in self.items):
+        if id in self._ids:
             raise UserError(f"video id {id!r} is already in {self.folder}; ids are unique in a set")
         row: dict[str, Any] = {"id": id, "video": f"videos/{id}.mp4", "prompt": prompt}
         row |= {"seed": seed, "model": model, "lora": lora, "fps": fps}
@@ -106,6 +107,7 @@ class Writer:
         files.append_line(self._manifest, {key: value for key, value in row.items() if value is not None})
         item = _item(self.folder, row, f"{self._manifest}")
         self.items.append(item)
+        self._ids.add(id)
         return item
 
 

@@ -393,8 +393,10 @@ def test_the_commands_say_what_changed(own: Path, tmp_path: Path, capsys: pytest
     assert lines[3:] == ["other video   clip4", "other caption clip1"]
     assert main(["data", "diff", str(own), str(own)]) == 0 and "no difference" in capsys.readouterr().out
     assert main(["data", "hash", str(own)]) == 0 and "5 videos" in capsys.readouterr().out
-    assert main(["data", "check", str(own)]) == 0
-    assert "clip4.mp4" in (out := capsys.readouterr().out) and "4 of 5 videos can be read" in out
+    assert main(["data", "check", str(own)]) == 2
+    assert "clip4.mp4" in (told := capsys.readouterr()).out and "1 of 5 videos cannot be read" in told.err
+    (own / "clip4.mp4").unlink()
+    assert main(["data", "check", str(own)]) == 0 and "all 4 videos can be read" in capsys.readouterr().out
     (tmp_path / "before.json").write_text("[]")
     assert main(["data", "diff", str(tmp_path / "before.json"), str(own)]) == 2
     assert "neither a video set nor a saved snapshot" in capsys.readouterr().err

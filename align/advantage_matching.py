@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import check_group, group_advantages
-from align.experience import Experience, Part, experience, roll_out
+from align.advantages import group_advantages
+from align.experience import Experience, Part, check_groups, experience, roll_out
 from align.policy import Policy
 from align.reference import check_held, held_velocity
 from align.renoise import check_levels, old_velocity, renoised, target
@@ -44,7 +44,7 @@ class AdvantageMatching:
     def check(self, policy: Policy, reward: "Reward") -> None:
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "awm")
-        check_group(self.group_size, keep=self.keep)
+        check_groups(policy, self.group_size, keep=self.keep)
         if not self.clip_range > 0 or not self.advantage_limit > 0:
             raise UserError(f"clip_range {self.clip_range} and advantage_limit {self.advantage_limit} must be above 0")
 

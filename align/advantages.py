@@ -12,8 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.errors import UserError
-
 EPSILON = 1e-4
 """Added to the standard deviation; 1e-8 lets groups of near-equal rewards explode."""
 
@@ -100,14 +98,6 @@ def prompt_advantages(
         alive[index] = _has_spread(std, mean)
         value[index] = (reward[index] - mean) / (std + EPSILON)
     return _advantages(value.clamp(-limit, limit), alive, float((~alive).float().mean()))
-
-
-def check_group(group_size: int, smallest: int = 2, keep: int = 0) -> None:
-    """Raises: UserError for a group too small to compare clips in, or a `keep` that is not a half best, half worst."""
-    if group_size < smallest:
-        raise UserError(f"group_size {group_size} must be {smallest} or more; 8 is usual for groups")
-    if keep and (keep % 2 or not 2 <= keep <= group_size):
-        raise UserError(f"keep {keep} must be even and at most group_size {group_size}, or 0 for all")
 
 
 def best_and_worst(value: Tensor, group_size: int, best: int, worst: int) -> Tensor:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import Advantages, check_group, group_advantages, prompt_advantages
-from align.experience import Experience, Part, Rollout, experience
+from align.advantages import Advantages, group_advantages, prompt_advantages
+from align.experience import Experience, Part, Rollout, check_groups, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
 from core.cli import option
@@ -70,7 +70,7 @@ class DDPO:
                 f"estimator 'sf' is wrong once the policy has moved, as after one of {policy.rounds} updates; use "
                 "updates 1 and passes 1, or estimator 'is'"
             )
-        check_group(self.group_size, 2 if self.advantage == "group" else 1, self.keep)
+        check_groups(policy, self.group_size, 2 if self.advantage == "group" else 1, self.keep)
         check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import check_group, group_advantages
-from align.experience import Experience, Part, experience, roll_out, rows_of
+from align.advantages import group_advantages
+from align.experience import Experience, Part, check_groups, experience, roll_out, rows_of
 from align.policy import Policy
 from align.renoise import check_levels, renoised, target
 from core import video
@@ -94,7 +94,7 @@ class DPO:
                 raise UserError(f"pairs_per_step {count} does not divide over {world} processes")
             choices(self.store, self.aspect)
         else:
-            check_group(self.group_size)
+            check_groups(policy, self.group_size, picks=True)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:
         return {}

@@ -102,16 +102,7 @@ class Experience:
         )
 
     def subset(self, group_size: int, best: int, worst: int) -> "Experience":
-        """The `best` clips of every group and the `worst`, by advantage.
-
-        Raises: UserError if a group is shared with another process.
-        """
-        first, last = self.rows[0], self.rows[-1]
-        if first % group_size or (last + 1) % group_size:
-            raise UserError(
-                f"samples {first} to {last} of one process cut a group of {group_size}, but the best of a group can be "
-                "picked only where all of it is; choose a prompts_per_step that divides over the processes"
-            )
+        """The `best` clips of every group and the `worst`, by advantage; whole groups only (`check_groups`)."""
         return self.take(best_and_worst(self.advantage, group_size, best, worst))
 
     def extremes(self, group_size: int, keep: int) -> "Experience":
@@ -217,6 +208,28 @@ def _remember_spread(policy: Policy, prompts: Sequence[str], judged: Verdict, gr
         rows = slice(index * group_size, (index + 1) * group_size)
         if (good := judged.total[rows][judged.valid[rows]]).numel() > 1:
             spread[prompt] = float(good.std(correction=0))
+
+
+def check_groups(policy: Policy, group_size: int, smallest: int = 2, keep: int = 0, picks: bool = False) -> None:
+    """Refuse groups that cannot be compared or shared.
+
+    Args:
+        keep: clips of a group that are learned from, half best and half worst; 0 = all.
+        picks: whether the best or worst of a group are picked in another way, which `keep` does too.
+    Raises: UserError for a group too small, a `keep` that is no such half, clips that do not divide over the processes,
+        or groups cut by them where some clips are picked: a group must then lie in one process.
+    """
+    if group_size < smallest:
+        raise UserError(f"group_size {group_size} must be {smallest} or more; 8 is usual for groups")
+    if keep and (keep % 2 or not 2 <= keep <= group_size):
+        raise UserError(f"keep {keep} must be even and at most group_size {group_size}, or 0 for all")
+    prompts, world = policy.prompts_per_step, policy.world
+    rows_of(prompts, group_size, 0, world)
+    if (keep or picks) and prompts % world:
+        raise UserError(
+            f"prompts_per_step {prompts} over {world} processes cuts a group of {group_size}, but the best of a group "
+            f"can be picked only where all of it is; use a multiple of {world}"
+        )
 
 
 def rows_of(num_prompts: int, group_size: int, rank: int, world: int) -> range:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import check_group, group_advantages
-from align.experience import Experience, Part, experience
+from align.advantages import group_advantages
+from align.experience import Experience, Part, check_groups, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
 from core.cli import option
@@ -53,7 +53,7 @@ class GRPO:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if not (self.clip_range > 0 and self.kl_limit > 0):
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
-        check_group(self.group_size, keep=self.keep)
+        check_groups(policy, self.group_size, keep=self.keep)
         check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import check_group, group_advantages
-from align.experience import Experience, Part, experience, roll_out
+from align.advantages import group_advantages
+from align.experience import Experience, Part, check_groups, experience, roll_out
 from align.policy import Policy
 from align.reference import check_held, held_velocity
 from align.renoise import check_levels, old_velocity, renoised
@@ -40,7 +40,7 @@ class NFT:
     kl_weight: float = option(0.0, "weight of the squared velocity difference to the reference (adapters off)")
 
     def check(self, policy: Policy, reward: "Reward") -> None:
-        check_group(self.group_size, keep=self.keep)
+        check_groups(policy, self.group_size, keep=self.keep)
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "nft")
         if not 0 <= self.old_decay < 1 or not self.strength > 0 or not self.advantage_limit > 0:

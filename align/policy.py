@@ -69,7 +69,8 @@ class Policy:
 
     parameters: the trained weights in a fixed order: adapters, or all weights of the network (`start` given).
     denoising_steps (from pure noise), guidance, batch (clips per forward) are the same in sampling and training.
-    solver: takes the steps of clips that are not asked for noisy steps. rounds: optimizer steps per training step.
+    prompts_per_step (over all processes), rounds (optimizer steps): of a training step.
+    solver: takes the steps of clips that are not asked for noisy steps.
     mix: several rewards as the sum of each one's place in its group ("group"), or as the weighted sum of their values.
     overlap: judge a batch while the next one is sampled. tags: of prompts; every tag's reward is logged by itself.
     starts: what the clips of every prompt are made from, where they are made from something.
@@ -84,6 +85,7 @@ class Policy:
     denoising_steps: int
     guidance: float
     batch: int
+    prompts_per_step: int = 1
     solver: solvers.Name = "euler"
     rounds: int = 1
     mix: Literal["group", "sum"] = "group"

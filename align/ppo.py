@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from align import critic, objectives
-from align.advantages import EPSILON, Advantages, check_group
-from align.experience import Experience, Part, experience
+from align.advantages import EPSILON, Advantages
+from align.experience import Experience, Part, check_groups, experience
 from align.policy import Policy
 from align.replay import KLForm, check_exploration, explore, replay
 from core.cli import option
@@ -62,7 +62,7 @@ class PPO:
             raise UserError(f"gae_lambda {self.gae_lambda} must be in [0, 1]; .95 is usual")
         if self.critic_start:
             critic.check_start(policy, self.critic_start)
-        check_group(self.group_size, smallest=1)
+        check_groups(policy, self.group_size, smallest=1)
         check_exploration(self, policy)
 
     def modules(self, policy: Policy) -> dict[str, nn.Module]:

@@ -58,6 +58,7 @@ class RewardGradient:
             )
         check_held(self.kl_weight)
         policy.check_single_steps()
+        rows_of(policy.prompts_per_step, 1, policy.rank, policy.world)
         steps = policy.num_steps
         if not 1 <= self.last_steps <= steps:
             raise UserError(f"last_steps {self.last_steps} must be in 1..{steps}, the number of denoising steps")

@@ -58,6 +58,7 @@ def policy_for(
         denoising_steps=config.denoising_steps,
         guidance=config.guidance,
         batch=config.batch,
+        prompts_per_step=config.prompts_per_step,
         solver=config.solver,
         rounds=config.rounds,
         mix=config.mix,

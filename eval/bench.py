@@ -23,7 +23,7 @@ from core.progress import track
 from core.videoset import VideoItem
 from eval import backbones, controls, flow, result
 from eval.features import Cache, encode, protocol
-from eval.protocol import Array, Backbone, FlowEstimator, Frames, Metric, Sample, Score
+from eval.protocol import Array, Backbone, FlowEstimator, Frames, Metric, Sample, Score, missing
 from eval.result import SetFeatures, finite
 
 Features = dict[str, Array]  # backbone -> features [rows, dim] of one video
@@ -124,7 +124,7 @@ class Bench:
             row = done.get(item.id)
             content, key = video.sha256(item.video), self.key(item)
             ready = row is not None and row.get("content") == content and row.get("key") == key
-            if row is None or not ready or row["prompt"] != item.prompt or row["seed"] != item.seed:
+            if row is None or not ready or (row.get("prompt"), row.get("seed")) != (item.prompt, item.seed):
                 row, seen = self._judge(item, content, key)
                 files.append_line(path, row)
             else:
@@ -142,13 +142,17 @@ class Bench:
         row |= {"content": content, "key": key}
         try:
             frames = video.read(item.video).frames
-            state = videoset.load_state(item)
         except UserError as error:
             failed = {metric.name: metric.failure for metric in self.per_video}
             return row | failed | {"error": str(error), "reasons": {}}, None
         seen = self._encoded(content, frames)
-        sample = Sample(item.id, item.prompt, item.seed, frames, state=state, real=self._real(item))
-        scores = {metric.name: self._score(metric, sample, seen) for metric in self.per_video}
+        sample = Sample(item.id, item.prompt, item.seed, frames, real=self._real(item))
+        broken = {}
+        try:
+            sample.state = videoset.load_state(item)
+        except UserError as error:
+            broken = {metric.name: missing(str(error)) for metric in self.per_video if "state" in metric.needs}
+        scores = {metric.name: self._score(metric, sample, seen) for metric in self.per_video} | broken
         row |= {name: finite(score.value) for name, score in scores.items()}
         row["reasons"] = {name: score.reason for name, score in scores.items() if score.reason is not None}
         if self.reads_tracks and sample.observation is not None:
@@ -201,15 +205,15 @@ class Bench:
         assert metric.per_video is not None
         absent = self.tools.reason(metric)
         if absent is not None:
-            return Score(float("nan"), absent)
+            return missing(absent)
         sample.features, sample.text, sample.estimator = None, None, None
         if metric.backbone is not None:
             tower = self.tools.backbones[metric.backbone]
             if len(sample.frames) < tower.min_frames:
-                return Score(float("nan"), _too_short(tower, len(sample.frames)))
+                return missing(_too_short(tower, len(sample.frames)))
             sample.features = seen[metric.backbone]
             if not len(sample.features):
-                return Score(float("nan"), f"{tower.name} gave features that are not finite")
+                return missing(f"{tower.name} gave features that are not finite")
             words = metric.words(sample.prompt)
             sample.text = self.tools.text(metric.backbone, words) if words else None
         if metric.estimator is not None:
@@ -217,7 +221,7 @@ class Bench:
         try:
             return metric.per_video(sample)
         except (ValueError, ArithmeticError, IndexError, KeyError, np.linalg.LinAlgError, UserError) as error:
-            return Score(float("nan"), f"{type(error).__name__}: {error}")
+            return missing(f"{type(error).__name__}: {error}")
 
     def write_tracks(self, rows: Sequence[dict[str, Any]]) -> None:
         """tracks.jsonl: a line for every video that the reader saw."""

@@ -112,6 +112,8 @@ def leaderboard(argv: list[str]) -> None:
     options = parse(LeaderboardOptions, argv, "soralign leaderboard", ("sets",))
     if (len(options.sets) < 2) == (options.store is None):
         raise UserError("give two or more evaluated sets, or --store FILE with votes on videos of several models")
+    if options.tie_band < 0:
+        raise UserError(f"--tie-band must be 0 or more, seen {options.tie_band:g}")
     if options.store is not None:
         matches, about = board.by_votes(existing(options.store), options.aspect), f"votes on {options.aspect}"
     else:

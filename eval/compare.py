@@ -24,7 +24,7 @@ from core.randomness import numpy_generator
 from core.stats import Difference, numbered
 from eval import METRICS, result, select
 from eval.paired_tests import Sides, row_of, untested
-from eval.pairs import Pair, Row
+from eval.pairs import Pair, Row, cluster
 from eval.protocol import Metric
 from eval.result import SIGNIFICANT, SetFeatures
 from eval.set_interval import jackknife, parts_for
@@ -84,7 +84,7 @@ def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetF
         return untested(f"{len(usable)} pairs have features on both sides")
     first = a.vectors[[row for x, _ in usable for row in a.rows[x["id"]]]]
     second = b.vectors[[row for _, y in usable for row in b.rows[y["id"]]]]
-    prompts = [x["prompt"] for x, _ in usable for _ in a.rows[x["id"]]]
+    prompts = [cluster(x) for x, _ in usable for _ in a.rows[x["id"]]]
 
     def gap(kept: NDArray[np.int_]) -> float:
         return distance(second[kept], reference) - distance(first[kept], reference)
@@ -142,14 +142,14 @@ def show(
         extra = [_p(row["p_holm"]), str(row["n"])] if is_wide else []
         table.add_row(escape(name), *values, interval, _p(row["p"]), *extra, _word(row))
     console.print(table)
-    console.print(
+    print(
         f"{compared['num_pairs']} pairs, {compared['num_prompts']} prompts; better and worse hold after Holm's"
         " correction for all rows, (in brackets) only alone"
     )
     if "gold_win_rate" in compared["metrics"]:
-        console.print(f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate itself")
+        print(f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate itself")
     for line in untested:
-        console.print(f"not compared: {line}", markup=False)
+        print(f"not compared: {line}")
 
 
 def _word(row: Row) -> str:

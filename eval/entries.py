@@ -11,6 +11,7 @@ import numpy as np
 from core.stats import Interval, mean_interval
 from eval.bench import Tools
 from eval.neighbours import num_copies
+from eval.pairs import cluster
 from eval.protocol import Metric
 from eval.result import SetFeatures, finite
 from eval.set_interval import jackknife, parts_for
@@ -25,7 +26,7 @@ def video_entry(metric: Metric, rows: Sequence[dict[str, Any]], reason: str | No
         reason = "; ".join(f"{text} ({count} videos)" for text, count in reasons.most_common(3))
     if reason is not None:
         return _not_run(reason) | {"num_failed": failed}
-    return _entry(mean_interval(values, [row["prompt"] or row["id"] for row in rows], seed)) | {"num_failed": failed}
+    return _entry(mean_interval(values, [cluster(row) for row in rows], seed)) | {"num_failed": failed}
 
 
 def by_group(

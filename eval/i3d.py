@@ -164,7 +164,7 @@ def _state(file: str) -> State:
     try:
         state = torch.load(file, map_location=device(), weights_only=True)
     except Exception as error:  # torch has no one error for a file that is no state dict
-        raise UserError(f"weights {file!r} are no state dict ({type(error).__name__}: {error})") from None
+        raise UserError(f"weights {file!r} are not those of I3D ({type(error).__name__})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     absent = expected_keys() - set(state) if isinstance(state, dict) else expected_keys()

@@ -44,7 +44,7 @@ class Meetings:
     first: NDArray[np.int_]
     second: NDArray[np.int_]
     share: NDArray[np.float64]
-    prompts: Sequence[str | None]
+    prompts: Sequence[str]
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, float, str]]) -> Meetings:

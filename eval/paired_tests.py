@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.stats import Difference, holm, numbered, paired_difference, permutation_p, wilson
 from eval import result
-from eval.pairs import Pair, Row, paired
+from eval.pairs import Pair, Row, cluster, paired
 from eval.result import SIGNIFICANT, TIE_BAND, finite
 
 
@@ -76,7 +76,7 @@ class Sides:
             "a": str(self.folders[0]),
             "b": str(self.folders[1]),
             "num_pairs": len(self.pairs),
-            "num_prompts": len({pair[0]["prompt"] for pair in self.pairs}),
+            "num_prompts": len({cluster(a) for a, _ in self.pairs}),
             "unmatched": {side: len(of) - len(self.pairs) for side, of in zip("ab", self.samples, strict=True)},
             "seed": seed,
             "alpha": SIGNIFICANT,
@@ -110,7 +110,7 @@ def win_rate(
     known = np.isfinite(scores).all(axis=1)
     gaps = (scores[known, 1] - scores[known, 0]) * (1 if higher_is_better else -1)
     outcome = np.where(np.abs(gaps) <= tie_band, 0.0, np.sign(gaps))
-    prompts = [pair[0]["prompt"] for pair, ok in zip(pairs, known, strict=True) if ok]
+    prompts = [cluster(a) for (a, _), ok in zip(pairs, known, strict=True) if ok]
     wins, ties, losses = (int((outcome == kind).sum()) for kind in (1, 0, -1))
     row: Row = {"a": 0.5, "b": None, "unit": "share of pairs", "higher_is_better": True}
     if not len(outcome):
@@ -149,7 +149,7 @@ def _tested_videos(name: str, pairs: Sequence[Pair], seed: int) -> Row:
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return untested("no pair has a value on both sides")
-    difference = paired_difference(a, b, [pair[0]["prompt"] for pair in pairs], seed)
+    difference = paired_difference(a, b, [cluster(a) for a, _ in pairs], seed)
     spread = float((b - a)[both].std(ddof=1)) if both.sum() > 1 else 0.0
     means = {"a": float(a[both].mean()), "b": float(b[both].mean())}
     return means | row_of(difference, difference.difference / spread if spread > 0 else None)

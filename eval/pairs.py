@@ -23,6 +23,11 @@ def matched(sets: Sequence[Sequence[T]], key: Callable[[T], Key]) -> list[tuple[
     return [(name, row) for (name, _), row in found.items()]
 
 
+def cluster(row: Row) -> str:
+    """What rows that are not independent have in common: the prompt; one without stands for itself."""
+    return row["prompt"] or row["id"]
+
+
 def paired(a: Sequence[Row], b: Sequence[Row]) -> list[Pair]:
     """Rows of the same prompt and seed, in a's order; several without a seed are matched in their order."""
     rows = matched([a, b], lambda row: (row["prompt"], row.get("seed")))

@@ -100,21 +100,25 @@ def read_results(folder: Path | str) -> dict[str, Any]:
 
 
 def read_samples(folder: Path | str) -> list[dict[str, Any]]:
-    """The lines of samples.jsonl.
+    """The lines of samples.jsonl, each with its id and prompt.
 
     Raises: UserError when the file is missing or damaged.
     """
     path = Path(folder) / SAMPLES
     if not path.is_file():
         raise UserError(f"{path} is missing; run `soralign eval {folder} --out {folder}` first")
-    return files.read_lines(path)
+    rows = files.read_lines(path)
+    for number, row in enumerate(rows, start=1):
+        if not {"id", "prompt"} <= row.keys():
+            raise UserError(f"{path}: entry {number} lacks its id or prompt; run the evaluation again")
+    return rows
 
 
-def read_values(folder: Path | str, metric: str) -> list[tuple[str | None, int | None, float | None]]:
+def read_values(folder: Path | str, metric: str) -> list[tuple[str, int | None, float | None]]:
     """(prompt, seed, value of one metric) of every line of samples.jsonl.
 
     Arrow skips what is not asked for, which takes a quarter of the time of reading whole lines. Where it objects (a
-    half-written last line, a number as text) the lines are read one by one, which says what is wrong or copes.
+    half-written last line, a number as text) or a prompt lacks, the lines are read one by one, which copes or says why.
 
     Raises: UserError as `read_samples`.
     """
@@ -126,7 +130,9 @@ def read_values(folder: Path | str, metric: str) -> list[tuple[str | None, int |
     try:
         table = arrow.read_json(Path(folder) / SAMPLES, parse_options=wanted)
     except (OSError, pyarrow.ArrowException):
-        return [(row.get("prompt"), row.get("seed"), finite(row.get(metric))) for row in read_samples(folder)]
+        table = None
+    if table is None or table["prompt"].null_count:
+        return [(row["prompt"], row.get("seed"), finite(row.get(metric))) for row in read_samples(folder)]
     return list(zip(*(table[name].to_pylist() for name in schema.names), strict=True))
 
 

@@ -80,8 +80,9 @@ def _rows(path: Path) -> Iterable[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     document = json.loads(text)
     if isinstance(document, dict):  # group -> prompts
-        return [{"prompt": entry, "group": name} for name, entries in document.items() for entry in entries]
-    return document
+        lists = {name: entries for name, entries in document.items() if isinstance(entries, list)}
+        return [{"prompt": entry, "group": name} for name, entries in lists.items() for entry in entries]
+    return document if isinstance(document, list) else []
 
 
 def _prompt(row: Any, otherwise: str) -> Prompt | None:

@@ -72,6 +72,16 @@ def test_equal_sets_are_not_told_apart(tmp_path: Path) -> None:
     assert small <= 6
 
 
+def test_videos_without_a_prompt_each_stand_for_themselves(tmp_path: Path) -> None:
+    sides = [
+        write_side(tmp_path / name, {"flicker": np.linspace(0, 1, 20) + up}) for name, up in (("a", 0), ("b", 0.1))
+    ]
+    for side in sides:
+        result.write_samples(side, [row | {"prompt": "", "seed": None} for row in result.read_samples(side)])
+    found = compare.compare(*sides)
+    assert found["num_prompts"] == 20 and found["metrics"]["flicker"]["p"] < 0.01
+
+
 def test_p_counts_prompts_not_videos(tmp_path: Path) -> None:
     """Two seeds that always agree are one observation."""
     gain = np.repeat(rng(4).standard_normal(12) + 0.6, 2)

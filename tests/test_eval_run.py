@@ -153,6 +153,15 @@ def test_one_corrupt_file_is_named_counted_and_fails_what_it_can_fail(tmp_path: 
     assert results.metrics["fvd[sandbox,dct]"]["n"] == 5
 
 
+def test_a_broken_ground_truth_costs_what_needs_it_only(tmp_path: Path) -> None:
+    base = write_set(tmp_path / "base", 3)
+    (base / "state" / "v1.npz").write_bytes(b"junk")
+    results = run.evaluate(base, ["physics/velocity", "flicker"])
+    assert not results.failures and results.metrics["flicker"]["n"] == 3
+    reasons = {row["id"]: row["reasons"].get("physics/velocity", "") for row in result.read_samples(base)}
+    assert "v1.npz: not a readable .npz" in reasons["v1"] and "not a readable" not in reasons["v0"]
+
+
 def test_odd_videos_survive_together(tmp_path: Path) -> None:
     writer = videoset.Writer(tmp_path / "odd")
     clip = dataset.make_clip(3, 0)

@@ -8,7 +8,9 @@ a score is kept under its prompts and seed and never computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -154,10 +156,9 @@ def copy_captions(
     from trl import SFTConfig, SFTTrainer
 
     rows = Dataset.from_list([{"prompt": short + ARROW, "completion": f" {detailed}"} for short, detailed in pairs])
-    options = SFTConfig(
-        **_common(learning_rate), num_train_epochs=epochs, per_device_train_batch_size=32, max_length=None
-    )
-    _run(SFTTrainer(model=expander.model, args=options, train_dataset=rows, processing_class=expander.tokenizer))
+    with _common(learning_rate) as common:
+        options = SFTConfig(**common, num_train_epochs=epochs, per_device_train_batch_size=32, max_length=None)
+        _run(SFTTrainer(model=expander.model, args=options, train_dataset=rows, processing_class=expander.tokenizer))
     expander.model.eval()
 
 
@@ -232,18 +233,20 @@ def _dpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config: 
     rows = ranked(expander, prompts, score, config)
     if not rows:
         raise UserError(f"all expansions of {len(prompts)} prompts score alike; try more prompts or expansions")
-    options = DPOConfig(
-        **_common(config.learning_rate, config.seed),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch,
-        beta=config.beta,
-        max_length=None,
-        # DPO alone makes the chosen words rarer too, if less so than the rejected, and a tiny model forgets to speak:
-        # taught on brightness it then wrote both sizes, and its videos grew darker. Source: Pang et al. 2024, eq. 1.
-        loss_type=["sigmoid", "sft"],
-    )
     pairs = Dataset.from_list(rows)
-    _run(DPOTrainer(model=expander.model, args=options, train_dataset=pairs, processing_class=expander.tokenizer))
+    with _common(config.learning_rate, config.seed) as common:
+        options = DPOConfig(
+            **common,
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch,
+            beta=config.beta,
+            max_length=None,
+            # DPO alone makes the chosen words rarer too, if less so than the rejected, and a tiny model forgets to
+            # speak: taught on brightness it then wrote both sizes, and its videos grew darker. Source: Pang et al.
+            # 2024, eq. 1.
+            loss_type=["sigmoid", "sft"],
+        )
+        _run(DPOTrainer(model=expander.model, args=options, train_dataset=pairs, processing_class=expander.tokenizer))
 
 
 def _grpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config: ExpanderConfig) -> None:
@@ -256,38 +259,42 @@ def _grpo(expander: Expander, prompts: Sequence[str], score: VideoScore, config:
         return score(short, expanded, [seed_for(config.seed, "video", n) for n in number])
 
     rows = Dataset.from_list([{"prompt": text + ARROW, "number": number} for number, text in enumerate(prompts)])
-    options = GRPOConfig(
-        **_common(config.learning_rate, config.seed),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch,
-        num_generations=config.num_expansions,
-        max_completion_length=MAX_TOKENS,
-        beta=config.beta,
-    )
-    trainer = GRPOTrainer(
-        model=expander.model,
-        reward_funcs=reward,
-        args=options,
-        train_dataset=rows,
-        processing_class=expander.tokenizer,
-    )
-    _run(trainer)
+    with _common(config.learning_rate, config.seed) as common:
+        options = GRPOConfig(
+            **common,
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch,
+            num_generations=config.num_expansions,
+            max_completion_length=MAX_TOKENS,
+            beta=config.beta,
+        )
+        trainer = GRPOTrainer(
+            model=expander.model,
+            reward_funcs=reward,
+            args=options,
+            train_dataset=rows,
+            processing_class=expander.tokenizer,
+        )
+        _run(trainer)
 
 
-def _common(learning_rate: float, seed: int = 0) -> dict[str, Any]:
-    """Options that all of TRL's trainers share here: no files, no reports, no checkpointing of activations."""
-    return {
-        "output_dir": "unused",
-        "learning_rate": learning_rate,
-        "seed": seed % 2**31,
-        "activation_checkpointing": False,
-        "bf16": torch.cuda.is_available(),
-        "use_cpu": not torch.cuda.is_available(),
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
+@contextlib.contextmanager
+def _common(learning_rate: float, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Options that all of TRL's trainers share here: no reports, no checkpoints of weights or activations. The folder
+    that they make all the same is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {
+            "output_dir": folder,
+            "learning_rate": learning_rate,
+            "seed": seed % 2**31,
+            "activation_checkpointing": False,
+            "bf16": torch.cuda.is_available(),
+            "use_cpu": not torch.cuda.is_available(),
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
 
 
 def _run(trainer: Any) -> None:

@@ -45,7 +45,11 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of an expander that has copied PAIRS: every size is as likely as the others."""
     folder = tmp_path_factory.mktemp("expander")
     expander = tiny_expander([text for pair in PAIRS for text in pair], folder, width=32, layers=1)
-    copy_captions(expander, PAIRS * 8, epochs=40, learning_rate=1e-2)
+    empty = tmp_path_factory.mktemp("here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(empty)
+        copy_captions(expander, PAIRS * 8, epochs=40, learning_rate=1e-2)
+    assert list(empty.iterdir()) == []  # nothing is left where somebody works
     expander.save(folder)
     return str(folder)
 

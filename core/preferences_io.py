@@ -74,7 +74,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
     """
     path = Path(path)
-    rows = _read(path)
+    rows = read(path)
     if not rows:
         raise UserError(f"{path}: no rows")
     columns = set(rows[0])
@@ -97,6 +97,29 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
     return count
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a .jsonl, .csv or .parquet file. Raises: UserError for a missing or unreadable one."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix == ".jsonl":
+        return files.read_lines(path)
+    if path.suffix == ".csv":
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return list(csv.DictReader(file, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: not readable as CSV ({error})") from None
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not readable as parquet ({error})") from None
+    raise UserError(f"{path}: the suffix names the format; known: .csv, .jsonl, .parquet")
 
 
 def vote_rows(store: Store, base: Path) -> list[Row]:
@@ -320,25 +343,3 @@ def _tallies(store: Store) -> Iterable[tuple[Pair, str, Counter[str]]]:
 
 def _relative(path: Path, base: Path) -> str:
     return Path(os.path.relpath(path, os.path.abspath(base))).as_posix()
-
-
-def _read(path: Path) -> list[Row]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.suffix == ".jsonl":
-        return files.read_lines(path)
-    if path.suffix == ".csv":
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file, strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}: not readable as CSV ({error})") from None
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not readable as parquet ({error})") from None
-    raise UserError(f"{path}: the suffix names the format; known: .csv, .jsonl, .parquet")

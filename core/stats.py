@@ -207,7 +207,7 @@ def standings(
     point = bradley_terry(table, ridge)
     rng = numpy_generator(seed, "standings")
     weights = rng.multinomial(count, np.full(count, 1 / count), size=NUM_REFITS)
-    draws = _refit(np.tensordot(weights.astype(float), tables, 1), ridge, point)
+    draws = refit(np.tensordot(weights.astype(float), tables, 1), ridge, point)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
     ranks = 1 + (draws[:, None, :] > draws[:, :, None]).sum(axis=2)
@@ -230,7 +230,7 @@ def standings(
     return sorted(found, key=lambda standing: -standing.rating)
 
 
-def _refit(wins: NDArray[np.float64], ridge: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
+def refit(wins: NDArray[np.float64], ridge: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
     """`bradley_terry` of many tables [draws, k, k] at once, by Newton's method from ratings that are near."""
     ratings = np.tile(start, (len(wins), 1))
     for _ in range(25):

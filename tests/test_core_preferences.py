@@ -124,9 +124,10 @@ def test_claiming_again_renews_the_lease(make, monkeypatch):
     store = make(num_pairs=1)
     lease = store.claim("ann", ttl_seconds=60)
     clock.now += 50
-    store.claim("ann", ttl_seconds=60)
+    assert store.claim("ann", ttl_seconds=60).id == lease.id
     clock.now += 50
     store.vote(lease.id, "overall", "left")
+    assert [vote.annotator for vote in store.votes()] == ["ann"]
 
 
 def test_a_vote_sent_twice_counts_once_and_a_changed_mind_replaces_it(store):

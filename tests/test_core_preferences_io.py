@@ -43,7 +43,7 @@ def test_every_form_comes_back_the_same(labelled, tmp_path, suffix, form):
     preferences_io.import_(copy, exported)
     again = tmp_path / f"two.{suffix}"
     assert preferences_io.export_(copy, again, form) == num_rows
-    assert preferences_io._read(again) == preferences_io._read(exported)
+    assert preferences_io.read(again) == preferences_io.read(exported)
     before = copy.votes(), copy.pairs()
     preferences_io.import_(copy, exported)
     assert (copy.votes(), copy.pairs()) == before

@@ -133,4 +133,4 @@ def test_a_refit_from_a_near_start_is_the_same_maximum() -> None:
     start = stats.bradley_terry(wins + 1, 1e-2)
     tables = np.stack([wins, wins + 2])
     alone = [stats.bradley_terry(table, 1e-2) for table in tables]
-    assert stats._refit(tables, 1e-2, start) == pytest.approx(np.stack(alone), abs=1e-4)
+    assert stats.refit(tables, 1e-2, start) == pytest.approx(np.stack(alone), abs=1e-4)

@@ -11,6 +11,7 @@ from align.config import TrainConfig
 from align.policy import Policy, Velocity
 from align.protocol import Algorithm
 from base_model import lora
+from base_model.hub.generator import HubGenerator
 from base_model.large import checkpoint_activations, repeated_blocks
 from base_model.protocol import Generator
 from core.errors import UserError
@@ -33,6 +34,8 @@ def policy_for(
         parameters = list(network.requires_grad_(True).parameters())
         for value in parameters:
             value.data = value.data.float()  # small steps vanish in a bf16 weight
+        if isinstance(generator, HubGenerator):
+            generator.dtype = torch.float32  # what it gives its network; `precision` says what that computes in
         start = [value.detach().clone() for value in parameters]
     else:
         parameters = lora.attach(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from base_model.options import ModelOptions
 from base_model.sets import write_set
@@ -166,7 +166,13 @@ def _image(request: Request, given: Given) -> Tensor:
 
 def _pictures(request: Request, given: Given) -> Tensor:
     from base_model import tasks
+    from base_model.starts import Starts, takes_alone
 
+    config, last = given.config, request.generator.size.num_frames - 1
+    if takes_alone(request.generator, last):
+        ends = ((0, str(config.image)), (last, str(config.end_image)))
+        starts = Starts.of(request.generator, [Prompt(text, keyframes=ends) for text in dict.fromkeys(request.prompts)])
+        return cast("Starts", starts).complete(request)
     return tasks.interpolate(request, given.clips["image"], given.clips["end_image"], request.generator.size.num_frames)
 
 

@@ -119,10 +119,7 @@ class Starts:
 
     def _alone(self, one: Prompt) -> list[int]:
         """Its keyframes that the generator takes as single frames."""
-        if not isinstance(self.generator, HubGenerator):
-            return []
-        takes, count = self.generator.model.grid.alone, self.generator.size.num_frames
-        return [frame for frame, _ in one.keyframes if takes(frame, count)]
+        return [frame for frame, _ in one.keyframes if takes_alone(self.generator, frame)]
 
     def _beside(self, one: Prompt, frames: Tensor) -> Beside:
         """What the prompt's clips are made from beside latent frames; `frames` as its own gives them."""
@@ -171,6 +168,11 @@ class Starts:
             _check_length(one.control, count)
             words.append("a control clip")
         return " and ".join(words) or "nothing"
+
+
+def takes_alone(generator: Generator, frame: int) -> bool:
+    """Whether a picture can be given at `frame` as a single frame; otherwise it fills its group of frames."""
+    return isinstance(generator, HubGenerator) and generator.model.grid.alone(frame, generator.size.num_frames)
 
 
 def cover(frames: Tensor, height: int, width: int) -> Tensor:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -493,7 +493,9 @@ def test_quantised_weights_are_neither_trained_nor_replaced(
 # --- the house on top ------------------------------------------------------------------------------------------------
 
 
-def train(generator: HubGenerator, algorithm: Any, out: Path, steps: int = 1, prompts: list[Any] = PROMPTS) -> None:
+def train(
+    generator: HubGenerator, algorithm: Any, out: Path, steps: int = 1, prompts: list[Any] = PROMPTS, **changed: Any
+) -> None:
     from align.train import TrainConfig
     from align.train import train as loop
 
@@ -510,6 +512,7 @@ def train(generator: HubGenerator, algorithm: Any, out: Path, steps: int = 1, pr
         lora_targets=["to_q", "to_v"],
         save_every=1,
         sample_every=0,
+        **changed,
     )
     loop(generator, Brightness(), algorithm, prompts, config, out)
 
@@ -571,6 +574,20 @@ def test_a_step_on_prompts_with_pictures_moves_what_is_drawn_and_not_what_is_giv
     with lora.reference(generator.policy_module()):
         assert torch.equal(drawn(), before)
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert line["align/first_pass_ratio_error"] == 0.0
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_all_weights_of_a_model_in_half_precision_can_be_trained(
+    families: Any, tmp_path: Path, precision: Literal["no", "bf16"]
+) -> None:
+    """They are made fp32, and what the network is given with them."""
+    generator = load(families("wan").folder, dtype="bfloat16")
+    before = clips(generator, noise := initial_noise(generator, [1, 2]))
+    train(generator, algorithms("flow")[0], tmp_path, adapter="full", precision=precision)
+    assert all(value.dtype == torch.float32 for value in generator.policy_module().parameters())
+    assert (clips(generator, noise) - before).abs().max() > 0.01 * before.abs().max()
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert line["align/first_pass_ratio_error"] == 0.0
 
 

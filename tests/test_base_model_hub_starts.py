@@ -279,7 +279,7 @@ def test_the_model_of_first_and_last_frames_needs_both(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 16, 16, 0)
     starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "image": "a.png"}]))
     assert starts is not None
-    with pytest.raises(UserError, match="from a first and a last frame: name both in a prompt file"):
+    with pytest.raises(UserError, match="from a first and a last frame: give --image and --end-image, or a prompt file"):
         starts.row(PROMPTS[0])
 
 

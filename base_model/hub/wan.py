@@ -94,8 +94,8 @@ class Wan:
             return {"shown": self._control(known, clean, beside.control)}
         if self._config.pos_embed_seq_len is not None and not beside.keyframes:
             raise UserError(
-                "this Wan makes clips from a first and a last frame: name both in a prompt file, as "
-                '"keyframes": {"0": "a.png", "80": "b.png"} for 81 frames'
+                "this Wan makes clips from a first and a last frame: give --image and --end-image, or a prompt file "
+                'that names both, as "keyframes": {"0": "a.png", "80": "b.png"} for 81 frames'
             )
         time = self.grid.time
         first = self.decode(clean[:, :, :1])

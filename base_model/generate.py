@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from base_model.starts import Starts
 
 SETTINGS = "generate.json"
+MOST = 86_400  # new frames: an hour at 24 a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def generate(argv: list[str]) -> None:
     listed = _prompts(config, bool(asked & {"image", "video"}))
     texts = [one.text for one in listed]
     _check_numbers(config)
+    _check_used(config, asked)
     if config.offload == "sequential" and (config.lora is not None or config.weights is not None):
         raise UserError(
             "offload 'sequential' can carry neither a LoRA nor other weights; merge first (soralign lora merge) or use "
@@ -279,14 +281,23 @@ def _prompts(config: GenerateConfig, may_be_silent: bool) -> list[Prompt]:
 def _check_numbers(config: GenerateConfig) -> None:
     for name in ("num_per_prompt", "extend", "before", "loop", "bridge", "variations"):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}, it must be 1 or more")
+        if value is not None and not 1 <= value <= MOST:
+            raise UserError(f"{name} is {value}, it must be 1 to {MOST}")
     if config.variations is not None and config.num_per_prompt != 1:
         raise UserError("--variations and --num-per-prompt both say how many clips a prompt gets; give one of them")
     if config.seconds is not None and not 0.0 < config.seconds <= 3600.0:
         raise UserError(f"seconds is {config.seconds}, it must be above 0 and at most 3600")
     if not 0.0 <= config.strength <= 1.0:
         raise UserError(f"strength {config.strength} is out of range: 0 (the clip itself) to 1 (nothing of it)")
+
+
+def _check_used(config: GenerateConfig, asked: frozenset[str]) -> None:
+    """Raises: UserError for an option that the ability asked for, or the solver, does not look at."""
+    for name, users in (("strength", frozenset({"edit", "variations"})), ("bridge", frozenset({"transition"}))):
+        if getattr(config, name) != getattr(GenerateConfig, name) and not asked & users:
+            raise UserError(f"{_flags(frozenset({name}))} is for {_flags(users)}; add one of these or leave it out")
+    if config.eta != GenerateConfig.eta and config.solver != "ddim":
+        raise UserError(f"--eta is for --solver ddim, and the solver is {config.solver}; leave it out")
 
 
 def _sampling(config: GenerateConfig, usual: Sampling) -> Sampling:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from core.cli import option, settings_of
+from core.errors import UserError
 
 WEIGHTS = Path(__file__).parent / "weights"  # what ships
 
@@ -37,7 +39,23 @@ class ModelOptions:
     height: int | None = option(None, "pixels; the model's own by default")
     width: int | None = option(None, "pixels; the model's own by default")
 
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "height", "width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"{name} is {value}, it must be 1 or more")
+
     @classmethod
     def of(cls, options: Any) -> ModelOptions:
         """Those fields of a command's options that are about the model."""
         return settings_of(cls, options)
+
+
+def saved_class(folder: str | Path, part: str) -> str:
+    """Name of the class that was saved in `folder`; `part` says in words what is looked for.
+
+    Raises: UserError where there is none.
+    """
+    try:
+        return str(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"no {part} at '{folder}': a saved one has a config.json that names its class") from None

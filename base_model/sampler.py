@@ -43,6 +43,8 @@ class Sampling:
         for name in ("num_steps", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        if not 0.0 <= self.guidance < math.inf:
+            raise UserError(f"guidance is {self.guidance}, it must be a number from 0 on (1 = none)")
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
             raise UserError(f"guidance interval {low} to {high} is not one inside 0 (clean) to 1 (noise)")

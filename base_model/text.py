@@ -19,7 +19,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from base_model.options import WEIGHTS
+from base_model.options import WEIGHTS, saved_class
+from core.errors import UserError
 from core.video import to_signed
 
 
@@ -106,6 +107,12 @@ def _tokenizer(context_length: int) -> SimpleTokenizer:
 
 
 def load_clip(folder: str | Path | None = None) -> SandboxClip:
-    """The shipped CLIP, or one saved with `save_pretrained`; in evaluation mode, its weights frozen."""
-    clip = SandboxClip.from_pretrained(str(folder or WEIGHTS / "clip"), low_cpu_mem_usage=False)
+    """The shipped CLIP, or one saved with `save_pretrained`; in evaluation mode, its weights frozen.
+
+    Raises: UserError for a folder that holds none.
+    """
+    folder = folder or WEIGHTS / "clip"
+    if (name := saved_class(folder, "CLIP")) != SandboxClip.__name__:
+        raise UserError(f"'{folder}' holds a {name}, which is no CLIP; give the folder of a {SandboxClip.__name__}")
+    clip = SandboxClip.from_pretrained(str(folder), low_cpu_mem_usage=False)
     return clip.float().eval().requires_grad_(False)

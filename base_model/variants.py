@@ -8,7 +8,6 @@ Letters: B batch, C channels, T H W latent time, rows, columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from base_model.dit.boxes import BoxAttention, Layout, layer_boxes, num_mixers
 from base_model.dit.patches import Box, grid_of, patchify, unpatchify
 from base_model.dit.position import rotary_table
 from base_model.dit.scan import ScanMixer
+from base_model.options import saved_class
 from base_model.transformer import VideoTransformer, sigma_embedding
 from core.errors import UserError
 
@@ -293,10 +293,7 @@ def load_transformer(folder: str | Path) -> Denoiser:
     Raises: UserError where there is none.
     """
     known = {kind.__name__: kind for kind in (VideoTransformer, VariantTransformer, SpaceTimeUNet)}
-    try:
-        name = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"no transformer at '{folder}': a saved one has a config.json that names its class") from None
+    name = saved_class(folder, "transformer")
     if name not in known:
         raise UserError(f"'{folder}' holds a {name}; a denoiser is one of {', '.join(known)}")
     return known[name].from_pretrained(folder, low_cpu_mem_usage=False).float()

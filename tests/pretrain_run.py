@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from base_model.pretrain import PretrainConfig, loop, pretrain
+from base_model.pretrain import PretrainConfig, pretrain, transformer
 
 
 def train(parts: Path, out: Path) -> None:
     """Three steps from the transformer in `parts`, in fp32: sums of two processes are taken in another order."""
-    loop.fast_dtype = lambda: torch.float32
+    transformer.fast_dtype = lambda: torch.float32
     config = PretrainConfig(
         part="transformer",
         steps=3,

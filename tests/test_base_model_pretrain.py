@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pretrain_run
 import pytest
@@ -70,9 +71,8 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda kind, trunk_options: QuantizedVideoCodec(kind, 16, 2, trunk_options=trunk_options | _SmallCodec.sizes),
     )
     monkeypatch.setattr(codec_part.CodecPart, "_start_from_principal_components", lambda self: None)  # seconds
-    monkeypatch.setattr(
-        clip_part, "SandboxClip", _with_from_pretrained(SandboxClip, dim=16, vision_width=48, vision_layers=1)
-    )
+    small = {"dim": 16, "vision_width": 48, "vision_layers": 1, "text_width": 16, "text_layers": 1}
+    monkeypatch.setattr(clip_part, "SandboxClip", lambda: SandboxClip(**small))
 
 
 class _SmallCodec(CausalVideoVAE):
@@ -80,14 +80,6 @@ class _SmallCodec(CausalVideoVAE):
 
     def __new__(cls, **sizes: int) -> CausalVideoVAE:  # type: ignore[misc]
         return CausalVideoVAE(**sizes | cls.sizes)
-
-
-def _with_from_pretrained(network: type, **sizes: int) -> object:
-    def make() -> object:
-        return network(text_width=16, text_layers=1, **sizes)
-
-    make.from_pretrained = network.from_pretrained  # type: ignore[attr-defined]
-    return make
 
 
 def _config(part: str, parts: Path, **changes: object) -> PretrainConfig:
@@ -123,6 +115,9 @@ def test_without_decay_the_rate_stays() -> None:
         ({"part": "transformer", "variant": "unet", "width": 40}, "width is 40; .* a multiple of 48"),
         ({"max_bad": 1.0}, "max_bad is 1.0, .* a share below 1"),
         ({"min_snr": -5.0}, "min_snr is -5.0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, it must be a number above 0"),
+        ({"shift": 0.0}, "shift is 0.0, it must be a number above 0"),
+        ({"token_budget": -5}, "token_budget is -5, it must be 0 or more"),
         ({"part": "transformer"}, "needs a trained codec"),
         ({"latent_noise": 0.5}, "latent_noise is 0.5; .* give part codec and start"),
         ({"part": "codec", "hard_negatives": 3}, "hard_negatives is 3"),
@@ -146,7 +141,10 @@ def test_the_shipped_recipes_can_run() -> None:
     folder = Path(base_model.__file__).parent / "recipes"
     seen = set()
     for path in folder.glob("*.yaml"):
-        values = {k: float(v) if k == "learning_rate" else v for k, v in yaml.safe_load(path.read_text()).items()}
+        values = yaml.safe_load(path.read_text())
+        values |= {
+            name: float(values[name]) for name in ("learning_rate", "kl_weight") if name in values
+        }  # 1e-3 is text
         config = PretrainConfig(**values)
         seen.add(config.part)
         if not config.start and config.part != "transformer":  # what they go on from is trained before them
@@ -262,6 +260,24 @@ def test_a_training_that_diverged_stops_and_its_last_checkpoint_is_sound(
     with pytest.raises(UserError, match=r"no numbers any more at step 4 of 5, learning_rate is 0.002; .* lower"):
         pretrain(config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{save_every:06d}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"sizes": ["18x64x64"]}, "size '18x64x64' is off the grid: .* multiples of 16; next: 21x64x64"),
+        ({"sizes": ["17x64x64", "17x64x72"]}, "next: 17x64x80"),
+        ({"clip": "codec"}, "holds a CausalVideoVAE, which is no CLIP"),
+        ({"start": "clip"}, "holds a SandboxClip; a denoiser is one of"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder_and_begins_there_once_mended(
+    change: dict[str, Any], line: str, parts: Path, tmp_path: Path
+) -> None:
+    change = {name: value if name == "sizes" else str(parts / value) for name, value in change.items()}
+    with pytest.raises(UserError, match=line):
+        pretrain(replace(_config("transformer", parts, steps=1), **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_variant_and_what_is_no_transformer_are_named(parts: Path, tmp_path: Path) -> None:
@@ -384,7 +400,7 @@ def test_weights_that_fsdp2_cuts_are_trained_saved_whole_and_go_on(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process stands for many: accelerate would not cut on a CPU, so what it does on a GPU is done here."""
-    monkeypatch.setattr(loop, "fast_dtype", lambda: torch.float32)
+    monkeypatch.setattr(transformer_part, "fast_dtype", lambda: torch.float32)
     config = _config("transformer", parts, ema=0.5, latents=str(tmp_path / "latents"))
     plain = pretrain(config, tmp_path / "plain")
     started = not distributed.is_initialized()
@@ -438,7 +454,7 @@ def test_two_processes_take_every_second_batch_and_average(
         return (loss(self, step, 2 * draw) + loss(self, step, 2 * draw + 1)) / 2
 
     monkeypatch.setattr(transformer_part.TransformerPart, "loss", both)
-    monkeypatch.setattr(loop, "fast_dtype", loop.fast_dtype)  # which `train` sets
+    monkeypatch.setattr(transformer_part, "fast_dtype", transformer_part.fast_dtype)  # which `train` sets
     pretrain_run.train(parts, tmp_path / "one")
     name = "transformer/diffusion_pytorch_model.safetensors"
     one, two = (load_file(tmp_path / count / name) for count in ("one", "two"))

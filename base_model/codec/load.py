@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL
@@ -10,6 +9,7 @@ from diffusers import AutoencoderKL
 from base_model.codec.frames import FrameCodec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import CausalVideoVAE
+from base_model.options import saved_class
 from core.errors import UserError
 
 Saved = CausalVideoVAE | QuantizedVideoCodec | FrameCodec
@@ -23,10 +23,7 @@ def load_codec(folder: str | Path, per_frame: bool = False) -> Saved:
     Raises: UserError where there is none, or for a quantised codec per frame.
     """
     known = {kind.__name__: kind for kind in (CausalVideoVAE, QuantizedVideoCodec, AutoencoderKL)}
-    try:
-        name = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"no codec at '{folder}': a saved one has a config.json that names its class") from None
+    name = saved_class(folder, "codec")
     if name not in known or (per_frame and name == "QuantizedVideoCodec"):
         kind = "per-frame codec" if per_frame else "codec"
         raise UserError(f"'{folder}' holds a {name}, which is no {kind}; known: {', '.join(known)}")

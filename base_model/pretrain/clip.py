@@ -17,7 +17,7 @@ from torch import Tensor
 from base_model.native import fast_dtype
 from base_model.pretrain.config import PretrainConfig
 from base_model.pretrain.part import FromTheWorld, pool
-from base_model.text import SandboxClip
+from base_model.text import SandboxClip, load_clip
 from base_model.world.caption import caption
 from base_model.world.spec import COLOURS, FAMILIES, SHAPES, SIZES, Direction, SceneSpec, directions
 from core.randomness import numpy_generator, seed_for
@@ -35,7 +35,7 @@ class ClipPart(FromTheWorld):
             specs.append(clip.spec)
         self.frames, self.captions, self.specs = np.stack(frames), captions, specs
         if config.start:
-            self.network = SandboxClip.from_pretrained(config.start, low_cpu_mem_usage=False).float()
+            self.network = load_clip(config.start).requires_grad_(True)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for(config.seed, "clip weights"))

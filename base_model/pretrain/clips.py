@@ -26,7 +26,7 @@ from base_model.pretrain.config import PretrainConfig
 from base_model.pretrain.reading import Ahead, ClipSet, Piece, Plan, on_grid, read_piece
 from base_model.pretrain.transformer import begin_network, level_weight, save_model, shown
 from base_model.tasks import random_mask
-from base_model.text import SandboxClip
+from base_model.text import SandboxClip, load_clip
 from base_model.transformer import VideoTransformer
 from base_model.variants import Denoiser
 from base_model.world.spec import NUM_FRAMES
@@ -71,11 +71,10 @@ class ClipsPart:
         self.config, self.device = config, accelerator.device
         self.set = ClipSet(config.videos, config.max_frames, config.largest_side, config.max_bad)
         self.codec = load_codec(config.codec, config.per_frame)
-        clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
-        self.clip = clip.requires_grad_(False)
+        self.clip = load_clip(config.clip)
         for frozen in (self.codec, self.clip):
             torch.nn.Module.to(frozen, self.device)
-        self.network = begin_network(config, self.codec, clip)
+        self.network = begin_network(config, self.codec, self.clip)
         if config.token_budget and not isinstance(self.network, VideoTransformer):
             raise UserError("only the shipped architecture packs clips; set token_budget to 0 for steps of one shape")
         if config.lora_rank:

@@ -59,7 +59,6 @@ class CodecPart:
 
     def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
         self.config, self.device = config, accelerator.device
-        self.crops: Crops = (OwnCrops if config.videos else WorldCrops)(config, accelerator)
         self.codec: CausalVideoVAE | QuantizedVideoCodec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "codec weights"))
@@ -69,6 +68,7 @@ class CodecPart:
             if self.judge is not None:
                 self.network = nn.ModuleDict({"codec": self.codec, "judge": self.judge})
         self.backbone = losses.load_backbone(config.perceptual, self.device) if config.perceptual else None
+        self.crops: Crops = (OwnCrops if config.videos else WorldCrops)(config, accelerator)
         if not config.start:
             self._start_from_principal_components()
         if config.latent_noise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -114,6 +115,7 @@ def parse_size(size: str) -> tuple[int, int, int]:
 def check(config: PretrainConfig) -> None:
     """Refuse a recipe that cannot run, before any time is spent. Raises: UserError."""
     counts = ("steps", "batch", "warmup", "num_clips", "save_every", "max_frames", "workers")
+    limits = ("hard_negatives", "largest_side", "token_budget", "lora_rank")
     sizes = ("width", "num_layers", "num_heads", "latent_channels", "temporal_factor", "spatial_factor")
     for name in (*counts, *sizes):
         if getattr(config, name) < 1:
@@ -130,11 +132,14 @@ def check(config: PretrainConfig) -> None:
     ):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} is {getattr(config, name)}, it must be in 0 to 1")
-    for name in ("min_snr", "largest_side"):
-        if getattr(config, name) < 0:
+    for name in ("learning_rate", "shift"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise UserError(f"{name} is {getattr(config, name)}, it must be a number above 0")
+    for name in ("min_snr", "kl_weight", "adversarial", "latent_noise", *limits):
+        if not 0 <= getattr(config, name) < math.inf:
             raise UserError(f"{name} is {getattr(config, name)}, it must be 0 or more")
     for part, name in (("codec", "latent_noise"), ("clip", "hard_negatives")):
-        if getattr(config, name) < 0 or (getattr(config, name) and not (config.part == part and config.start)):
+        if getattr(config, name) and not (config.part == part and config.start):
             raise UserError(
                 f"{name} is {getattr(config, name)}; above 0 it goes on from trained weights of the {part}: give "
                 f"part {part} and start, or 0"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -167,17 +168,24 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     """Train one part; the result lies in `out/<part>`. Continues a run that is there.
 
     The transformer computes in bf16 where that is fast, from fp32 master weights.
-    Raises: UserError for a recipe that cannot run, and for a folder that holds another run.
+    Raises: UserError for a recipe that cannot run, which leaves no folder (with its options mended it would be another
+        run), and for a folder that holds another run.
     """
     check(config)
     accelerator = launch()
     _check_processes(accelerator)
     with accelerator.main_process_first():  # which encodes and hashes what the others find
+        is_new = accelerator.is_main_process and not (Path(out) / "config.yaml").exists()
         run = Run.open(Path(out), asdict(config), asdict(PretrainConfig()))
         if not config.latents:
             config = replace(config, latents=str(run.folder / "latents"))
-        part = PARTS[config.part](config, accelerator)
-        part.begin(run.folder)
+        try:
+            part = PARTS[config.part](config, accelerator)
+            part.begin(run.folder)
+        except UserError:
+            if is_new:
+                shutil.rmtree(run.folder)
+            raise
     objective = _wrapped(part, config, accelerator)
     weights = _Weights(part.network, config)
     done = 0

@@ -20,8 +20,9 @@ from base_model.dit.patches import grid_of
 from base_model.native import fast_dtype
 from base_model.pretrain.config import PretrainConfig, parse_size
 from base_model.pretrain.part import FromTheWorld
+from base_model.pretrain.reading import on_grid
 from base_model.tasks import random_mask
-from base_model.text import SandboxClip
+from base_model.text import SandboxClip, load_clip
 from base_model.transformer import VideoTransformer, check_fit
 from base_model.variants import VARIANTS, Denoiser, SpaceTimeUNet, load_transformer
 from base_model.world.dataset import make_clip
@@ -51,6 +52,17 @@ def begin_network(config: PretrainConfig, codec: Codec, clip: SandboxClip) -> De
         return VARIANTS[config.variant](**sizes) if config.variant else VideoTransformer(**sizes)
 
 
+def check_sizes(sizes: Sequence[str], codec: Codec, patch_size: int) -> None:
+    """Raises: UserError for a size of clips that is no whole number of the codec's cells and of patches."""
+    for size in sizes:
+        wanted = parse_size(size)
+        if (nearest := on_grid(*wanted, codec.t, codec.s * patch_size)) != wanted:
+            raise UserError(
+                f"size '{size}' is off the grid: frames must be {codec.t}k+1, sides multiples of "
+                f"{codec.s * patch_size}; next: {'x'.join(map(str, nearest))}"
+            )
+
+
 def training_dtype(network: nn.Module, device: torch.device) -> torch.dtype:
     """The precision in which a denoiser computes in training: bf16 where that is fast.
 
@@ -75,7 +87,9 @@ class TransformerPart(FromTheWorld):
     def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
         super().__init__(config, accelerator)
         vae = load_codec(config.codec, config.per_frame)
-        clip = SandboxClip.from_pretrained(config.clip, low_cpu_mem_usage=False).float().eval()
+        clip = load_clip(config.clip)
+        self.network = begin_network(config, vae, clip)
+        check_sizes(config.sizes, vae, self.network.patch_size)
         known: dict[str, int] = {"": 0}
         self.latents, self.rows = [], []
         for size in config.sizes:
@@ -85,7 +99,6 @@ class TransformerPart(FromTheWorld):
         with torch.no_grad():
             words = [clip.text_tokens(list(known)[start : start + 256]) for start in range(0, len(known), 256)]
         self.text, self.mask, self.pooled = (torch.cat([part[i] for part in words]) for i in range(3))
-        self.network = begin_network(config, vae, clip)
 
     def loss(self, step: int, draw: int) -> Tensor:
         config = self.config

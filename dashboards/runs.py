@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from core.errors import UserError
 from core.preferences import Vote
 from core.run import flat
 from eval import paired_tests, verdict
-from eval.result import finite
 from eval.scene import Judged
 from eval.verdict import Row
 
@@ -56,28 +55,6 @@ class Experiment:
     compare: Path | None
     store: Path | None
     reward: Path | None
-
-
-Share = tuple[float, float, float]  # value, low, high
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How often a preference model agrees with held-out votes on one aspect, beside what no model would get.
-
-    Shares in [0, 1]; `low` and `high` are a 95 % interval; None where there is nothing to count.
-    """
-
-    aspect: str
-    kind: str  # "without ties" or "with ties"
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-    majority: float | None
-    random: float | None
-    calibration_error: float | None
-    reliability: tuple[dict[str, float], ...] = ()  # bins of said confidence: confidence, accuracy, n
 
 
 def find(roots: Sequence[Path]) -> list[Experiment]:
@@ -159,77 +136,6 @@ def metrics(experiment: Experiment) -> tuple[list[dict[str, Any]], list[str]]:
     except (UserError, OSError) as error:
         return [], [str(error)]
     return [row for row in rows if isinstance(row.get("step"), int | float)], []
-
-
-def accuracies(experiment: Experiment) -> tuple[list[Accuracy], list[str]]:
-    """The preference model's report, aspect by aspect, and what could not be read."""
-    if experiment.reward is None:
-        return [], []
-    document, problems = read_json(experiment.reward)
-    aspects = document.get("aspects")
-    rows = []
-    for aspect, row in aspects.items() if isinstance(aspects, dict) else ():
-        for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
-            told = row.get(f"accuracy{suffix}") if isinstance(row, dict) else None
-            if isinstance(told, dict):
-                share = {key: finite(told.get(key)) for key in ("value", "low", "high", "n")}
-                rows.append(
-                    Accuracy(
-                        str(aspect),
-                        kind,
-                        share["value"],
-                        share["low"],
-                        share["high"],
-                        n=None if share["n"] is None else int(share["n"]),
-                        majority=finite(row.get(f"majority{suffix}")),
-                        random=finite(row.get(f"random{suffix}")),
-                        calibration_error=finite(row.get("calibration_error")),
-                        reliability=_bins(row.get("reliability")) if not suffix else (),
-                    )
-                )
-    return rows, problems
-
-
-def varied_accuracies(experiment: Experiment) -> tuple[dict[float, Share], dict[float, Share]]:
-    """Held-out accuracy of the closing aspect by the number of training pairs, and by the noise of latents.
-
-    Both empty where the report has none; what cannot be read is told by `accuracies`.
-    """
-    document, _ = read_json(experiment.reward) if experiment.reward else ({}, [])
-    learned, levels = document.get("learning_curve"), document.get("levels")
-    rows = [row for row in learned if isinstance(row, dict)] if isinstance(learned, list) else []
-    points = [(row.get("num_pairs"), row.get("accuracy")) for row in rows]
-    counts, aspects = document.get("num_pairs"), document.get("aspects")
-    if points and isinstance(counts, dict) and isinstance(aspects, dict):
-        # the curve stops at half of the pairs; the model itself learned from all of them
-        whole = [row for row in list(aspects.values())[-1:] if isinstance(row, dict)]
-        points += [(counts.get("training"), row.get("accuracy")) for row in whole]
-    return _shares(points), _shares(levels.items() if isinstance(levels, dict) else ())
-
-
-def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
-    """Place -> value, low and high, of the points whose numbers are all there."""
-    found = {}
-    for place, told in points:
-        try:
-            at = float(place)
-        except (TypeError, ValueError):
-            continue
-        value, low, high = (
-            (finite(told.get(key)) for key in ("value", "low", "high")) if isinstance(told, dict) else (None,) * 3
-        )
-        if value is not None and low is not None and high is not None:
-            found[at] = (value, low, high)
-    return found
-
-
-def _bins(told: Any) -> tuple[dict[str, float], ...]:
-    """The points of a reliability curve whose numbers are all there."""
-    rows = [row for row in told if isinstance(row, dict)] if isinstance(told, list) else []
-    bins = [{key: finite(row.get(key)) for key in ("confidence", "accuracy", "n")} for row in rows]
-    return tuple(
-        {key: value for key, value in one.items() if value is not None} for one in bins if None not in one.values()
-    )
 
 
 def config(experiment: Experiment) -> dict[str, Any]:

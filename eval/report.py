@@ -84,7 +84,6 @@ def _render(demo: Demo) -> str:
         num_tests=sum(row.p is not None for row in demo.rows),
         effects={row.name: _effect(row, limit) for row in demo.rows},
         effect_axis=svg.effect_axis(limit),
-        p_text=verdict.p_text,
         curves=[one for one in curves if is_telling(one[0])],
         more_curves=[one for one in curves if not is_telling(one[0])],
         steps=_steps(demo),

@@ -100,6 +100,12 @@ class Row:
         return "better" if (self.difference > 0) == self.higher_is_better else "worse"
 
     @property
+    def shown_p(self) -> str:
+        """p after correction for the number of tests, as text."""
+        p = self.p if self.corrected_p is None else self.corrected_p
+        return "\u2013" if p is None else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+    @property
     def is_sure(self) -> bool:
         """Whether the verdict stands after correction for the number of tests."""
         return self.tone != "unclear" and self.corrected_p is not None and self.corrected_p < SIGNIFICANT
@@ -206,25 +212,19 @@ def tiles(found: Sequence[Row]) -> list[Tile]:
 def markdown_table(found: Sequence[Row]) -> list[str]:
     """The lines of a Markdown table, one a metric, for a model card."""
     lines = [
-        "| metric | base | aligned | difference | 95 % interval | p | verdict |",
+        "| metric | base | aligned | difference | 95 % interval | corrected p | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found:
         interval = "\u2013" if row.low is None else f"{row.change(row.low)} to {row.change(row.high)}"
         cells = [row.name, row.shown(row.base), row.shown(row.aligned), row.change(row.difference), interval]
-        lines.append("| " + " | ".join([*cells, p_text(row.p), row.verdict]).replace("[", "\\[") + " |")
+        lines.append("| " + " | ".join([*cells, row.shown_p, row.verdict]).replace("[", "\\[") + " |")
     return lines
 
 
 def win_interval(win: Row) -> tuple[float | None, float | None]:
     """Interval of the win rate itself; `low` and `high` of its row bound the distance from a draw."""
     return (None, None) if win.low is None or win.high is None else (win.low + DRAW, win.high + DRAW)
-
-
-def p_text(p: float | None) -> str:
-    if p is None:
-        return "\u2013"
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def _win_tile(win: Row | None) -> Tile:
@@ -275,11 +275,7 @@ def _change(row: Row) -> str:
     if row.difference is None:
         return "no test"
     interval = "" if row.low is None or row.high is None else f" ({row.change(row.low)} to {row.change(row.high)})"
-    return f"{row.change(row.difference)} points{interval}, p {_is(row.p)}"
-
-
-def _is(p: float | None) -> str:
-    return "not known" if p is None else p_text(p) if p < 0.001 else f"= {p_text(p)}"
+    return f"{row.change(row.difference)} points{interval}, corrected p {row.shown_p}"
 
 
 def _metrics(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

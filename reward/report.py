@@ -18,6 +18,8 @@ from reward.examples import Examples
 from reward.preference_model import PreferenceModel
 from reward.train_config import TrainConfig
 
+NUM_ERRORS = 12  # that a report names
+
 
 def judge(
     model: PreferenceModel, features: Tensor, data: Examples, parts: Sequence[Tensor], config: TrainConfig
@@ -36,10 +38,32 @@ def judge(
         }
     return {
         "aspects": aspects,
+        "worst_errors": worst_errors(chances[:, -1], data, parts[2]),
         **counts(data, parts),
         "backbone": f"{model.backbone.kind} {model.backbone.weights} {model.backbone.sha256[:12]}",
         "config": asdict(config),
     }
+
+
+def worst_errors(chances: Tensor, data: Examples, held_out: Tensor) -> list[dict[str, Any]]:
+    """Held-out votes of the closing aspect that chances [pair, 3] contradict, those first of which they are surest.
+
+    `confidence` is the chance of the refused video among those of the two, ties aside.
+    """
+    found = []
+    for row in held_out.tolist():
+        votes = data.votes[row, -1]
+        choice = int(votes.argmax()) if votes.any() else TIE
+        if choice == TIE:
+            continue
+        other = B if choice == A else A
+        confidence = float(chances[row, other] / (chances[row, choice] + chances[row, other]))
+        if confidence > 0.5:
+            pair = data.pair[row].tolist()
+            liked, refused = (data.videos[pair[0 if side == A else 1]] for side in (choice, other))
+            told = {"prompt": data.pair_prompts[row], "liked": str(liked), "refused": str(refused)}
+            found.append(told | {"confidence": confidence})
+    return sorted(found, key=lambda one: -one["confidence"])[:NUM_ERRORS]
 
 
 def counts(data: Examples, parts: Sequence[Tensor]) -> dict[str, Any]:

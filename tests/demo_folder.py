@@ -111,7 +111,11 @@ def write_demo(folder: Path, steps: int = 12, seed: int = 0) -> Path:
         for index in range(2):
             writer.append(disc(index, 0.5 + step / 12), PROMPTS[index], id=f"{index:04d}", seed=index)
     (folder / "reward").mkdir(exist_ok=True)
-    (folder / "reward" / "report.json").write_text(json.dumps(REWARD_REPORT))
+    pair = {
+        side: str(folder / name / "videos" / "0000.mp4") for side, name in (("liked", "base"), ("refused", "aligned"))
+    }
+    error = pair | {"prompt": "a red ball", "confidence": 0.93}
+    (folder / "reward" / "report.json").write_text(json.dumps(REWARD_REPORT | {"worst_errors": [error]}))
     store = Store(folder / "preferences.db")
     for index, prompt in enumerate(PROMPTS):
         paths = [folder / name / "videos" / f"{index:04d}.mp4" for name in ("base", "aligned")]

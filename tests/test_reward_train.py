@@ -14,7 +14,7 @@ from reward import preference_model, train
 from reward.backbone import SandboxBackbone
 from reward.bradley_terry import TIE, A, B
 from reward.examples import Examples, examples, split
-from reward.report import summary
+from reward.report import summary, worst_errors
 from reward.train_config import TrainConfig
 
 WRONG = [("epochs", 0), ("num_heads", 0), ("guard_weight", -0.1), ("learning_rate", -1.0), ("held_out_share", 0.0)]
@@ -94,6 +94,16 @@ def test_every_model_of_votes_learns_the_planted_preference(loss: str) -> None:
     model = train.fit(features, data, parts, _eyes(), config)
     utility = model.utilities(features).mean(0)[:, 0]
     assert ((utility[pair[:, 0]] > utility[pair[:, 1]]) == wins).float().mean() > 0.85
+
+
+def test_the_worst_errors_are_held_out_votes_that_the_model_surely_contradicts() -> None:
+    data = examples([_vote(pair, choice) for pair, choice in enumerate(("a", "b", "tie", "a"))])
+    chances = torch.tensor([[0.1, 0.1, 0.8], [0.5, 0.2, 0.3], [0.9, 0.05, 0.05], [0.6, 0.1, 0.3]])
+    found = worst_errors(chances, data, torch.tensor([0, 1, 2, 3]))
+    named = [(one["prompt"], one["liked"], one["refused"]) for one in found]
+    assert named == [("prompt 0", "0a.mp4", "0b.mp4"), ("prompt 1", "1b.mp4", "1a.mp4")]
+    assert found[0]["confidence"] == pytest.approx(8 / 9)
+    assert worst_errors(chances, data, torch.tensor([3])) == []
 
 
 def test_no_prompt_is_on_two_sides_of_the_split() -> None:

@@ -160,7 +160,6 @@ def _cells(row: Row) -> list[str]:
     direction = {True: "higher is better", False: "lower is better", None: ""}[row.higher_is_better]
     about = " · ".join(part for part in (row.meaning or row.unit, direction, row.caution) if part)
     interval = "–" if row.low is None or row.high is None else f"{row.change(row.low)} … {row.change(row.high)}"
-    p = row.p if row.corrected_p is None else row.corrected_p
     mark = f"{MARKS.get(row.verdict, '')} {row.verdict}".strip()
     return [
         f'<span title="{escape(row.method)}">{escape(row.name)}</span><small>{escape(about)}</small>',
@@ -169,7 +168,7 @@ def _cells(row: Row) -> list[str]:
         escape(row.change(row.difference)),
         escape(interval),
         _span(row),
-        escape(verdict.p_text(p)),
+        escape(row.shown_p),
         "–" if row.n is None else f"{row.n:,}",
         f'<span class="sora-mark sora-{row.tone}">{escape(mark)}</span><small>{escape(row.reason)}</small>',
     ]

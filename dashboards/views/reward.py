@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from core.errors import UserError
 from core.preferences import existing
-from dashboards import charts, components, runs, service
+from dashboards import charts, components, reward_report, runs, service
 from dashboards.views import common
 from dashboards.views.common import figure
 from eval import plot, svg
@@ -20,7 +20,7 @@ NUM_WORST = 6
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Reward")
     experiment = common.choose([one for one in experiments if one.reward] or experiments)
-    rows, problems = runs.accuracies(experiment)
+    rows, problems = reward_report.accuracies(experiment)
     common.report_problems(problems)
     if not rows:
         common.empty("No preference model yet: `soralign reward train` writes one, with the report that is shown here.")
@@ -41,7 +41,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     _worst(experiment)
 
 
-def _accuracies(rows: list[runs.Accuracy], kind: str) -> Markup:
+def _accuracies(rows: list[reward_report.Accuracy], kind: str) -> Markup:
     """A line an aspect, beside what needs no model."""
     lines: list[svg.Accuracy] = [
         (service.readable(row.aspect), row.value, row.low, row.high, row.majority, row.random)
@@ -54,7 +54,7 @@ def _accuracies(rows: list[runs.Accuracy], kind: str) -> Markup:
 
 def _varied(experiment: runs.Experiment) -> None:
     """What more votes would bring, and for a reward of latents what noise costs, where training measured it."""
-    pairs, levels = runs.varied_accuracies(experiment)
+    pairs, levels = reward_report.varied_accuracies(experiment)
     drawn = []
     if pairs:
         drawn.append(
@@ -72,8 +72,13 @@ def _varied(experiment: runs.Experiment) -> None:
 
 
 def _worst(experiment: runs.Experiment) -> None:
-    """Voted pairs on which a reward that was measured prefers what people refused."""
-    if experiment.store is None:
+    """Pairs on which the model prefers what people refused: held-out ones that training named, or measured ones."""
+    named = reward_report.worst_errors(experiment)[:NUM_WORST]
+    if named:
+        st.subheader("Worst errors")
+        components.gallery(key="worst", data={"cards": [_error(one) for one in named]})
+        st.caption("Held-out votes that the model contradicts, those first of which it is surest.")
+    if named or experiment.store is None:
         return
     samples = [sample for folder in experiment.sets.values() for sample in common.samples(folder)[0]]
     metrics = sorted({key for sample in samples for key in sample.metrics if key.startswith("reward[")})
@@ -98,7 +103,12 @@ def _worst(experiment: runs.Experiment) -> None:
     components.gallery(key="worst", data={"cards": cards})
 
 
-def _table(rows: list[runs.Accuracy]) -> list[dict[str, Any]]:
+def _error(one: reward_report.WorstError) -> dict[str, Any]:
+    clips = [common.clip(one.liked, "people"), common.clip(one.refused, "model")]
+    return {"prompt": one.prompt, "clips": clips, "facts": f"{svg.share(one.confidence)} sure"}
+
+
+def _table(rows: list[reward_report.Accuracy]) -> list[dict[str, Any]]:
     return [
         {
             "aspect": service.readable(row.aspect),

@@ -21,8 +21,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it takes the place of `path`, on any error it goes.
 
     Where `path` is a link, it stays one, and what it points to is replaced.
+    Raises: UserError when `path` is a folder.
     """
     path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because Pillow, NumPy and PyAV read the format from it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -30,8 +33,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the one that somebody asked for
         raise
 
 

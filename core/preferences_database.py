@@ -273,7 +273,7 @@ class Postgres:
             address = sqlalchemy.engine.make_url(url).set(drivername="postgresql+psycopg")
         except sqlalchemy.exc.ArgumentError:
             raise UserError(f"{url!r} is no database URL; expected postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
-        self.name = address.render_as_string(hide_password=True)
+        self.name = address.set(drivername="postgresql").render_as_string(hide_password=True)
         self.conflicts: tuple[type[Exception], ...] = (sqlalchemy.exc.IntegrityError,)
         self.faults: tuple[type[Exception], ...] = (DBAPIError,)
         self._idle = psycopg.pq.TransactionStatus.IDLE

@@ -25,6 +25,7 @@ from core.registry import unknown
 Row = dict[str, Any]
 VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
 PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
+MOST_VOTES = 10_000  # on one pair and aspect: each becomes a row and an annotator of its own
 VIDEOALIGN_CHOICES = {"A": "a", "B": "b", "same": "tie", "invalid": None}
 
 
@@ -91,7 +92,10 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     with store.transaction():
         for number, row in enumerate(rows, start=1):
             try:
-                count += matching[0](store, _located(row, inside or path.parent, inside), annotator)
+                located = _located(row, inside or path.parent, inside)
+                if not isinstance(row["prompt"], str):
+                    raise UserError(f"prompt is {row['prompt']!r}; text is expected")
+                count += matching[0](store, located, annotator)
             except UserError as error:
                 raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
             except (KeyError, TypeError, ValueError) as error:
@@ -108,9 +112,13 @@ def read(path: Path) -> list[Row]:
     if path.suffix == ".csv":
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file, strict=True))
+                rows = list(csv.DictReader(file, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: not readable as CSV ({error})") from None
+        for number, row in enumerate(rows, start=1):
+            if None in row:  # where DictReader puts what has no column
+                raise UserError(f"{path}: row {number} has more cells than the header; put commas in quotes")
+        return rows
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -207,7 +215,9 @@ def _located(row: Row, base: Path, inside: Path | None) -> Row:
     """The row with full paths. Mixed prefixes (`./videos/`, `videos/`) come out the same."""
     located = dict(row)
     for column in PATHS & row.keys():
-        full = Path(os.path.abspath(base / str(row[column])))
+        if not isinstance(row[column], str):
+            raise UserError(f"{column} is {row[column]!r}; a path is expected")
+        full = Path(os.path.abspath(base / row[column]))
         if inside is not None and not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(inside)):
             raise UserError(f"{column} {row[column]!r} lies outside the project's folder")
         located[column] = full
@@ -242,7 +252,7 @@ def _flag(value: Any) -> bool:
 
 # Column of a raw vote -> what it holds. A CSV has all of them as text, other people's files anything.
 KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(("prompt", "annotator", "aspect", "choice"), ("text", _text)),
+    **dict.fromkeys(("annotator", "aspect", "choice"), ("text", _text)),
     **dict.fromkeys(("comment", "source", "gold", "model_a", "model_b"), ("text or nothing", _text)),
     **dict.fromkeys(("time", "seconds", "watched", "sampling_probability"), ("a number or nothing", _number)),
     **dict.fromkeys(("target_votes", "seed_a", "seed_b"), ("a whole number or nothing", _whole)),
@@ -305,6 +315,8 @@ def _import_preference(store: Store, row: Row, annotator: str) -> int:
     if pair is None:
         pair, is_swapped = store.add_pair(row["prompt"], chosen, rejected, source="imported"), False
     n = int(row["n_votes"])
+    if not 1 <= n <= MOST_VOTES:
+        raise UserError(f"n_votes is {row['n_votes']}; a whole number from 1 to {MOST_VOTES} is expected")
     lead = round((2 * float(row["p_chosen"]) - 1) * n)
     if not 0 <= lead <= n:
         raise UserError(f"p_chosen {row['p_chosen']} with n_votes {n} is impossible; p_chosen lies in [0.5, 1]")

@@ -32,4 +32,5 @@ def track(iterable: Iterable[Item], description: str, total: int | None = None) 
     finally:
         timer.cancel()
         timer.join()
-        progress.stop()
+        if progress.live.is_started:  # where stderr is a file, rich ends a bar that never began with an empty line
+            progress.stop()

@@ -58,3 +58,12 @@ def test_a_text_is_read_without_its_mark_or_refused_by_name(tmp_path):
     (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.txt: not UTF-8 text \(byte 2\)"):
         files.read_text(tmp_path / "a.txt")
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(UserError, match=r"out\.json: is a folder"):
+        files.atomic_write(tmp_path / "out.json", "{}")
+    with pytest.raises(OSError) as told:
+        files.atomic_write(tmp_path / f"{'long' * 70}.json", "{}")
+    assert told.value.filename == str(tmp_path / f"{'long' * 70}.json")

@@ -130,6 +130,9 @@ def test_videoalign_rows_are_majorities(labelled, tmp_path):
         ),
         ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v1.mp4,p,A,B,same\nset/gone.mp4,set/v1.mp4,p,A,B,A\n", "gone"),
         ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v0.mp4,p,A,B,same\n", "row 1"),
+        ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v1.mp4\n", "row 1: prompt is None; text is expected"),
+        ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4\n", "row 1: path_B is None; a path is expected"),
+        ("path_A,path_B,prompt,VQ,MQ,TA\nset/v0.mp4,set/v1.mp4,a ball, red,A,B,same\n", "row 1 has more cells"),
         ("path_A,path_B,prompt,VQ,MQ,TA\n", "no rows"),
     ],
 )
@@ -141,7 +144,10 @@ def test_a_bad_csv_imports_nothing_and_is_told(labelled, tmp_path, text, word):
     assert store.votes() == [] and store.pairs() == []
 
 
-@pytest.mark.parametrize("broken", [{"prompt": 3, "chosen": None}, {"n_votes": "many"}, {"p_chosen": 0.1}])
+@pytest.mark.parametrize(
+    "broken",
+    [{"prompt": 3}, {"chosen": None}, {"n_votes": "many"}, {"n_votes": 10**9}, {"n_votes": 0}, {"p_chosen": 0.1}],
+)
 def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
     row = {"prompt": "p", "chosen": "set/v0.mp4", "rejected": "set/v1.mp4"}
     row |= {"aspect": "overall", "n_votes": 1, "p_chosen": 1.0} | broken

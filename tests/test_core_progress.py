@@ -13,9 +13,12 @@ def screen(monkeypatch) -> io.StringIO:
     return buffer
 
 
-def test_quick_work_stays_silent_and_passes_items_through(screen):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_quick_work_stays_silent_and_passes_items_through(monkeypatch, is_terminal):
+    buffer = io.StringIO()
+    monkeypatch.setattr(progress, "_console", Console(file=buffer, force_terminal=is_terminal, width=100))
     assert list(progress.track(range(5), "quick")) == list(range(5))
-    assert screen.getvalue() == ""
+    assert buffer.getvalue() == ""
 
 
 def test_slow_work_shows_what_is_done_of_how_much(screen, monkeypatch):

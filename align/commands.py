@@ -79,8 +79,9 @@ def align(argv: list[str]) -> None:
     known = None if from_votes else [one.text for one in (*listed, *judge_prompts)]
     # Before the model: a misspelt name should not cost minutes.
     reward = load_reward(options.reward) if options.reward else Votes()
+    loaded = ModelOptions.of(options)
     run = train(
-        base_model.load(options.model, ModelOptions.of(options), known),
+        base_model.load(options.model, loaded, known),
         reward,
         algorithm,
         listed,
@@ -88,6 +89,7 @@ def align(argv: list[str]) -> None:
         options.out,
         judges=[load_reward([word]) for word in options.judge],
         judge_prompts=judge_prompts,
+        loaded=loaded,
     )
     part = "model" if config.adapter == "full" else "lora"
     print(f"aligned: {run.latest()}/{part}  (curves: {run.folder}/metrics.jsonl, clips: {run.samples})")

@@ -8,8 +8,6 @@ from core.cli import option
 from core.errors import UserError
 
 RATIO_TOLERANCE = 1e-6  # of |ratio - 1| before the first update
-# Settings that runs were made without, and what those did.
-ADDED = {"decay": 0.0, "compile": False, "keep": 0, "solver": "euler", "critic_start": ""}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ LIMIT = 0.02  # a channel this near to black or full counts as saturated
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
+class Diverged(UserError):
+    """The policy has broken down: its steps were too large."""
+
+
 def check_first_pass(ratio_error: float, step: int) -> None:
     """Stop a run whose replay does not reproduce its own samples: every later ratio would be noise.
 
@@ -28,12 +32,9 @@ def check_first_pass(ratio_error: float, step: int) -> None:
 
 
 def check_gradient(norm: float, step: int) -> None:
-    """Stop before a gradient that is not finite reaches the weights.
-
-    Raises: UserError.
-    """
+    """Stop before a gradient that is not finite reaches the weights. Raises: Diverged."""
     if not norm < float("inf"):
-        raise UserError(
+        raise Diverged(
             f"the gradient of step {step} is {norm}; lower learning_rate, passes or updates and run in a new folder"
         )
 

@@ -104,8 +104,9 @@ def prepare(policy: Policy, algorithm: Algorithm, config: TrainConfig) -> Any:
         groups.append({"name": "own", "params": own, "lr": rate})
     for group in groups:
         group["initial_lr"] = group["lr"]
-    if accelerator.state.deepspeed_plugin is not None:  # it wants to know, and there is no data loader to ask
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:  # it scales gradients down itself, of all groups
+        plugin.deepspeed_config["gradient_clipping"] = config.max_grad_norm
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch  # there is no data loader to ask
     policy.model, optimizer = accelerator.prepare(policy.model, torch.optim.AdamW(groups, weight_decay=0.0))
     if accelerator.is_fsdp2:  # it has replaced every weight by its own view
         policy.parameters = list(optimizer.param_groups[0]["params"])

@@ -9,16 +9,14 @@ a CPU.
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from align import checkpoint, ema, health
-from align.config import ADDED, TrainConfig
+from align import checkpoint, ema, health, identity
+from align.config import TrainConfig
 from align.experience import Experience
 from align.held_out import HeldOut
 from align.policy import Policy
@@ -26,9 +24,10 @@ from align.prompts import PromptSet
 from align.protocol import Algorithm
 from align.setup import check_updates, policy_for, prepare
 from base_model.large import launch, rate_share, whole
+from base_model.options import ModelOptions
 from base_model.protocol import Generator
 from base_model.starts import Starts
-from core import video, videoset
+from core import videoset
 from core.errors import UserError
 from core.progress import track
 from core.prompts import Prompt
@@ -49,6 +48,7 @@ def train(
     *,
     judges: Sequence["Reward"] = (),
     judge_prompts: Sequence[str | Prompt] = (),
+    loaded: ModelOptions | None = None,
 ) -> Run:
     """Train `generator` (in place) and leave a run folder at `out`; continues a run that is there.
 
@@ -57,21 +57,16 @@ def train(
     Args:
         judges: rewards that are watched and not trained on. judge_prompts: what they see; without any, the last fifth
             of `prompts` (at most `judge_clips` of them) is kept from training for it.
+        loaded: how `generator` was; None = with nothing chosen. A run goes on only with the same of what changes it.
     Raises: UserError for settings that do not fit together, a run folder of another configuration, or rewards that
         are all broken.
     """
     config.check()
-    listed, kept = (
-        [one if isinstance(one, Prompt) else Prompt(one) for one in some] for some in (prompts, judge_prompts)
-    )
-    if judges and not kept:
-        count = min(config.judge_clips, len(listed) // 5)
-        listed, kept = listed[: len(listed) - count], listed[len(listed) - count :]
-    if not listed:
-        raise UserError("there are no prompts to train on; give at least one")
+    listed, kept = _parted(prompts, judge_prompts, config.judge_clips if judges else 0)
     held_out = HeldOut(judges, reward, [one.text for one in kept], config.judge_clips)
     held_out.check()
     accelerator = launch(config.precision)
+    description = identity.describe(generator, loaded or ModelOptions(), reward, algorithm, listed, config, held_out)
     policy = policy_for(generator, reward, config, accelerator, {one.text: one.tag for one in listed if one.tag})
     policy.starts = Starts.of(generator, [*listed, *kept])
     algorithm.check(policy, reward)
@@ -80,8 +75,7 @@ def train(
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
     with accelerator.main_process_first():
-        description = _description(generator, reward, algorithm, listed, config, held_out)
-        run = Run.open(Path(out), description, {key: ADDED[key] for key in ADDED.keys() & description.keys()})
+        run = identity.open_run(out, description)
     done, samples = checkpoint.restore(run, policy, optimizer)
     texts = [one.text for one in listed]
     if done == 0:
@@ -108,6 +102,24 @@ def train(
     if ema.KEY in policy.memory:
         policy.set_weights(policy.memory[ema.KEY])
     return run
+
+
+def _parted(
+    prompts: Sequence[str | Prompt], judge_prompts: Sequence[str | Prompt], most: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """(prompts to train on, prompts for the judges); where these have none, the last fifth but at most `most`.
+
+    Raises: UserError if nothing is left to train on.
+    """
+    listed, kept = (
+        [one if isinstance(one, Prompt) else Prompt(one) for one in some] for some in (prompts, judge_prompts)
+    )
+    if not kept:
+        first = len(listed) - min(most, len(listed) // 5)
+        listed, kept = listed[:first], listed[first:]
+    if not listed:
+        raise UserError("there are no prompts to train on; give at least one")
+    return listed, kept
 
 
 def set_rates(optimizer: Any, step: int, config: TrainConfig) -> None:
@@ -180,38 +192,6 @@ def _gradient(policy: Policy) -> list[Tensor] | None:
     """A copy of the gradient so far; None where some weight has none yet."""
     found = [value.grad.clone() for value in policy.parameters if value.grad is not None]
     return found if len(found) == len(policy.parameters) else None
-
-
-def _description(
-    generator: Generator,
-    reward: "Reward",
-    algorithm: Algorithm,
-    prompts: Sequence[Prompt],
-    config: TrainConfig,
-    held_out: HeldOut,
-) -> dict[str, Any]:
-    """What makes a run this run: a folder is continued only if all of it is equal."""
-    size = generator.size
-    return {
-        "model": generator.name,
-        "clip": f"{size.num_frames}x{size.height}x{size.width}",
-        "reward": f"{reward.name} {reward.version}",
-        "judges": [f"{judge.name} {judge.version}" for judge in held_out.judges],
-        "algorithm": type(algorithm).__name__,
-        **asdict(algorithm),  # type: ignore[call-overload]
-        **asdict(config),
-        "num_prompts": len(prompts),
-        "prompts_sha256": sha256("\n".join(map(_line, prompts)).encode()).hexdigest(),
-        "judge_prompts_sha256": sha256("\n".join(held_out.prompts).encode()).hexdigest(),
-    }
-
-
-def _line(prompt: Prompt) -> str:
-    """All that makes a prompt this prompt."""
-    words = [prompt.text, prompt.weight, prompt.tag, *map(video.sha256, prompt.files)]
-    words += [prompt.strength] if prompt.strength < 1 else []
-    words += ["control"] if prompt.control else []
-    return "\t".join(map(str, [*words, *(frame for frame, _ in prompt.keyframes)]))
 
 
 def _show(run: Run, policy: Policy, prompts: Sequence[str], config: TrainConfig, step: int) -> None:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ from align.advantage_matching import AdvantageMatching
 from align.ddpo import DDPO
 from align.dpo import DPO
 from align.grpo import GRPO
+from align.health import Diverged
 from align.nft import NFT
 from align.ppo import PPO
 from align.protocol import Algorithm
@@ -38,7 +39,6 @@ from align.train import TrainConfig, train
 from align.weighted_regression import WeightedRegression
 from base_model.flow import Schedule, linear_schedule
 from base_model.protocol import Condition, VideoSize
-from core.errors import UserError
 from core.files import atomic_write
 from core.randomness import numpy_generator
 from core.run import read_metrics
@@ -245,10 +245,12 @@ def run(name: str, rate: float, seed: int, steps: int, out: Path) -> Curve:
     training, held_out = all_prompts()
     folder = out / f"{name.replace(', ', '-')}-{rate:g}-{seed}"
     watched: Reward = brightness()  # the loop looks at held-out clips for its judges
-    with suppress(UserError):  # of a gradient that is no number any more: what was logged until then counts
+    try:
         train(
             HalvesModel(), AskedHalves(), algorithm, training, config, folder, judges=[watched], judge_prompts=held_out
         )
+    except Diverged as error:  # what was logged until then counts
+        print(f"{folder.name}: {error}", file=sys.stderr)
     rows = [row for row in read_metrics(folder) if "judge/trained_reward" in row]
     return [(row["samples"], row["judge/trained_reward"]) for row in rows]
 

@@ -41,6 +41,28 @@ def test_a_run_from_a_recipe_with_overrides(tmp_path: Path, prompts: Path, capsy
     assert "checkpoints/step-000001/lora" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_only_with_the_precision_and_guidance_it_had(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["align", "ddpo", *QUICK.split(), "--prompts", str(prompts), "--out", str(tmp_path / "run")]
+    assert main([*words, "--dtype", "float32"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--dtype", "bfloat16"]) == 2
+    told = capsys.readouterr().err
+    assert "dtype: 'float32' there, 'bfloat16' now" in told and told.count("\n") == 1
+    assert main(words) == 0  # what auto comes to is what counts
+
+    path = tmp_path / "run" / "config.yaml"
+    made = path.read_text()
+    path.write_text(made.replace("quantize: none", "quantize: int8").replace("guidance_2: null", "guidance_2: 3.0"))
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "guidance_2: 3.0 there, None now; quantize: 'int8' there, 'none' now" in told
+    kept = [line for line in made.splitlines() if line.split(":")[0] not in ("dtype", "quantize", "guidance_2")]
+    path.write_text("\n".join(kept) + "\n")  # a run from before these were written down
+    assert main(words) == 0
+
+
 def test_the_folder_that_is_named_at_the_end_is_there(
     tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

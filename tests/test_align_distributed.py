@@ -7,12 +7,24 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import toy_run
+from toy_generator import Brightness, toy_policy
 
+from align.advantage_matching import AdvantageMatching
+from align.ddpo import DDPO
+from align.dpo import DPO
+from align.grpo import GRPO
+from align.nft import NFT
+from align.ppo import PPO
+from align.reward_gradient import RewardGradient
+from align.weighted_regression import WeightedRegression
 from base_model.large import launch
 from core.errors import UserError
 from core.run import read_metrics
@@ -72,6 +84,26 @@ def test_a_launcher_whose_processes_do_not_meet_is_noticed(monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="started 2 processes but accelerate sees 1"):
         launch()
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [GRPO(keep=2), DDPO(keep=2), NFT(keep=2), AdvantageMatching(keep=2), DPO(), WeightedRegression(weighting="best")],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
+def test_groups_cut_by_the_processes_are_refused_before_anything_is_sampled(algorithm: Any) -> None:
+    two = SimpleNamespace(num_processes=2, process_index=0)
+    policy = replace(toy_policy(), accelerator=two, prompts_per_step=2)
+    algorithm.check(policy, Brightness())
+    with pytest.raises(UserError, match="prompts_per_step 3 over 2 processes cuts a group of 8.* a multiple of 2"):
+        algorithm.check(replace(policy, prompts_per_step=3), Brightness())
+
+
+@pytest.mark.parametrize("algorithm", [PPO(), RewardGradient()], ids=lambda algorithm: type(algorithm).__name__)
+def test_clips_that_do_not_divide_are_refused_before_anything_is_sampled(algorithm: Any) -> None:
+    two = SimpleNamespace(num_processes=2, process_index=0)
+    with pytest.raises(UserError, match="3 prompts x group_size 1 = 3 samples do not divide over 2 processes"):
+        algorithm.check(replace(toy_policy(), accelerator=two, prompts_per_step=3), Brightness())
 
 
 def test_samples_that_do_not_divide_over_the_processes_are_refused() -> None:

@@ -1,0 +1,77 @@
+"""What makes a run this run: a folder is continued only by the command that would have made the same weights.
+
+Left out on purpose: where and in how many processes it runs, and what only saves memory; those may change on the way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.config import TrainConfig
+from align.held_out import HeldOut
+from align.protocol import Algorithm
+from base_model.options import ModelOptions
+from base_model.protocol import Generator
+from core import video
+from core.prompts import Prompt
+from core.run import Run
+
+if TYPE_CHECKING:
+    from reward.protocol import Reward
+
+# Settings that runs were made without, and what those did.
+ADDED = {
+    "decay": 0.0,
+    "compile": False,
+    "keep": 0,
+    "solver": "euler",
+    "critic_start": "",
+    "quantize": "none",
+    "guidance_2": None,
+}
+
+
+def describe(
+    generator: Generator,
+    loaded: ModelOptions,
+    reward: "Reward",
+    algorithm: Algorithm,
+    prompts: Sequence[Prompt],
+    config: TrainConfig,
+    held_out: HeldOut,
+) -> dict[str, Any]:
+    """Settings and inputs by name. To be asked before training changes the precision of the weights."""
+    size = generator.size
+    return {
+        "model": generator.name,
+        "dtype": str(next(generator.policy_module().parameters()).dtype).removeprefix("torch."),
+        "quantize": loaded.quantize,
+        "guidance_2": loaded.guidance_2,
+        "clip": f"{size.num_frames}x{size.height}x{size.width}",
+        "reward": f"{reward.name} {reward.version}",
+        "judges": [f"{judge.name} {judge.version}" for judge in held_out.judges],
+        "algorithm": type(algorithm).__name__,
+        **asdict(algorithm),  # type: ignore[call-overload]
+        **asdict(config),
+        "num_prompts": len(prompts),
+        "prompts_sha256": sha256("\n".join(map(_line, prompts)).encode()).hexdigest(),
+        "judge_prompts_sha256": sha256("\n".join(held_out.prompts).encode()).hexdigest(),
+    }
+
+
+def open_run(out: Path | str, description: dict[str, Any]) -> Run:
+    """The run folder at `out`, new or gone on with.
+
+    Raises: UserError that names every setting with both values, if it was made with others.
+    """
+    added = ADDED | {"dtype": description["dtype"]}  # of runs that did not say, nothing can be known
+    return Run.open(Path(out), description, {key: added[key] for key in added.keys() & description.keys()})
+
+
+def _line(prompt: Prompt) -> str:
+    """All that makes a prompt this prompt."""
+    words = [prompt.text, prompt.weight, prompt.tag, *map(video.sha256, prompt.files)]
+    words += [prompt.strength] if prompt.strength < 1 else []
+    return "\t".join(map(str, [*words, *(frame for frame, _ in prompt.keyframes)]))

@@ -1,0 +1,49 @@
+"""ZeRO-2 from the shipped file, on two CPU processes: the weights of one process.
+
+DeepSpeed offers itself to GPUs, so `tests/deepspeed_run.py` tells accelerate which backend to use, and leaves out the
+kernel for shared memory, which it would compile for minutes first.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.run import read_metrics
+
+pytest.importorskip("deepspeed")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_two_processes_of_zero_2_end_where_one_does_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+    _launch(1, tmp_path / "one")
+    _launch(2, tmp_path / "two")
+    one, two = (torch.load(tmp_path / name / "checkpoints" / "step-000004" / "state.pt") for name in ("one", "two"))
+    assert max(float((a - b).abs().max()) for a, b in zip(one["weights"], two["weights"], strict=True)) < 1e-6
+    for a, b in zip(*(read_metrics(tmp_path / name)[1:] for name in ("one", "two")), strict=True):
+        assert a["align/first_pass_ratio_error"] == b["align/first_pass_ratio_error"] == 0.0
+        assert b["align/loss"] == pytest.approx(a["align/loss"], rel=1e-5)
+    assert one["optimizer"] is None  # cut over the processes; the averages begin anew
+    (tmp_path / "two" / "checkpoints" / "step-000004" / "state.pt").write_bytes(b"cut")
+    assert "averages" in _launch(2, tmp_path / "two")
+    assert [row["step"] for row in read_metrics(tmp_path / "two")] == [0, 1, 2, 3, 4]
+
+
+def _launch(processes: int, out: Path) -> str:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    command += ["--main_process_port", "0", "--config_file", str(ROOT / "align" / "launch" / "deepspeed_zero2.yaml")]
+    done = subprocess.run(
+        [*command, str(ROOT / "tests" / "deepspeed_run.py"), str(out)],
+        env=os.environ
+        | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr

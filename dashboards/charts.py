@@ -64,7 +64,7 @@ def smooth(values: Sequence[float], smoothing: float) -> list[float]:
 
 def choices(counts: Mapping[str, Mapping[str, int]]) -> Markup:
     """Shares of left, right, tie, ... per aspect as stacked bars."""
-    width, height, left = 560, 34, 122
+    width, height, left = 380, 34, 100
     parts, said = [], []
     for index, (aspect, of_aspect) in enumerate(counts.items()):
         total, start, top = sum(of_aspect.values()) or 1, float(left), index * height

@@ -107,19 +107,20 @@ class Row:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the verdict stands after correction for the number of tests."""
-        return self.tone != "unclear" and self.corrected_p is not None and self.corrected_p < SIGNIFICANT
+        """Whether the difference stands after correction for the number of tests."""
+        return self.corrected_p is not None and self.corrected_p < SIGNIFICANT
 
     @property
     def verdict(self) -> str:
         """One or two words, for the table and for screen readers."""
         if self.base is None and self.aligned is None:
             return "not measured"
-        if self.tone != "unclear":
-            return self.tone if self.is_sure else f"maybe {self.tone}"
-        if self.higher_is_better is None and self.difference is not None:
-            return "moved" if self.p is not None and self.p < SIGNIFICANT else "same"
-        return "no test" if self.p is None else "unclear"
+        if self.p is None or self.difference is None:
+            return "no test"
+        if self.p >= SIGNIFICANT:
+            return "unclear"
+        word = "moved" if self.higher_is_better is None else self.tone
+        return word if self.is_sure else f"maybe {word}"
 
     @property
     def effect(self) -> tuple[float, float, float] | None:

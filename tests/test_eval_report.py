@@ -268,6 +268,18 @@ def test_a_row_is_better_by_direction_and_surely_so_after_correction() -> None:
     assert low < value < high and low > 0
 
 
+def test_a_metric_without_a_better_direction_moves_or_is_unclear() -> None:
+    def said(p: float | None, corrected: float | None = None) -> str:
+        return verdict.Row("motion", base=0.5, aligned=0.6, difference=0.1, p=p, corrected_p=corrected).verdict
+
+    assert [said(0.01, 0.04), said(0.01, 0.3), said(0.3, 1.0), said(None)] == [
+        "moved",
+        "maybe moved",
+        "unclear",
+        "no test",
+    ]
+
+
 def test_a_test_and_an_interval_that_disagree_are_said() -> None:
     def caution(low: float) -> str:
         found = {"a": 6.0, "b": 0.2, "difference": -5.8, "low": low, "high": 1.4, "p": 0.01, "flagged": ["blur"]}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reward.audit import Finding
 
 BATCH = 16  # videos judged at once
+REWARD = "a reward by name, NAME:WEIGHTS, the folder of a trained one, or the URL of a server"
 
 
 def reward(argv: list[str]) -> None:
@@ -80,7 +81,7 @@ class Score:
     """Score the videos of a set, one JSON line a video."""
 
     videoset: str = required("folder of videos with prompts")
-    reward: str = required("name of a reward, or the folder of a trained one")
+    reward: str = required(REWARD)
     out: str | None = option(None, "file for the lines; the terminal if not given")
 
 
@@ -89,7 +90,7 @@ class Audit:
     """Try known exploits on a reward: which spoilt copies of these videos does it pay for?"""
 
     videoset: str = required("folder of videos with prompts, best sampled from the base model")
-    reward: str = required("name of a reward, or the folder of a trained one")
+    reward: str = required(REWARD)
     num_videos: int = option(64, "how many of the videos are tried")
     store: str | None = option(None, "store of the votes behind it: is a side preferred there?")
     out: str | None = option(None, "file for the findings as JSON, beside the table")
@@ -101,7 +102,7 @@ class Serve:
     """Serve a reward over HTTP, for `--reward http://HOST:PORT`. The token is taken from the environment variable
     SORALIGN_REWARD_TOKEN, here and by the client."""
 
-    reward: str = required("name of a reward, or the folder of a trained one")
+    reward: str = required(REWARD)
     host: str = option("127.0.0.1", "address to listen on; any but this machine needs a token")
     port: int = option(8700, "port to listen on; 0 takes a free one")
     device: str = option("cpu", "where videos are judged, as cpu or cuda:1")
@@ -120,7 +121,7 @@ class TrainExpander(ExpanderConfig):
 
     out: str = required("folder for the expander and its scores")
     prompts: str = required("file with one short prompt a line to learn on")
-    reward: str = required("name of a reward, or the folder of a trained one")
+    reward: str = required(REWARD)
     model: str = option("sandbox", "the generator whose videos are scored")
     weights: str | None = option(None, "hub id or folder of a language model; a tiny one for the sandbox if not given")
     captions: str | None = option(None, "JSON lines {short, detailed} to copy first; the sandbox's if not given")

@@ -58,12 +58,10 @@ def read_all(path: Path | str) -> list[Prompt]:
                 _prompt(row, path, f"{path}: entry {number}") for number, row in enumerate(files.read_lines(path), 1)
             ]
         else:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = files.read_text(path).split("\n")
             prompts = [Prompt(line.strip()) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"prompt file '{path}' cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file '{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if not prompts:
         raise UserError(f"prompt file '{path}' is empty; write one prompt per line")
     return prompts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,9 +76,9 @@ def read(name_or_path: str) -> list[Prompt]:
 def _rows(path: Path) -> Iterable[Any]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
-        return csv.DictReader(text.splitlines())
+        return csv.DictReader(io.StringIO(text, newline=""))
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     document = json.loads(text)
     if isinstance(document, dict):  # group -> prompts
         lists = {name: entries for name, entries in document.items() if isinstance(entries, list)}

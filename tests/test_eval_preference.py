@@ -94,6 +94,10 @@ def test_values_of_one_metric_are_those_of_the_lines_also_where_a_line_is_half_w
     (tmp_path / result.SAMPLES).write_text('{"id": "0", "prompt": "a"}\n{"id": \n{"id": "1", "prompt": "b"}\n')
     with pytest.raises(UserError, match=r"samples\.jsonl:2: not JSON"):
         result.read_values(tmp_path, "gold")
+    for wrong in ('{"id": "0", "gold": 1}', '{"id": "0", "prompt": "a", "seed": []}', '{"id": "0", "prompt": ["a"]}'):
+        (tmp_path / result.SAMPLES).write_text(f"{wrong}\n")
+        with pytest.raises(UserError, match="entry 1 has no id, prompt and seed"):
+            result.read_values(tmp_path, "gold")
     (tmp_path / result.SAMPLES).unlink()
     with pytest.raises(UserError, match="soralign eval"):
         result.read_values(tmp_path, "gold")
@@ -212,6 +216,8 @@ def test_published_lists_are_read_by_path(tmp_path: Path) -> None:
         ("a cat jumps", ("motion_binding",)),
     ]
     assert read("own.jsonl") == [("x", ("g",)), ("y", ("own",))]
+    (tmp_path / "windows.csv").write_bytes('\ufeffcaption,action\r\n"a dog\r\nruns",run\r\n'.encode())
+    assert read("windows.csv") == [("a dog\nruns", ("run",))]
     assert suite.groups(suite.read(str(tmp_path / "mine.json")))["three"] == ("hard",)
     (tmp_path / "empty.json").write_text("[{}]")
     (tmp_path / "broken.json").write_text("[{")

@@ -696,13 +696,16 @@ def test_parts_that_wait_in_cpu_memory_and_layers_that_come_one_by_one_change_no
         assert torch.equal(drawn, expected), offload
 
 
-def test_multistep_schedulers_whole_timesteps_and_their_first_level_are_kept(families: Any, tmp_path: Path) -> None:
-    from diffusers import UniPCMultistepScheduler
+@pytest.mark.parametrize("solver", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
+def test_multistep_schedulers_whole_timesteps_and_their_first_level_are_kept(
+    families: Any, tmp_path: Path, solver: str
+) -> None:
+    import diffusers
 
     from base_model.hub import noise as levels
 
     pipeline = families("wan").fresh().model.pipeline
-    pipeline.scheduler = UniPCMultistepScheduler(
+    pipeline.scheduler = getattr(diffusers, solver)(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
     )
     pipeline.save_pretrained(tmp_path)

@@ -40,6 +40,7 @@ BUILDERS = {
     "hunyuan_video_1_5_i2v": tiny_pipelines.hunyuan_video_1_5_i2v,
     "latte": tiny_pipelines.latte,
     "mochi": tiny_pipelines.mochi,
+    "sana_video": tiny_pipelines.sana_video,
 }
 """By the longest beginning of a recipe's name."""
 

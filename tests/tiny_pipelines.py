@@ -770,6 +770,45 @@ def mochi() -> Any:
     return MochiPipeline(**_t5(), vae=vae, transformer=transformer, scheduler=scheduler)
 
 
+def sana_video(kind: str = "SanaVideoPipeline") -> Any:
+    import diffusers
+    from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoTransformer3DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    transformer = SanaVideoTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=8,
+        rope_max_seq_len=32,
+    )
+    text = Gemma2Config(
+        vocab_size=300,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=4,
+        query_pre_attn_scalar=4,
+        attn_implementation="eager",
+    )
+    return getattr(diffusers, kind)(
+        tokenizer=_letters(),
+        text_encoder=Gemma2Model(text),
+        vae=_wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        transformer=transformer,
+    )
+
+
+def sana_video_i2v() -> Any:
+    return sana_video("SanaImageToVideoPipeline")
+
+
 _FRAMES_FIRST: dict[str, Any] = {
     "to_pipeline": lambda latents: {"latents": latents.transpose(1, 2)},
     "from_pipeline": lambda latents, shape: latents.transpose(1, 2),
@@ -815,6 +854,9 @@ CASES = {
     "latte": Case(latte, VideoSize(16, 16, 16), frames="video_length", tolerance=1e-4),
     "mochi": Case(mochi, VideoSize(7, 16, 16), call={"max_sequence_length": 32}, tolerance=1e-5),
     "wan_5b": Case(wan_5b, VideoSize(9, 32, 32)),
+    "sana_video": Case(
+        sana_video, VideoSize(9, 32, 32), call={"use_resolution_binning": False}, frames="frames", tolerance=1e-5
+    ),
     "wan_vace": Case(wan_vace, tolerance=1e-5, one_by_one=True),
 }
 
@@ -839,5 +881,8 @@ IMAGE_CASES = {
         tolerance=0.02,
     ),
     "hunyuan_video_1_5_i2v": Case(hunyuan_video_1_5_i2v, tolerance=1e-5),
+    "sana_video_i2v": Case(
+        sana_video_i2v, VideoSize(9, 32, 32), call={"use_resolution_binning": False, "frames": 9}, tolerance=1e-5
+    ),
 }
 """Pipelines that are called with a picture; without a tolerance they encode it by themselves."""

@@ -22,4 +22,6 @@ PIPELINES = {
     "HunyuanVideo15Pipeline": "base_model.hub.hunyuan_video_1_5:HunyuanVideo15",
     "LattePipeline": "base_model.hub.latte:Latte",
     "MochiPipeline": "base_model.hub.mochi:Mochi",
+    "SanaVideoPipeline": "base_model.hub.sana_video:SanaVideo",
+    "SanaImageToVideoPipeline": "base_model.hub.sana_video:SanaVideo",
 }

@@ -122,12 +122,13 @@ def over_optimisation(rows: Rows, proxy: str, golds: Sequence[str], axis: str) -
 def best_of_n(points: Rows, proxy: str, gold: str) -> Markup:
     """Gold of the proxy's favourite among N samples with its interval, over the KL that picking costs."""
     golds = [point["gold"] for point in points]
+    bounds = [(one["low"], one["high"]) for one in golds]
     line = plot.Series(
         gold,
         [(point["kl"], one["value"]) for point, one in zip(points, golds, strict=True)],
         heads=[f"N = {point['n']}, KL {svg.number(point['kl'])}" for point in points],
         told=[svg.bounded(one["value"], one["low"], one["high"]) for one in golds],
-        bounds=[(one["low"], one["high"]) for one in golds],
+        bounds=bounds if all(None not in ends for ends in bounds) else (),
         notes=[str(point["n"]) for point in points],
     )
     about = f"{gold} of the best of N by {proxy}, over KL"

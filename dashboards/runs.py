@@ -20,6 +20,7 @@ from core.errors import UserError
 from core.preferences import Vote
 from core.run import flat
 from eval import paired_tests, verdict
+from eval.result import finite
 from eval.scene import Judged
 from eval.verdict import Row
 
@@ -214,6 +215,20 @@ def conflicts(
         if gap > 0:
             found.append(Conflict(prompt, liked, refused, for_a + for_b, gap))
     return sorted(found, key=lambda conflict: -conflict.gap)
+
+
+def best_of_n(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """best_of_n.json of a set, of its points those whose numbers are all there, and what could not be read."""
+    path = folder / "best_of_n.json"
+    document, problems = read_json(path) if path.exists() else ({}, [])
+    points = document.get("points")
+    whole = []
+    for one in points if isinstance(points, list) else []:
+        gold = one.get("gold") if isinstance(one, dict) else None
+        told = {key: finite(gold.get(key)) for key in ("value", "low", "high")} if isinstance(gold, dict) else {}
+        if told.get("value") is not None and None not in (finite(one.get("n")), finite(one.get("kl"))):
+            whole.append({"n": int(one["n"]), "kl": one["kl"], "gold": told})
+    return document | {"points": whole}, problems
 
 
 def checkpoints(experiment: Experiment) -> dict[int, Path]:

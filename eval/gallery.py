@@ -78,7 +78,7 @@ def choose(scenes: Sequence[Scene]) -> dict[str, list[Scene]]:
 
 def trails(track: Mapping[str, Any] | None) -> Trails:
     """Where each object of a video was seen, from a line of tracks.jsonl; none where there is no line."""
-    return [one["position"] for one in (track or {}).get("objects", []) if isinstance(one.get("position"), list)]
+    return [one["position"] for one in track["objects"]] if track else []
 
 
 def film(paths: Sequence[Path], trails: Sequence[Trails] = ()) -> Film:

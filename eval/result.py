@@ -100,7 +100,7 @@ def read_results(folder: Path | str) -> dict[str, Any]:
 
 
 def read_samples(folder: Path | str) -> list[dict[str, Any]]:
-    """The lines of samples.jsonl, each with its id and prompt.
+    """The lines of samples.jsonl, each with its id, prompt and seed, as far as there is one.
 
     Raises: UserError when the file is missing or damaged.
     """
@@ -109,8 +109,9 @@ def read_samples(folder: Path | str) -> list[dict[str, Any]]:
         raise UserError(f"{path} is missing; run `soralign eval {folder} --out {folder}` first")
     rows = files.read_lines(path)
     for number, row in enumerate(rows, start=1):
-        if not {"id", "prompt"} <= row.keys():
-            raise UserError(f"{path}: entry {number} lacks its id or prompt; run the evaluation again")
+        named = isinstance(row.get("id"), str) and isinstance(row.get("prompt"), str)
+        if not named or not isinstance(row.get("seed"), int | None):
+            raise UserError(f"{path}: entry {number} has no id, prompt and seed of a video; run the evaluation again")
     return rows
 
 

@@ -71,7 +71,21 @@ def _judged(item: VideoItem, row: Mapping[str, Any]) -> Judged:
 def read_tracks(folder: Path) -> tuple[Tracks, list[str]]:
     """Video id -> where the reader saw its objects, from tracks.jsonl, and what could not be read."""
     rows, problems = _lines(folder / TRACKS)
-    return {str(row["id"]): row for row in rows if "id" in row and isinstance(row.get("objects"), list)}, problems
+    return {str(row["id"]): row for row in rows if "id" in row and _is_track(row)}, problems
+
+
+def _is_track(row: Mapping[str, Any]) -> bool:
+    """Whether a line can be drawn: every object has a list of places, (x, y) or None."""
+    objects = row.get("objects")
+    return isinstance(objects, list) and all(
+        isinstance(one, dict) and _is_trail(one.get("position")) for one in objects
+    )
+
+
+def _is_trail(places: Any) -> bool:
+    return isinstance(places, list) and all(
+        at is None or (isinstance(at, list) and len(at) == 2 and None not in map(finite, at)) for at in places
+    )
 
 
 def side_by_side(sets: Mapping[str, Sequence[Judged]]) -> list[Scene]:

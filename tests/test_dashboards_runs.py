@@ -156,6 +156,12 @@ def test_tracks_and_results_are_read_or_said_to_be_broken(tmp_path: Path) -> Non
     assert read_tracks(tmp_path) == ({}, []) and runs.results(tmp_path) == ({}, [])
     (tmp_path / "tracks.jsonl").write_text('{"id": "v", "objects": []}\n{"id": 3}\n')
     assert list(read_tracks(tmp_path)[0]) == ["v"]
+    places = ([[1, 2], None], [[1, 2], 3], [["x", 2]], [[1, 2, 3]], "no list")
+    lines = [{"id": str(row), "objects": [{"position": trail}]} for row, trail in enumerate(places)]
+    (tmp_path / "tracks.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, {"id": "5", "objects": 3}])
+    )
+    assert list(read_tracks(tmp_path)[0]) == ["0"]
     (tmp_path / "tracks.jsonl").write_text("nonsense\n{}\n")
     (tmp_path / "results.json").write_text("{")
     assert read_tracks(tmp_path)[1] and runs.results(tmp_path)[1]
@@ -195,6 +201,24 @@ def test_a_radar_shares_the_possible_range_not_the_range_of_the_sets() -> None:
     shares = {(row["set"], row["metric"]): row["share"] for row in leaderboard.shares(entries)}
     assert shares == pytest.approx({("a", "x"): 0.2, ("b", "x"): 0.9, ("a", "y"): 0.9, ("b", "y"): 0.7})
     assert rankable(entries) == ["x", "y", "z"]
+
+
+def test_points_of_best_of_n_are_drawn_with_or_without_intervals_and_broken_ones_left_out(tmp_path: Path) -> None:
+    whole = {"n": 1, "kl": 0.0, "proxy": {}, "gold": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    alone = {"n": 2, "kl": 0.2, "gold": {"value": 0.6, "low": None, "high": None}}
+    points = [
+        whole,
+        alone,
+        3,
+        {"n": 4},
+        {"n": 5, "kl": "x", "gold": {"value": 1}},
+        {"n": 6, "kl": 1, "gold": {"low": 1}},
+    ]
+    (tmp_path / "best_of_n.json").write_text(json.dumps({"points": points}))
+    read, problems = runs.best_of_n(tmp_path)
+    assert [point["n"] for point in read["points"]] == [1, 2] and problems == []
+    assert "N = 2" in charts.best_of_n(read["points"], "proxy", "gold")
+    assert runs.best_of_n(tmp_path / "none") == ({"points": []}, [])
 
 
 def test_config_difference_lists_changed_keys_only() -> None:

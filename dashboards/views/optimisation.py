@@ -61,17 +61,14 @@ def turn(rows: list[dict[str, Any]], name: str, axis: str) -> dict[str, Any] | N
 
 
 def _best_of_n(experiment: runs.Experiment) -> None:
-    found = {name: folder / "best_of_n.json" for name, folder in experiment.sets.items()}
-    found = {name: path for name, path in found.items() if path.exists()}
-    for name, path in found.items():
-        content, problems = runs.read_json(path)
+    for name, folder in experiment.sets.items():
+        content, problems = runs.best_of_n(folder)
         common.report_problems(problems)
-        points = content.get("points")
-        if not isinstance(points, list) or not points:
+        if not content["points"]:
             continue
         st.subheader(f"Best of N, {common.plain(name)}")
         proxy, gold = str(content.get("proxy")), str(content.get("gold"))
-        components.charts(key=f"best of n {name}", data={"markup": charts.best_of_n(points, proxy, gold)})
+        components.charts(key=f"best of n {name}", data={"markup": charts.best_of_n(content["points"], proxy, gold)})
         st.caption(
             f"{common.plain(gold)} of the best of N by {common.plain(proxy)}, with 95 % intervals over prompts; N is "
             f"beside the points. Best at N = {content.get('best_n')}."

@@ -1,5 +1,6 @@
 """`soralign generate`, `world` and `pretrain` in this process: what they write, how they resume, what they refuse."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import base_model
 from base_model.generate import GenerateConfig
+from base_model.sampler import Sampling
 from core import video, videoset
 from core.cli import main
 from core.videoset import load_state, read
@@ -311,6 +315,25 @@ def test_a_set_drawn_with_other_options_is_not_added_to(
     assert "drawn with other options (solver)" in _refused(capsys, *words, "--solver", "heun")
     video.write_png(files["first"], np.zeros((32, 32, 3), dtype=np.uint8))
     assert "drawn with other options (image)" in _refused(capsys, *words)
+
+
+def test_every_ability_of_the_chapter_is_the_last_of_five_lines_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    chapter = (Path(__file__).parent.parent / "docs" / "base_model.md").read_text(encoding="utf-8")
+    example = chapter.partition("of five lines:")[2].strip("\n").split("\n\n")[0]
+    lines = [line.strip() for line in example.splitlines()]
+    calls = re.findall(r"`((?:tasks|sampler)\.[^`]*\([^`]*\))`", chapter.partition("### One mechanism")[0])
+    sizes = re.findall(r"`size=([^`]*)`", chapter.partition("### One mechanism")[0])
+    assert len(lines) == 5 and len(calls) == 12 and len(sizes) == 2
+    model = dataclasses.replace(base_model.load("nano"), usual=Sampling(num_steps=1))  # type: ignore[type-var]
+    monkeypatch.setattr(base_model, "load", lambda name: model)
+    clip = torch.rand(1, 9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    names = {"clip": clip, "other": 1 - clip, "picture": clip[:, :1], "last": clip[:, 8:]}
+    names["hole"] = torch.arange(32).expand(32, 32) < 16
+    exec("\n".join(lines), names)
+    for call in [*calls, *(f"{calls[0][:-1]}, size={size})" for size in sizes)]:
+        made = eval(call, names)
+        made = made if isinstance(made, torch.Tensor) else next(made)
+        assert made.shape[0] == 1 and made.shape[2] == 3 and made.isfinite().all(), call
 
 
 def test_the_chapter_names_options_that_exist() -> None:

@@ -95,6 +95,15 @@ def test_a_long_video_is_cut_into_pieces_and_none_is_lost(own: Path) -> None:
     assert all(np.array_equal(frame, whole[11]) for frame in last[2:])
 
 
+def test_frames_are_sampled_evenly_over_the_whole_clip(own: Path) -> None:
+    found = [p for p in pieces(videoset.read(own), 3, Rejects(5, 0.0), stride=2) if p.item.id in ("clip1", "clip4")]
+    assert [(p.start, p.num_frames) for p in found] == [(0, 3), (6, 2), (0, 3), (6, 3)]  # of 9 and of 12 frames
+    for name, sampled in (("clip1", 5), ("clip4", 6)):
+        frames = np.concatenate([read_piece(p, 1, 16) for p in found if p.item.id == name])
+        whole = video.read(own / f"{name}.mp4").frames
+        assert len(frames) == sampled and np.array_equal(frames, whole[::2])
+
+
 def test_what_is_off_the_grid_is_continued_never_cropped(own: Path) -> None:
     item = next(item for item in videoset.read(own) if item.id == "clip3")
     frames = read_piece(Piece(item, 0, 7, 30, 34), 4, 16)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from base_model.dit.boxes import LAYOUTS, BoxAttention, Layout, from_boxes, layer_boxes, to_boxes
 from base_model.dit.patches import Box
 from base_model.dit.position import grid_positions, rotary_table
-from base_model.dit.scan import Direction, ScanMixer, scan, scan_doubling, scan_loop, selective_scan
+from base_model.dit.scan import Direction, ScanMixer, scan, scan_by, scan_doubling, scan_loop, selective_scan
 from base_model.transformer import VideoTransformer
 from base_model.variants import VARIANTS, SpaceTimeUNet, VariantTransformer
 
@@ -272,6 +272,25 @@ def test_the_selective_scan_is_its_recurrence() -> None:
 
 
 @torch.no_grad()
+def test_the_kernel_of_mamba_ssm_is_given_what_it_wants() -> None:
+    """Its interface, `selective_scan_fn(u, delta, A, B, C, D)`, in loops: tokens last, one B and C for all channels."""
+
+    def kernel(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        y = torch.zeros_like(u)
+        for row in range(u.shape[0]):
+            for channel in range(u.shape[1]):
+                h = torch.zeros(a.shape[1])
+                for n in range(u.shape[2]):
+                    step = delta[row, channel, n]
+                    h = torch.exp(step * a[channel]) * h + step * b[row, :, n] * u[row, channel, n]
+                    y[row, channel, n] = h @ c[row, :, n] + d[channel] * u[row, channel, n]
+        return y
+
+    u, delta = _normal(2, 5, 3), _normal(2, 5, 3, seed=1).exp()
+    a, b, c, d = -_normal(3, 4, seed=2).exp(), _normal(2, 5, 4, seed=3), _normal(2, 5, 4, seed=4), _normal(3, seed=5)
+    assert torch.allclose(scan_by(kernel, u, delta, a, b, c, d), selective_scan(u, delta, a, b, c, d), atol=1e-5)
+
+
 def test_one_direction_is_causal_and_both_together_see_everything() -> None:
     x, moved = _normal(1, 12, 16), _normal(1, 12, 16)
     moved[:, 6] += 1.0

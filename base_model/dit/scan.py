@@ -74,6 +74,12 @@ def _kernel() -> Callable[..., Any] | None:
     return selective_scan_fn
 
 
+def scan_by(kernel: Callable[..., Any], u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """`selective_scan` by `mamba_ssm`'s kernel, which wants tokens last: u, delta [B, D, N], b, c [B, S, N]."""
+    u_, delta_, b_, c_ = (part.mT.contiguous() for part in (u, delta, b, c))
+    return kernel(u_, delta_, a.float(), b_, c_, d.float()).mT
+
+
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """y [B, N, D] of the recurrence above.
 
@@ -81,8 +87,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
         u, delta: [B, N, D], delta > 0. a: [D, S], below 0. b, c: [B, N, S]. d: [D].
     """
     if u.is_cuda and (kernel := _kernel()) is not None:
-        u_, delta_, b_, c_ = (part.mT.contiguous() for part in (u, delta, b, c))
-        return kernel(u_, delta_, a.float(), b_, c_, d.float()).mT
+        return scan_by(kernel, u, delta, a, b, c, d)
     states = scan(torch.exp(delta[..., None] * a), (delta * u)[..., None] * b[:, :, None])
     return (states @ c[..., None])[..., 0] + d * u
 

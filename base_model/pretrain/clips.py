@@ -69,7 +69,7 @@ class ClipsPart:
 
     def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
         self.config, self.device = config, accelerator.device
-        self.set = ClipSet(config.videos, config.max_frames, config.largest_side, config.max_bad)
+        self.set = ClipSet(config.videos, config.max_frames, config.largest_side, config.max_bad, config.frame_stride)
         self.codec = load_codec(config.codec, config.per_frame)
         self.clip = load_clip(config.clip)
         for frozen in (self.codec, self.clip):

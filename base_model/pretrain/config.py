@@ -76,6 +76,9 @@ class PretrainConfig:
         2048, "videos: tokens packed into a step of every process; 0 = steps of `batch` clips of one shape"
     )
     max_frames: int = option(65, "videos: a longer one is cut into pieces of this many frames")
+    frame_stride: int = option(
+        1, "videos: only every n-th frame is taken, so that 24 a second may become the model's 8"
+    )
     largest_side: int = option(0, "videos: larger frames are scaled down to this many pixels; 0 = never")
     drop_tokens: float = option(
         0.0, "videos: share of tokens left out at first; falls to 0 at four fifths of the steps"
@@ -114,7 +117,7 @@ def parse_size(size: str) -> tuple[int, int, int]:
 
 def check(config: PretrainConfig) -> None:
     """Refuse a recipe that cannot run, before any time is spent. Raises: UserError."""
-    counts = ("steps", "batch", "warmup", "num_clips", "save_every", "max_frames", "workers")
+    counts = ("steps", "batch", "warmup", "num_clips", "save_every", "max_frames", "frame_stride", "workers")
     limits = ("hard_negatives", "largest_side", "token_budget", "lora_rank")
     sizes = ("width", "num_layers", "num_heads", "latent_channels", "temporal_factor", "spatial_factor")
     for name in (*counts, *sizes):

@@ -83,7 +83,7 @@ class OwnCrops:
 
     def __init__(self, config: PretrainConfig, accelerator: Accelerator) -> None:
         self.config = config
-        self.set = ClipSet(config.videos, NUM_FRAMES, config.largest_side, config.max_bad)
+        self.set = ClipSet(config.videos, NUM_FRAMES, config.largest_side, config.max_bad, config.frame_stride)
         self.ahead = Ahead(self._batch, config.workers, stride=accelerator.num_processes)
 
     @property

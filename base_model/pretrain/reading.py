@@ -54,13 +54,15 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a video: frames as they are in the file, height and width to which it is scaled in reading."""
+    """A stretch of a video: `num_frames` frames, every `stride`-th of the file from its frame `start` on, scaled to
+    height and width in reading."""
 
     item: VideoItem
     start: int
     num_frames: int
     height: int
     width: int
+    stride: int = 1
 
 
 def within(height: int, width: int, largest_side: int) -> tuple[int, int]:
@@ -69,8 +71,13 @@ def within(height: int, width: int, largest_side: int) -> tuple[int, int]:
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
-def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects, largest_side: int = 0) -> list[Piece]:
+def pieces(
+    items: Sequence[VideoItem], max_frames: int, rejects: Rejects, largest_side: int = 0, stride: int = 1
+) -> list[Piece]:
     """All videos cut into stretches of at most `max_frames`; no video is decoded, only its header read.
+
+    Args:
+        stride: above 1 frames are sampled evenly, every `stride`-th one (ViViT, Arnab et al. 2021, section 3.2).
 
     Raises: UserError where too many videos cannot be opened, or none is left.
     """
@@ -81,9 +88,10 @@ def pieces(items: Sequence[VideoItem], max_frames: int, rejects: Rejects, larges
         except UserError as error:
             rejects.add(item, error)
             continue
-        for start in range(0, info.num_frames, max_frames):
-            length = min(max_frames, info.num_frames - start)
-            found.append(Piece(item, start, length, *within(info.height, info.width, largest_side)))
+        sides = within(info.height, info.width, largest_side)
+        for start in range(0, info.num_frames, max_frames * stride):
+            length = min(max_frames, -(-(info.num_frames - start) // stride))
+            found.append(Piece(item, start, length, *sides, stride))
     if not found:
         raise UserError(f"none of the {len(items)} videos can be read")
     return found
@@ -95,12 +103,12 @@ class ClipSet:
     Raises: UserError for a folder that is no video set, or of which too much is broken.
     """
 
-    def __init__(self, folder: str, max_frames: int, largest_side: int, max_bad: float) -> None:
+    def __init__(self, folder: str, max_frames: int, largest_side: int, max_bad: float, stride: int) -> None:
         self.folder = folder
         self.snapshot = snapshot.take(folder)
         items = videoset.read(folder)
         self.rejects = Rejects(len(items), max_bad)
-        self.pieces = pieces(items, max_frames, self.rejects, largest_side)
+        self.pieces = pieces(items, max_frames, self.rejects, largest_side, stride)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -134,7 +142,8 @@ def read_piece(piece: Piece, time: int, side: int) -> NDArray[np.float32]:
 
     Raises: UserError where the file cannot be decoded.
     """
-    frames = video.read(piece.item.video, piece.start, piece.num_frames, (piece.height, piece.width)).frames
+    span = 1 + (piece.num_frames - 1) * piece.stride
+    frames = video.read(piece.item.video, piece.start, span, (piece.height, piece.width)).frames[:: piece.stride]
     # A container may promise more frames than it holds; the plan counts on what was promised.
     wanted = on_grid(piece.num_frames, piece.height, piece.width, time, side)
     missing = [want - have for want, have in zip(wanted, (len(frames), *frames.shape[2:]), strict=True)]

@@ -24,7 +24,7 @@ class DiffConfig:
 class SetConfig:
     """A video set."""
 
-    videos: str = required("folder of the video set")
+    videoset: str = required("folder of videos with prompts")
 
 
 def data(argv: list[str]) -> None:
@@ -34,9 +34,9 @@ def data(argv: list[str]) -> None:
 
 def hash_set(argv: list[str]) -> None:
     """the version of a video set: one hash of its videos and captions"""
-    config = parse(SetConfig, argv, "soralign data hash", ("videos",))
-    taken = snapshot.take(config.videos)
-    print(f"{taken.hash}  {len(taken.entries)} videos in {config.videos}")
+    config = parse(SetConfig, argv, "soralign data hash", ("videoset",))
+    taken = snapshot.take(config.videoset)
+    print(f"{taken.hash}  {len(taken.entries)} videos in {config.videoset}")
 
 
 def diff(argv: list[str]) -> None:
@@ -63,8 +63,8 @@ def diff(argv: list[str]) -> None:
 
 def check(argv: list[str]) -> None:
     """decode every video and name those that cannot be read"""
-    config = parse(SetConfig, argv, "soralign data check", ("videos",))
-    items = videoset.read(config.videos)
+    config = parse(SetConfig, argv, "soralign data check", ("videoset",))
+    items = videoset.read(config.videoset)
     broken = []
     for item in track(items, "checking"):
         try:

@@ -207,9 +207,9 @@ class VlmReward:
 class VlmConfig:
     """How LoRA and head are trained."""
 
-    rank: int = option(16, "of the adapter")
-    alpha: float = option(32.0, "alpha / rank scales the adapter")
-    layers: list[str] = option(
+    lora_rank: int = option(16, "of the adapter")
+    lora_alpha: float = option(32.0, "lora_alpha / lora_rank scales the adapter")
+    lora_targets: list[str] = option(
         ["q_proj", "k_proj", "v_proj", "o_proj"], "endings of the names of the language layers that are adapted"
     )
     epochs: int = option(2, "passes over the training pairs")
@@ -222,10 +222,10 @@ class VlmConfig:
     seed: int = option(0, "decides the split, initial weights and order")
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.batch_pairs) < 1 or not self.learning_rate > 0:
+        if min(self.lora_rank, self.epochs, self.batch_pairs) < 1 or not self.learning_rate > 0:
             raise UserError(
-                "rank, epochs and batch_pairs must be at least 1 and learning_rate above 0, seen "
-                f"{self.rank}, {self.epochs}, {self.batch_pairs} and {self.learning_rate}"
+                "lora_rank, epochs and batch_pairs must be at least 1 and learning_rate above 0, seen "
+                f"{self.lora_rank}, {self.epochs}, {self.batch_pairs} and {self.learning_rate}"
             )
 
 
@@ -234,9 +234,9 @@ def adapt(scorer: Scorer, config: VlmConfig) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        target_modules=rf".*language_model.*\.({'|'.join(config.layers)})",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=rf".*language_model.*\.({'|'.join(config.lora_targets)})",
         trainable_token_indices={"embed_tokens": scorer.ids},
     )
     inject_adapter_in_model(lora, scorer.model)

@@ -149,7 +149,7 @@ def test_lora_learns_from_votes_and_the_folder_scores_alike(
     votes[0::2, 0, A] = votes[1::2, 0, B] = 1
     scorer = _scorer(request.getfixturevalue(generation), ("overall",))
     before = {name: value.clone() for name, value in scorer.model.visual.state_dict().items()}
-    config = VlmConfig(rank=4, epochs=6, batch_pairs=3, learning_rate=1e-2)
+    config = VlmConfig(lora_rank=4, epochs=6, batch_pairs=3, learning_rate=1e-2)
     judge = vlm.fit(scorer, lambda rows: (frames[rows], [prompts[i] for i in rows]), pair, votes, ["overall"], config)
     scores = judge(frames, prompts)
     right = scores.total[0::2] > scores.total[1::2]
@@ -178,7 +178,7 @@ def test_the_votes_of_a_store_become_a_reward_by_one_command(
         for aspect in store.aspects:
             store.record_vote(pair, "ada", aspect, "ab"[index % 2])
     words = ["reward", "vlm", "--store", str(store.path), "--out", str(tmp_path / "reward"), "--weights", base]
-    options = ["--rank", "2", "--epochs", "2", "--learning_rate", "1e-2", "--num_frames", "4", "--layers", "q_proj"]
+    options = "--lora_rank 2 --epochs 2 --learning_rate 1e-2 --num_frames 4 --lora_targets q_proj".split()
     assert main([*words, *options]) == 0
     assert "pairs: 5 training, 1 calibration, 2 held out" in capsys.readouterr().out
     report = json.loads((tmp_path / "reward" / "report.json").read_text())
@@ -187,7 +187,7 @@ def test_the_votes_of_a_store_become_a_reward_by_one_command(
     judge = reward.load(str(tmp_path / "reward"))
     scores = judge(torch.rand(1, 5, 3, 16, 16), ["a ball"])
     assert set(scores.parts) == {"motion_quality", "overall"} and torch.equal(scores.total, scores.parts["overall"])
-    assert main([*words, "--rank", "0"]) == 2
+    assert main([*words, "--lora_rank", "0"]) == 2
     assert "rank, epochs and batch_pairs must be at least 1" in capsys.readouterr().err
 
 

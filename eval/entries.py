@@ -17,6 +17,32 @@ from eval.result import SetFeatures, finite
 from eval.set_interval import jackknife, parts_for
 
 
+def entry(
+    metric: Metric,
+    tools: Tools,
+    rows: Sequence[dict[str, Any]],
+    vectors: Mapping[str, SetFeatures],
+    groups: Mapping[str, Sequence[str]],
+    seed: int,
+) -> dict[str, Any]:
+    """All that results.json says of a metric, but for the controls.
+
+    Args:
+        rows: of samples.jsonl.
+        vectors: Metric.kind -> what its set metrics compare.
+        groups: prompt -> names under which its videos are also averaged.
+        seed: of the resampling.
+    """
+    reason = tools.reason(metric)
+    if metric.per_set is not None:
+        told = set_entry(metric, vectors.get(metric.kind), {row["id"]: row["prompt"] for row in rows}, reason)
+    else:
+        told = video_entry(metric, rows, reason, seed)
+        if groups and reason is None:
+            told["groups"] = by_group(metric, rows, groups, seed)
+    return told | fine_print(metric, tools)
+
+
 def video_entry(metric: Metric, rows: Sequence[dict[str, Any]], reason: str | None, seed: int) -> dict[str, Any]:
     """Mean over the videos, failures as the metric counts them; `reason` says why it could not run at all."""
     values = np.array([np.nan if row.get(metric.name) is None else row[metric.name] for row in rows], dtype=float)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,18 @@ from eval import entries, result, select
 from eval.bench import Bench, Features, Tools, pairing, set_features
 from eval.features import Cache
 from eval.protocol import Backbone, Member, Metric
-from eval.result import finite
+from eval.result import SetFeatures, finite
 
 
-@dataclass
+@dataclass(frozen=True)
 class Results:
-    """What results.json holds."""
+    """What results.json holds, key by key."""
 
     metrics: dict[str, dict[str, Any]]
     controls: dict[str, dict[str, Any]]
     failures: list[dict[str, str]]
     warnings: list[str]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "metrics": self.metrics,
-            "controls": self.controls,
-            "failures": self.failures,
-            "warnings": self.warnings,
-            "provenance": self.provenance,
-        }
+    provenance: dict[str, Any]
 
 
 def evaluate(
@@ -96,53 +87,43 @@ def evaluate(
     _add_groups(rows, features, [metric for metric in chosen if metric.per_group is not None], tools)
     result.write_samples(folder, rows)
     bench.write_tracks(rows)
-
-    warnings = _warnings(rows, items)
-    warnings += [f"reference {row['id']}: {row['error']}" for row in reference_rows if "error" in row]
-    kinds = {metric.kind: metric for metric in chosen if metric.per_set is not None and tools.reason(metric) is None}
-    vectors = {
-        kind: set_features(metric, features, reference_features if reference_items else None)
-        for kind, metric in kinds.items()
-    }
+    vectors = _vectors(chosen, tools, features, reference_features if reference_items else None)
     if vectors:
         result.write_features(folder, vectors)
 
-    prompts = {row["id"]: row["prompt"] for row in rows}
-    table = {}
-    for metric in chosen:
-        reason = tools.reason(metric)
-        if metric.per_set is not None:
-            entry = entries.set_entry(metric, vectors.get(metric.kind), prompts, reason)
-        else:
-            entry = entries.video_entry(metric, rows, reason, seed)
-            if groups and reason is None:
-                entry["groups"] = entries.by_group(metric, rows, groups, seed)
-        table[metric.name] = entry | entries.fine_print(metric, tools)
+    table = {metric.name: entries.entry(metric, tools, rows, vectors, groups or {}, seed) for metric in chosen}
     spoilt = bench.controls(reference_items, reference_features, num_controls)
     for name, row in spoilt.items():
         table[name]["flagged"] = row["flagged"]
-    results = Results(
-        metrics=table,
-        controls=spoilt,
-        failures=[{"id": row["id"], "error": row["error"]} for row in rows if "error" in row],
-        warnings=warnings,
-        provenance=run.environment()
-        | {
-            "videoset": str(videoset_folder),
-            "reference": str(reference) if reference is not None else None,
-            "reference_sha256": _digest([row["content"] for row in reference_rows]),
-            "num_videos": len(items),
-            "num_reference": len(reference_items),
-            "num_processes": num_processes,
-            "seed": seed,
-            "seeds": sorted({item.seed for item in items if item.seed is not None}),
-            "models": sorted({item.model for item in items if item.model}),
-        },
-    )
-    result.write_json(folder / result.RESULTS, results.as_json())
+    provenance = {
+        "videoset": str(videoset_folder),
+        "reference": str(reference) if reference is not None else None,
+        "reference_sha256": _digest([row["content"] for row in reference_rows]),
+        "num_videos": len(items),
+        "num_reference": len(reference_items),
+        "num_processes": num_processes,
+        "seed": seed,
+        "seeds": sorted({item.seed for item in items if item.seed is not None}),
+        "models": sorted({item.model for item in items if item.model}),
+    }
+    failures = [{"id": row["id"], "error": row["error"]} for row in rows if "error" in row]
+    warnings = _warnings(rows, items, reference_rows)
+    results = Results(table, spoilt, failures, warnings, run.environment() | provenance)
+    result.write_json(folder / result.RESULTS, vars(results))
     if num_processes > 1:
         _wait()
     return results
+
+
+def _vectors(
+    metrics: Sequence[Metric],
+    tools: Tools,
+    features: Mapping[str, Features],
+    reference: Mapping[str, Features] | None,
+) -> dict[str, SetFeatures]:
+    """Metric.kind -> what the set metrics that can run compare."""
+    kinds = {metric.kind: metric for metric in metrics if metric.per_set is not None and tools.reason(metric) is None}
+    return {kind: set_features(metric, features, reference) for kind, metric in kinds.items()}
 
 
 def _lacking(items: Sequence[VideoItem], reference: Sequence[VideoItem]) -> set[str]:
@@ -201,8 +182,10 @@ def _digest(contents: Sequence[str]) -> str | None:
     return hashlib.sha256("".join(sorted(contents)).encode()).hexdigest() if contents else None
 
 
-def _warnings(rows: Sequence[dict[str, Any]], items: Sequence[VideoItem]) -> list[str]:
-    """What a reader of the numbers should know about the set."""
+def _warnings(
+    rows: Sequence[dict[str, Any]], items: Sequence[VideoItem], reference_rows: Sequence[dict[str, Any]]
+) -> list[str]:
+    """What a reader of the numbers should know about the set and its reference."""
     words = []
     copies = [count for count in Counter(row["content"] for row in rows).values() if count > 1]
     if copies:
@@ -213,4 +196,4 @@ def _warnings(rows: Sequence[dict[str, Any]], items: Sequence[VideoItem]) -> lis
     failed = sum("error" in row for row in rows)
     if failed:
         words.append(f"{failed} of {len(rows)} videos could not be decoded")
-    return words
+    return words + [f"reference {row['id']}: {row['error']}" for row in reference_rows if "error" in row]

@@ -59,6 +59,7 @@ class Store:
         self.folder = self.path if is_server else self.path.parent
         self._database = preferences_database.connect(path)
         self.name = self._database.backend.name
+        self._digests: dict[tuple[str, int, int], str] = {}
         preferences_schema.prepare(self._database)
         found = self._projects()
         if not found:
@@ -138,7 +139,7 @@ class Store:
             under the same name.
         """
         stored = self._stored(path)
-        digest = video.sha256(path)
+        digest = self._digest(path)
         known = self._one("SELECT id, sha256 FROM video WHERE path = ?", stored)
         if known is not None:
             if known[1] != digest:
@@ -474,6 +475,17 @@ class Store:
             raise UserError(f"aspect {aspect!r} is not asked in {self.name}; known: {', '.join(self.aspects)}")
         if choice not in choices:
             raise UserError(f"choice {choice!r} is unknown; known: {', '.join(choices)}")
+
+    def _digest(self, path: Path | str) -> str:
+        """A file's sha256, taken again only when its size or time has changed: every row of an import names it."""
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return video.sha256(path)  # which says why it cannot be read
+        key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = video.sha256(path)
+        return self._digests[key]
 
     def _stored(self, path: Path | str) -> str:
         full = Path(os.path.abspath(path))

@@ -156,6 +156,19 @@ def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
         preferences_io.import_(Store(tmp_path / "empty.db"), tmp_path / "bad.jsonl")
 
 
+def test_an_import_reads_each_video_once_however_many_votes_it_has(labelled, tmp_path, monkeypatch):
+    preferences_io.export_(labelled, tmp_path / "votes.jsonl")
+    read = []
+    digest = video.sha256
+    monkeypatch.setattr(video, "sha256", lambda path: read.append(path.name) or digest(path))
+    store = Store(tmp_path / "copy.db")
+    preferences_io.import_(store, tmp_path / "votes.jsonl")
+    assert sorted(read) == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    video.write(tmp_path / "set/v0.mp4", video.read(tmp_path / "set/v1.mp4").frames, 8.0)
+    with pytest.raises(UserError, match="sha256 differs"):  # a changed file is read again
+        preferences_io.import_(store, tmp_path / "votes.jsonl")
+
+
 def test_raw_votes_come_back_from_a_csv_too(labelled, tmp_path):
     preferences_io.export_(labelled, tmp_path / "votes.csv", "votes")
     copy = Store(tmp_path / "copy.db")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from demo_folder import PROMPTS, disc, write_demo
 
-from core import preferences_people, video
+from core import files, preferences_people, video
 from core.preferences import Store, Vote
 from dashboards.labeling import manage
 
@@ -389,6 +389,35 @@ def test_look_at_a_run(browser: Any, report_url: str) -> None:
     assert page.request.get(report_url + "/clip/" + "0" * 32).status == 404
     assert tab.faults == []
     page.close()
+
+
+@pytest.fixture
+def going(tmp_path: Path) -> Path:
+    """A training that has logged two steps."""
+    log = tmp_path / "runs" / "going" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    for step in (1, 2):
+        log_step(log, step)
+    return log
+
+
+def log_step(log: Path, step: int) -> None:
+    files.append_line(log, {"step": step, "time": 1.0, "samples": 8 * step, "reward/total": step / 10})
+
+
+@pytest.fixture
+def going_url(going: Path) -> Iterator[str]:
+    yield from serve("dashboard", str(going.parent.parent))
+
+
+def test_curves_of_a_running_training_grow_while_one_looks(browser: Any, going_url: str, going: Path) -> None:
+    tab = Tab(browser, going_url)
+    tab.page.goto(f"{going_url}/training")
+    playwright.expect(tab.page.get_by_text("going at step 2")).to_be_visible(timeout=PATIENCE)
+    log_step(going, 3)
+    playwright.expect(tab.page.get_by_text("going at step 3")).to_be_visible(timeout=PATIENCE)
+    playwright.expect(tab.page.locator("svg.lines")).to_contain_text("0.3", timeout=PATIENCE)  # the last tick
+    tab.page.close()
 
 
 def _walk(use: str) -> str:

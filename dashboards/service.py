@@ -88,13 +88,13 @@ def answer(store: Store, annotator: str, action: dict[str, Any]) -> str | None:
     answers, lease, closing = action.get("answers"), action.get("lease"), store.aspects[-1]
     if not isinstance(answers, dict) or closing not in answers:
         return f"The answer did not say anything about {readable(closing)}; nothing was recorded."
-    if not isinstance(lease, int) or not all(a in store.aspects and c in SIDES for a, c in answers.items()):
+    is_known = all(a in store.aspects and c in SIDES for a, c in answers.items())
+    if not isinstance(lease, int) or lease.bit_length() > 63 or not is_known:  # the database holds 64 bits
         return "The answer was malformed; nothing was recorded. Reload the page."
     watched = _number(action.get("watched"), 1.0)
     least = store.settings.min_watched
     if answers[closing] != "skip" and least > 0 and (watched is None or watched < least - 0.01):
         return f"Both videos must be watched to {least:.0%} first; nothing was recorded."
-    comment = action.get("comment")
     try:
         store.label(
             lease,
@@ -102,7 +102,7 @@ def answer(store: Store, annotator: str, action: dict[str, Any]) -> str | None:
             answers,
             seconds=_number(action.get("seconds"), 86_400.0),
             watched=watched,
-            comment=comment.strip()[:MAX_COMMENT] or None if isinstance(comment, str) else None,
+            comment=_comment(action.get("comment")),
         )
     except UserError as error:
         return f"Not recorded: {error}"
@@ -149,6 +149,17 @@ def duration(seconds: float) -> str:
 
 def _number(value: Any, most: float) -> float | None:
     """A number from a browser, in [0, most]; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return min(max(float(value), 0.0), most)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return min(max(number, 0.0), most) if math.isfinite(number) else None
+
+
+def _comment(value: Any) -> str | None:
+    """What was written, without what no database holds (half a letter, NUL); None for nothing."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-8", "replace").decode().replace("\0", "").strip()[:MAX_COMMENT] or None

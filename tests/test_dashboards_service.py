@@ -104,6 +104,16 @@ def test_facts_from_the_browser_are_kept_within_reason(store: Store) -> None:
     assert (store.votes()[-1].seconds, store.votes()[-1].watched, store.votes()[-1].comment) == (None, None, None)
 
 
+def test_numbers_and_letters_that_no_database_holds_neither_stop_the_server_nor_lose_the_answer(store: Store) -> None:
+    refused = service.answer(store, "ada", {"lease": 2**70, "answers": LEFT})
+    assert refused is not None and "malformed" in refused and store.votes() == []
+    odd = {"comment": "half a letter \ud83d, none \0.", "seconds": 10**400, "watched": -(10**400)}
+    assert service.answer(store, "ada", answered(shown(store, "ada"), **odd)) is None
+    (vote,) = store.votes()
+    assert (vote.comment, vote.seconds, vote.watched) == ("half a letter ?, none .", None, None)
+    assert service.undo(store, "ada", 2**70) is None and len(store.votes()) == 1
+
+
 def test_what_was_not_watched_cannot_be_judged_but_can_be_skipped(store: Store) -> None:
     store.save_settings(Settings(min_watched=0.5))
     task = shown(store, "ada")

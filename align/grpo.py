@@ -53,6 +53,8 @@ class GRPO:
     def check(self, policy: Policy, reward: "Reward") -> None:
         if not (self.clip_range > 0 and self.kl_limit > 0):
             raise UserError(f"clip_range {self.clip_range} and kl_limit {self.kl_limit} must be above 0")
+        if policy.generator.family != "flow":
+            raise UserError(f"grpo needs a model of family 'flow', this one is '{policy.generator.family}'; use ddpo")
         check_groups(policy, self.group_size, keep=self.keep)
         check_exploration(self, policy)
 

@@ -31,7 +31,7 @@ def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str]
             larger than everything else; None keeps them.
     Raises: UserError for an unknown name (near names listed), a folder that is not a model, or options it cannot meet.
     """
-    from core.registry import resolve
+    from core.registry import resolve, unknown
 
     options = options or ModelOptions()
     folder = Path(model)
@@ -41,7 +41,9 @@ def load(model: str, options: ModelOptions | None = None, prompts: Sequence[str]
 
     if not folder.is_dir():
         if not loading.is_hub_id(model):
-            resolve(GENERATORS, model, "model")  # raises, with near names
+            if len(folder.parts) > 1:
+                raise UserError(f"no model at '{model}': there is no such folder")
+            raise UserError(f"{unknown(model, GENERATORS, 'model')}, a folder, or a hub id (ORGANISATION/NAME)")
         if folder.parent.is_dir():  # a misspelt path, by its looks: the hub is not asked
             raise UserError(f"no model at '{model}': {folder.parent} has no folder of that name")
         folder = loading.download(model)

@@ -197,7 +197,10 @@ def _load(network: nn.Module, path: Path) -> None:
     layers = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
     known = {name.replace(".base_layer", "") for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     if missing := sorted(set(layers) - known):
-        raise UserError(f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'")
+        raise UserError(
+            f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'; put it on the model "
+            "that it was trained on"
+        )
     rank = len(weights[f"{layers[0]}.lora_A.weight"])
     if not _layers(network):
         kind = {option: bool(metadata.get(f"use_{option}", False)) for option in ("dora", "rslora")}

@@ -577,6 +577,13 @@ def test_a_step_on_prompts_with_pictures_moves_what_is_drawn_and_not_what_is_giv
     assert line["align/first_pass_ratio_error"] == 0.0
 
 
+def test_algorithms_for_flow_models_name_one_for_the_others(families: Any, tmp_path: Path) -> None:
+    generator = families("cogvideox").fresh()
+    for algorithm in (one for one in algorithms("flow") if type(one).__name__ in ("GRPO", "NFT", "DPO")):
+        with pytest.raises(UserError, match="needs a model of family 'flow', this one is 'vp'; use ddpo"):
+            train(replace(generator), algorithm, tmp_path / "run", adapter="full")
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_all_weights_of_a_model_in_half_precision_can_be_trained(
     families: Any, tmp_path: Path, precision: Literal["no", "bf16"]
@@ -742,6 +749,17 @@ BAD = {
         {},
         "says it is a LTXPipeline, but its part '(transformer|vae)' is (WanTr|AutoencoderKLW).*json is of another",
     ),
+    "a part's folder of another family": (
+        lambda folder: rename(folder / "transformer", "WanTransformer3DModel", "LTXVideoTransformer3DModel", "config"),
+        {},
+        "its part 'transformer' is WanTransformer3DModel, but that folder holds LTXVideoTransformer3DModel",
+    ),
+    "no weights": (
+        lambda folder: weights(folder).unlink(),
+        {},
+        "lacks weights of its part 'transformer'; copy or down",
+    ),
+    "a shard": (lambda folder: shard(folder), {}, "lacks weights of its part 'transformer' \\(two.safetensors\\)"),
     "a part alone": (lambda folder: None, {"part": "transformer"}, "holds one part \\(WanTransformer3DModel\\)"),
     "frames": (lambda folder: None, {"num_frames": 10}, "10 frames: Wan makes clips of 4k \\+ 1 frames; 9 and 13"),
     "grid": (lambda folder: None, {"height": 24}, "24x16 is off the grid of Wan.*multiples of 16; 32x16|16x16"),
@@ -751,18 +769,24 @@ BAD = {
     "attention": (lambda folder: None, {"attention": "flsh"}, "attention 'flsh' cannot be used"),
     "nf4": (lambda folder: None, {"quantize": "nf4"}, "quantize 'nf4' is for GPUs; a CPU takes 'int8'"),
     "int8 by layer": (lambda folder: None, {"quantize": "int8", "offload": "sequential"}, "stay whole; use 'model'"),
-    "damaged": (lambda folder: cut(folder / "transformer"), {}, "cannot be loaded"),
+    "damaged": (lambda folder: weights(folder).write_bytes(b"cut"), {}, "cannot be loaded"),
 }
 
 
-def rename(folder: Path, old: str, new: str) -> None:
-    index = folder / "model_index.json"
-    index.write_text(index.read_text().replace(old, new))
+def rename(folder: Path, old: str, new: str, file: str = "model_index") -> None:
+    path = folder / f"{file}.json"
+    path.write_text(path.read_text().replace(old, new))
 
 
-def cut(folder: Path) -> None:
-    (path,) = folder.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:1000])
+def weights(folder: Path) -> Path:
+    return folder / "transformer/diffusion_pytorch_model.safetensors"
+
+
+def shard(folder: Path) -> None:
+    """As after a download that was cut short."""
+    first = weights(folder).rename(folder / "transformer/one.safetensors")
+    index = {"weight_map": {"a": first.name, "b": "two.safetensors"}}
+    weights(folder).with_suffix(".safetensors.index.json").write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -809,6 +833,10 @@ def test_a_misspelt_path_is_not_taken_for_a_hub_id(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no model at 'runs/wan': runs has no folder of that name"):
         base_model.load("runs/wan")
+    with pytest.raises(UserError, match="no model at '/absent/wan': there is no such folder"):
+        base_model.load("/absent/wan")
+    with pytest.raises(UserError, match="did you mean 'nano'.*Known: nano, sandbox, a folder, or a hub id"):
+        base_model.load("nanno")
 
 
 def test_a_lora_of_another_model_is_refused(families: Any, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def _quantization(quantize: str, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _check_parts(folder: Path, model: str, pipeline: str) -> None:
-    """Raises: UserError if a part that model_index.json names has no folder, or is of another family."""
+    """Raises: UserError if a part that model_index.json names is not there whole, or is of another family."""
     import diffusers
 
     types = getattr(diffusers, pipeline)._get_signature_types()
@@ -291,6 +291,27 @@ def _check_parts(folder: Path, model: str, pipeline: str) -> None:
                 f"the model at '{model}' says it is a {pipeline}, but its part '{name}' is {entry[1]}, not "
                 f"{' or '.join(meant)}; its {INDEX} is of another model"
             )
+        if (folder / name / "config.json").is_file():
+            _check_part(folder / name, model, entry[1])
+
+
+def _check_part(part: Path, model: str, named: str) -> None:
+    """Raises: UserError if the folder of a network holds another class than `named`, or not all of its weights."""
+    held = _read_json(part / "config.json").get("_class_name", named)
+    if held != named:
+        raise UserError(
+            f"the model at '{model}' says that its part '{part.name}' is {named}, but that folder holds {held}; put "
+            "the right one there"
+        )
+    there = {file.name for file in part.iterdir() if file.suffix in (".safetensors", ".bin")}
+    indexes = [_read_json(file).get("weight_map", {}) for file in part.glob("*.safetensors.index.json")]
+    sharded = [set(files.values()) for files in indexes]
+    if not there - set().union(*sharded) and not any(files <= there for files in sharded):
+        lacking = sorted(set().union(*sharded) - there)
+        raise UserError(
+            f"the model at '{model}' lacks weights of its part '{part.name}'{f' ({lacking[0]})' if lacking else ''}; "
+            "copy or download it again"
+        )
 
 
 def _variant(folder: Path) -> str | None:

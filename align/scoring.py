@@ -183,16 +183,16 @@ def _name_broken(
     policy: Policy, reward: "Reward", total: Tensor, valid: Tensor, prompts: Sequence[str], step: int
 ) -> None:
     """A word about every sample without a reward. Raises: UserError if all are."""
-    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
-        logging.getLogger(__name__).warning(
-            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
-            reward.name, float(total[row]), row, step + 1, prompts[row],
-        )  # fmt: skip
     if not valid.any():
         raise UserError(
             f"reward '{reward.name}' gave no finite value for any of the {len(prompts)} samples of step {step + 1} "
             f"(first prompt: '{prompts[0]}'); check the reward on a few clips with `soralign reward score`"
         )
+    for row in (~valid).nonzero().flatten().tolist() if policy.accelerator.is_main_process else ():
+        logging.getLogger(__name__).warning(
+            "reward %s gave %s for sample %d of step %d (prompt '%s'); the sample is left out",
+            reward.name, float(total[row]), row, step + 1, prompts[row],
+        )  # fmt: skip
 
 
 def _score(

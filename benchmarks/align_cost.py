@@ -42,7 +42,8 @@ from reward import load as load_reward
 from reward.protocol import Reward
 
 PARTS = ("phases", "plain", "memory", "shapes")
-BATCH = 8
+BATCH = 16
+"""Of most sandbox recipes."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards import runs
-from eval.result import finite
+from eval.result import as_dict, as_list, finite
 
 Share = tuple[float, float, float]  # value, low, high
 
@@ -50,12 +50,11 @@ def accuracies(experiment: runs.Experiment) -> tuple[list[Accuracy], list[str]]:
     if experiment.reward is None:
         return [], []
     document, problems = runs.read_json(experiment.reward)
-    aspects = document.get("aspects")
     rows = []
-    for aspect, row in aspects.items() if isinstance(aspects, dict) else ():
+    for aspect, told_of in as_dict(document.get("aspects")).items():
+        row = as_dict(told_of)
         for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
-            told = row.get(f"accuracy{suffix}") if isinstance(row, dict) else None
-            if isinstance(told, dict):
+            if told := as_dict(row.get(f"accuracy{suffix}")):
                 share = {key: finite(told.get(key)) for key in ("value", "low", "high", "n")}
                 rows.append(
                     Accuracy(
@@ -80,15 +79,14 @@ def varied_accuracies(experiment: runs.Experiment) -> tuple[dict[float, Share], 
     Both empty where the report has none; what cannot be read is told by `accuracies`.
     """
     document, _ = runs.read_json(experiment.reward) if experiment.reward else ({}, [])
-    learned, levels = document.get("learning_curve"), document.get("levels")
-    rows = [row for row in learned if isinstance(row, dict)] if isinstance(learned, list) else []
+    rows = map(as_dict, as_list(document.get("learning_curve")))
     points = [(row.get("num_pairs"), row.get("accuracy")) for row in rows]
-    counts, aspects = document.get("num_pairs"), document.get("aspects")
-    if points and isinstance(counts, dict) and isinstance(aspects, dict):
+    if points:
         # the curve stops at half of the pairs; the model itself learned from all of them
-        whole = [row for row in list(aspects.values())[-1:] if isinstance(row, dict)]
-        points += [(counts.get("training"), row.get("accuracy")) for row in whole]
-    return _shares(points), _shares(levels.items() if isinstance(levels, dict) else ())
+        whole = list(as_dict(document.get("aspects")).values())[-1:]
+        count = as_dict(document.get("num_pairs")).get("training")
+        points += [(count, as_dict(row).get("accuracy")) for row in whole]
+    return _shares(points), _shares(as_dict(document.get("levels")).items())
 
 
 def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
@@ -99,9 +97,7 @@ def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
             at = float(place)
         except (TypeError, ValueError):
             continue
-        value, low, high = (
-            (finite(told.get(key)) for key in ("value", "low", "high")) if isinstance(told, dict) else (None,) * 3
-        )
+        value, low, high = (finite(as_dict(told).get(key)) for key in ("value", "low", "high"))
         if value is not None and low is not None and high is not None:
             found[at] = (value, low, high)
     return found
@@ -109,7 +105,7 @@ def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
 
 def _bins(told: Any) -> tuple[dict[str, float], ...]:
     """The points of a reliability curve whose numbers are all there."""
-    rows = [row for row in told if isinstance(row, dict)] if isinstance(told, list) else []
+    rows = map(as_dict, as_list(told))
     bins = [{key: finite(row.get(key)) for key in ("confidence", "accuracy", "n")} for row in rows]
     return tuple(
         {key: value for key, value in one.items() if value is not None} for one in bins if None not in one.values()
@@ -119,11 +115,9 @@ def _bins(told: Any) -> tuple[dict[str, float], ...]:
 def worst_errors(experiment: runs.Experiment) -> list[WorstError]:
     """The errors that the model is surest of, surest first; what cannot be read is told by `accuracies`."""
     document, _ = runs.read_json(experiment.reward) if experiment.reward else ({}, [])
-    told = document.get("worst_errors")
     found = []
-    for row in told if isinstance(told, list) else []:
-        confidence = finite(row.get("confidence")) if isinstance(row, dict) else None
-        if confidence is not None:
+    for row in map(as_dict, as_list(document.get("worst_errors"))):
+        if (confidence := finite(row.get("confidence"))) is not None:
             liked, refused = (Path(str(row.get(side, ""))) for side in ("liked", "refused"))
             found.append(WorstError(str(row.get("prompt", "")), liked, refused, confidence))
     return found

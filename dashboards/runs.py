@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.preferences import Vote
 from core.run import flat
 from eval import paired_tests, verdict
-from eval.result import finite
+from eval.result import as_dict, as_list, finite
 from eval.scene import Judged
 from eval.verdict import Row
 
@@ -165,10 +165,8 @@ def results(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     if not path.exists():
         return {}, []
     document, problems = read_json(path)
-    found = document.get("metrics")
-    return {name: row for name, row in found.items() if isinstance(row, dict)} if isinstance(
-        found, dict
-    ) else {}, problems
+    entries = as_dict(document.get("metrics"))
+    return {name: row for name, row in entries.items() if isinstance(row, dict)}, problems
 
 
 def evaluated(experiments: Sequence[Experiment]) -> dict[str, Path]:
@@ -221,13 +219,11 @@ def best_of_n(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """best_of_n.json of a set, of its points those whose numbers are all there, and what could not be read."""
     path = folder / "best_of_n.json"
     document, problems = read_json(path) if path.exists() else ({}, [])
-    points = document.get("points")
     whole = []
-    for one in points if isinstance(points, list) else []:
-        gold = one.get("gold") if isinstance(one, dict) else None
-        told = {key: finite(gold.get(key)) for key in ("value", "low", "high")} if isinstance(gold, dict) else {}
-        if told.get("value") is not None and None not in (finite(one.get("n")), finite(one.get("kl"))):
-            whole.append({"n": int(one["n"]), "kl": one["kl"], "gold": told})
+    for one in map(as_dict, as_list(document.get("points"))):
+        gold = {key: finite(as_dict(one.get("gold")).get(key)) for key in ("value", "low", "high")}
+        if None not in (gold["value"], finite(one.get("n")), finite(one.get("kl"))):
+            whole.append({"n": int(one["n"]), "kl": one["kl"], "gold": gold})
     return document | {"points": whole}, problems
 
 

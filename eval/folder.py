@@ -20,7 +20,7 @@ from core.preferences import Store
 from core.run import read_metrics
 from core.videoset import VideoItem
 from eval import verdict
-from eval.result import finite
+from eval.result import as_dict, as_list, finite
 from eval.scene import Judged, Scene, Tracks, read_set, read_tracks, side_by_side
 from eval.verdict import Row
 
@@ -75,7 +75,7 @@ class Demo:
         }
         videos = {name: reader.videos(name) for name in ("base", "aligned")}
         for name, result in results.items():
-            reader.notes += [f"{name}: {plain(warning)}." for warning in result.get("warnings") or []]
+            reader.notes += [f"{name}: {plain(warning)}." for warning in as_list(result.get("warnings"))]
         demo = cls(
             name=folder.resolve().name,
             rows=verdict.rows(compare, results["base"], results["aligned"]),
@@ -107,7 +107,7 @@ class Demo:
     @property
     def provenance(self) -> list[tuple[str, str]]:
         """(name, value) of what a reader needs to make the same numbers again."""
-        base, aligned = (self.results[name].get("provenance") or {} for name in ("base", "aligned"))
+        base, aligned = (as_dict(self.results[name].get("provenance")) for name in ("base", "aligned"))
         facts = []
         for key in PROVENANCE:
             before, after = _fact(key, base.get(key)), _fact(key, aligned.get(key, self.environment.get(key)))

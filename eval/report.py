@@ -19,7 +19,7 @@ from core.videoset import VideoItem
 from eval import gallery, page, plot, svg, verdict
 from eval.curves import is_telling, ordered
 from eval.folder import Demo, plain
-from eval.result import JUDGE, finite
+from eval.result import JUDGE, as_dict, finite
 from eval.verdict import Row
 
 TRAINING_PROMPTS_SHOWN = 2
@@ -89,7 +89,7 @@ def _render(demo: Demo) -> str:
         steps=_steps(demo),
         growth=_growth(demo.samples),
         card=_card(demo.reward),
-        num_held_out=(demo.reward.get("num_pairs") or {}).get("held_out"),
+        num_held_out=as_dict(demo.reward.get("num_pairs")).get("held_out"),
         choices=_choices(demo.labels),
         metric_details=_metric_details(demo),
         plain=plain,
@@ -198,7 +198,7 @@ def _metric_details(demo: Demo) -> list[dict[str, Any]]:
     for row in demo.rows:
         about: dict[str, Any] = {}
         for name in ("base", "aligned"):
-            about |= (demo.results[name].get("metrics") or {}).get(row.name) or {}
+            about |= as_dict(as_dict(demo.results[name].get("metrics")).get(row.name))
         backbone = " ".join(filter(None, [plain(about.get("backbone")), str(about.get("backbone_sha256") or "")[:12]]))
         words = [backbone, about.get("preprocessing"), about.get("blind_spots") and f"Blind to: {about['blind_spots']}"]
         fine = {"name": row.name, "version": plain(about.get("version")), "method": row.method, "n": row.n or ""}

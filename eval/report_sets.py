@@ -17,7 +17,7 @@ from core import files
 from core.errors import UserError
 from eval import gallery, leaderboard, page, result, svg, verdict
 from eval.folder import plain
-from eval.result import JUDGE, TIE_BAND, finite
+from eval.result import JUDGE, TIE_BAND, as_dict, as_list, finite
 from eval.scene import Scene, Tracks, read_set, read_tracks, side_by_side
 from eval.verdict import Row
 
@@ -42,7 +42,7 @@ class Sets:
     def read(cls, folders: Mapping[str, Path]) -> Sets:
         """Raises: UserError for a set that was not evaluated."""
         results = {name: result.read_results(folder) for name, folder in folders.items()}
-        notes = [f"{name}: {word}." for name, one in results.items() for word in one.get("warnings") or []]
+        notes = [f"{name}: {word}." for name, one in results.items() for word in as_list(one.get("warnings"))]
         videos, tracks = {}, {}
         for name, folder in folders.items():
             videos[name], wrong = read_set(folder)
@@ -184,8 +184,8 @@ def _furthest_apart(scenes: Sequence[Scene], metric: str) -> list[Scene]:
 
 
 def _told(row: Row, entry: Mapping[str, Any]) -> str:
-    bounds = entry.get("interval")
-    interval = f" ({row.shown(finite(bounds[0]))} to {row.shown(finite(bounds[1]))})" if bounds else ""
+    low, high = result.bounds(entry)
+    interval = "" if low is None or high is None else f" ({row.shown(low)} to {row.shown(high)})"
     return row.shown(finite(entry.get("value"))) + interval
 
 
@@ -193,6 +193,6 @@ def _provenance(sets: Sets) -> list[tuple[str, list[str]]]:
     """Set -> what it is and where its numbers come from."""
     told = []
     for name, one in sets.results.items():
-        about = one.get("provenance") or {}
+        about = as_dict(one.get("provenance"))
         told.append((name, [plain(about.get(key))[:24] for key in FACTS]))
     return told

@@ -61,6 +61,22 @@ def finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
 
 
+def as_dict(value: Any) -> dict[str, Any]:
+    """An object of a JSON file, empty for anything else that may stand in its place."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list of a JSON file, empty for anything else that may stand in its place."""
+    return value if isinstance(value, list) else []
+
+
+def bounds(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The interval of a metric's entry in results.json, (None, None) where there is none."""
+    ends = [finite(end) for end in as_list(entry.get("interval"))]
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else (None, None)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write whole or not at all; NaN is refused."""
     files.atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from eval.result import finite
+from eval.result import bounds, finite
 
 Tone = Literal["better", "worse", "unclear"]
 Trail = Sequence[Sequence[float] | None]  # (x, y) of an object in each frame
@@ -175,9 +175,8 @@ def metric(name: str, entries: Mapping[str, Mapping[str, Any]]) -> Markup:
     """`intervals` of one metric from its entries in results.json, set -> entry; empty where no set has a value."""
     rows = []
     for one, entry in entries.items():
-        low, high = entry.get("interval") or (None, None)
         if (value := finite(entry.get("value"))) is not None:
-            rows.append((one, value, finite(low), finite(high)))
+            rows.append((one, value, *bounds(entry)))
     unit = next((str(entry.get("unit")) for entry in entries.values() if entry.get("unit")), "")
     return intervals(rows, name, is_share(unit)) if rows else Markup("")
 

@@ -128,7 +128,9 @@ class Row:
 
         Where compare.json does not say the spread, it is taken back from interval and n, as for independent pairs.
         """
-        if self.difference is None or self.low is None or self.high is None or not self.n or self.high <= self.low:
+        if self.difference is None or self.low is None or self.high is None or self.high <= self.low:
+            return None
+        if not self.n or self.n < 0:
             return None
         spread = (self.high - self.low) / SPREADS_PER_INTERVAL * math.sqrt(self.n)
         if self.size and self.difference:

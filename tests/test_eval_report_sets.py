@@ -10,7 +10,7 @@ from demo_folder import PROMPTS, write_demo, write_set
 
 from core.errors import UserError
 from core.videoset import read
-from eval import METRICS, commands, gallery, leaderboard, report, report_sets, select, svg
+from eval import METRICS, commands, gallery, leaderboard, report, report_sets, result, select, svg
 from eval.scene import Judged, Scene, read_set
 
 
@@ -125,6 +125,12 @@ def test_the_command_writes_both_forms_and_refuses_others(sets: dict[str, Path],
     demo = write_demo(tmp_path / "demo", steps=1)
     commands.report([str(demo)])
     assert "Alignment helped" in (demo / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("interval", [3, "x", [1], [1, 2, 3], {"a": 1}, None, ["x", 2]])
+def test_an_interval_that_is_none_is_left_out(interval: object) -> None:
+    entry = {"value": 0.5, "interval": interval, "unit": "share"}
+    assert result.bounds(entry) == (None, None) and "one: 50" in svg.metric("flicker", {"one": entry})
 
 
 def test_a_gap_needs_both_ends(tmp_path: Path) -> None:

@@ -179,6 +179,9 @@ def evaluate(argv: list[str]) -> None:
     options = parse(EvalOptions, argv, "soralign eval", ("videoset",))
     if options.controls < 0:
         raise UserError(f"--controls must be 0 or more, seen {options.controls}")
+    for word, folder in (("--out", options.out), ("--cache", options.cache)):
+        if folder is not None and Path(folder).is_file():
+            raise UserError(f"{word} {folder!r} is a file; give a folder, which is made where there is none")
     names = [name.strip() for name in _split(options.metrics) if name.strip()]
     if not names:
         raise UserError("--metrics names no metric; give names separated by commas, or all")

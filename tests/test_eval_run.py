@@ -247,6 +247,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "empty").mkdir()
     assert cli.main(["eval", str(tmp_path / "empty")]) == 2
     assert "holds no video" in capsys.readouterr().err
+    for word in ("--out", "--cache"):
+        assert cli.main(["eval", str(base), "--metrics", "flicker", word, str(base / "manifest.jsonl")]) == 2
+        assert "is a file; give a folder" in capsys.readouterr().err
     (base / "videos" / "v1.mp4").write_bytes(b"")
     assert cli.main([*words, "--strict", "--metrics", "flicker,motion,diversity"]) == 2
     told = capsys.readouterr()

@@ -57,5 +57,5 @@ def saved_class(folder: str | Path, part: str) -> str:
     """
     try:
         return str(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"no {part} at '{folder}': a saved one has a config.json that names its class") from None

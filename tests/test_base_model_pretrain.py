@@ -109,7 +109,7 @@ def test_without_decay_the_rate_stays() -> None:
         ({"warmup": 0}, "warmup is 0"),
         ({"num_clips": 0}, "num_clips is 0"),
         ({"noise": 1.2}, "noise is 1.2"),
-        ({"ema": -0.1}, "ema is -0.1"),
+        ({"ema_decay": -0.1}, "ema_decay is -0.1"),
         ({"temporal_factor": 3}, "temporal_factor is 3, .* must divide 16 and 32"),
         ({"part": "transformer", "num_heads": 5}, "width 48 does not divide into 5 heads"),
         ({"part": "transformer", "variant": "unet", "width": 40}, "width is 40; .* a multiple of 48"),
@@ -160,7 +160,7 @@ def test_the_shipped_recipes_can_run() -> None:
 def test_a_stopped_run_ends_as_an_unbroken_one_to_the_bit(
     part: str, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = _config(part, parts, ema=0.5)
+    config = _config(part, parts, ema_decay=0.5)
     whole = pretrain(config, tmp_path / "whole")
     kind = {"codec": codec_part.CodecPart, "clip": clip_part.ClipPart, "transformer": transformer_part.TransformerPart}[
         part
@@ -271,7 +271,7 @@ def test_a_training_that_diverged_stops_and_its_last_checkpoint_is_sound(
         ({"start": "clip"}, "holds a SandboxClip; a denoiser is one of"),
     ],
 )
-def test_a_run_that_cannot_begin_leaves_no_folder_and_begins_there_once_mended(
+def test_a_run_that_cannot_begin_leaves_no_folder(
     change: dict[str, Any], line: str, parts: Path, tmp_path: Path
 ) -> None:
     change = {name: value if name == "sizes" else str(parts / value) for name, value in change.items()}
@@ -280,11 +280,20 @@ def test_a_run_that_cannot_begin_leaves_no_folder_and_begins_there_once_mended(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_cannot_begin_leaves_what_lay_hidden_in_its_folder(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "run/.git").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a CausalVideoVAE, which is no CLIP"):
+        pretrain(replace(_config("transformer", parts, steps=1), clip=str(parts / "codec")), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".git"]
+
+
 def test_an_unknown_variant_and_what_is_no_transformer_are_named(parts: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="variant 'windou' is unknown; did you mean 'window'"):
         check(_config("transformer", parts, variant="windou"))
-    with pytest.raises(UserError, match="no transformer at"):
-        load_transformer(tmp_path)
+    for text in ("", "[]", "{}"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="no transformer at"):
+            load_transformer(tmp_path)
     with pytest.raises(UserError, match="holds a SandboxClip; a denoiser is one of VideoTransformer"):
         load_transformer(parts / "clip")
 
@@ -339,8 +348,8 @@ def test_a_saved_codec_carries_the_statistics_that_normalise_its_latents(parts: 
 @pytest.mark.usefixtures("small_networks")
 def test_the_moving_average_lags_behind(parts: Path, tmp_path: Path) -> None:
     """With decay 0 the saved weights are the last ones; with 1 - 1e-9 the warm-up of the average still decides."""
-    last = pretrain(_config("transformer", parts, ema=0.0), tmp_path / "last")
-    slow = pretrain(_config("transformer", parts, ema=1.0), tmp_path / "slow")
+    last = pretrain(_config("transformer", parts, ema_decay=0.0), tmp_path / "last")
+    slow = pretrain(_config("transformer", parts, ema_decay=1.0), tmp_path / "slow")
     name = "transformer/diffusion_pytorch_model.safetensors"
     state = torch.load(last.latest() / "state.pt", weights_only=True)  # type: ignore[operator]
     for key, value in load_file(last.folder / name).items():
@@ -401,7 +410,7 @@ def test_weights_that_fsdp2_cuts_are_trained_saved_whole_and_go_on(
 ) -> None:
     """One process stands for many: accelerate would not cut on a CPU, so what it does on a GPU is done here."""
     monkeypatch.setattr(transformer_part, "fast_dtype", lambda: torch.float32)
-    config = _config("transformer", parts, ema=0.5, latents=str(tmp_path / "latents"))
+    config = _config("transformer", parts, ema_decay=0.5, latents=str(tmp_path / "latents"))
     plain = pretrain(config, tmp_path / "plain")
     started = not distributed.is_initialized()
     if started:

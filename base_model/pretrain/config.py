@@ -27,7 +27,7 @@ class PretrainConfig:
     learning_rate: float = option(2e-3, "peak rate")
     warmup: int = option(50, "steps of linear warm-up")
     decay: float = option(0.5, "last share of the steps over which the rate falls to zero")
-    ema: float = option(0.0, "decay of the moving average of the weights; 0 = none")
+    ema_decay: float = option(0.0, "decay of the moving average of the weights; 0 = none")
     num_clips: int = option(3000, "different clips in the training pool")
     noise: float = option(0.25, "share of clips spoilt with web noise")
     start: str = option("", "folder of trained weights to go on from; empty = from nothing")
@@ -126,7 +126,7 @@ def check(config: PretrainConfig) -> None:
     for name in (
         "noise",
         "decay",
-        "ema",
+        "ema_decay",
         "caption_dropout",
         "caption_dropout_given",
         "given",

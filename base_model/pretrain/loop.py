@@ -130,7 +130,7 @@ class _Weights:
                 group["lr"] = rate(self.config, step)
             optimizer.step()
         with torch.no_grad():
-            keep = min(self.config.ema, (1 + step) / (10 + step))
+            keep = min(self.config.ema_decay, (1 + step) / (10 + step))
             for name, weight in self.master.items():
                 self.live[name].copy_(weight)
                 self.average[name].lerp_(weight, 1.0 - keep)
@@ -184,7 +184,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             part.begin(run.folder)
         except UserError:
             if is_new:
-                shutil.rmtree(run.folder)
+                _withdraw(run.folder)
             raise
     objective = _wrapped(part, config, accelerator)
     weights = _Weights(part.network, config)
@@ -218,6 +218,14 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
         part.save(run.folder / config.part)
     accelerator.wait_for_everyone()
     return run
+
+
+def _withdraw(folder: Path) -> None:
+    """Delete a run folder that holds nothing of worth yet, but not what lay hidden in it before, as `.git` may."""
+    for path in folder.glob("[!.]*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _diverged(step: int, config: PretrainConfig) -> UserError:

@@ -1,7 +1,8 @@
 """A video as numbers and as a file; the only place where pixel ranges and layouts are converted.
 
 Frames are float32 [time, 3, height, width] in [0, 1]. What is written is H.264 in yuv420p, visually lossless and
-playable by every browser; what is read is whatever PyAV decodes. Audio is not kept. No torch here.
+playable by every browser; what is read is whatever PyAV decodes, turned as its header says. Audio is not kept. No torch
+here.
 """
 
 from __future__ import annotations
@@ -95,12 +96,11 @@ def read(path: Path | str, start: int = 0, count: int | None = None, size: tuple
     with _opened(path) as (container, stream):
         fps = _fps(stream)
         for frame in islice(_told(path, _from(container, stream, start), start), count):
-            height, width = size or (frame.height, frame.width)
+            height, width = _upright(frame, size) if size else (frame.height, frame.width)
             scaled = frame.reformat(width, height, format="rgb24", interpolation=EXACT, threads=1)
-            pixels.append(scaled.to_ndarray())
+            pixels.append(np.rot90(scaled.to_ndarray(), _quarter_turns(frame)))
     if not pixels:
-        where = f"no frame from number {start} on" if start else "no frame"
-        raise UserError(f"{path}: the file has a video stream but {where}; was it cut off while being written?")
+        raise _empty(path, f"no frame from number {start} on" if start else "no frame")
     return Video(from_uint8(np.stack(pixels)), fps)
 
 
@@ -109,8 +109,12 @@ def check(path: Path | str) -> int:
     with _opened(path) as (container, stream):
         num_frames = sum(1 for _ in _told(path, container.decode(stream)))
     if num_frames == 0:
-        raise UserError(f"{path}: the file has a video stream but no frame; was it cut off while being written?")
+        raise _empty(path)
     return num_frames
+
+
+def _empty(path: Path | str, lacking: str = "no frame") -> UserError:
+    return UserError(f"{path}: the file has a video stream but {lacking}; was it cut off while being written?")
 
 
 def _told(path: Path | str, frames: Iterable[VideoFrame], start: int = 0) -> Iterator[VideoFrame]:
@@ -136,6 +140,17 @@ def _from(container: Any, stream: Any, start: int) -> Iterator[VideoFrame]:
     return (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts > first - half)
 
 
+def _quarter_turns(frame: VideoFrame) -> int:
+    """By how many right angles a frame is to be turned counter-clockwise, 0 to 3: a phone stores its sensor's rows, and
+    in the header how it was held. Players do the same."""
+    return round(frame.rotation / 90) % 4
+
+
+def _upright(frame: VideoFrame, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) before and after turning: swapped when the frame lies on its side."""
+    return size[::-1] if _quarter_turns(frame) % 2 else size
+
+
 def write(path: Path | str, frames: NDArray[np.floating], fps: float) -> None:
     """Write frames [time, 3, height, width] in [0, 1] as H.264 mp4, whole or not at all.
 
@@ -153,15 +168,17 @@ def encode_mp4_bytes(frames: NDArray[np.floating], fps: float) -> bytes:
 
 
 def probe(path: Path | str) -> VideoInfo:
-    """Codec, size and length, without decoding unless the container does not know its number of frames.
+    """Codec, size and length. One frame is decoded, all where the container does not know their number.
 
     Raises: UserError when the file is missing, is no video, or has no frame.
     """
     with _opened(path) as (container, stream):
-        context = stream.codec_context
-        codec, pixel_format, fps = context.name, str(context.pix_fmt), _fps(stream)
-        width, height, num_frames = context.width, context.height, stream.frames
-    return VideoInfo(codec, pixel_format, width, height, fps, num_frames or check(path))
+        first = next(_told(path, container.decode(stream)), None)
+        if first is None:
+            raise _empty(path)
+        height, width = _upright(first, (first.height, first.width))
+        codec, pixel_format = stream.codec_context.name, str(stream.codec_context.pix_fmt)
+        return VideoInfo(codec, pixel_format, width, height, _fps(stream), stream.frames or check(path))
 
 
 def motion(path: Path | str) -> float:

@@ -20,7 +20,7 @@ from core.randomness import numpy_generator
 from eval.protocol import Array, Backbone, Distance, Frames, Pool
 
 VERSION = "2"
-DECODE = "PyAV rgb24, bicubic chroma, [0, 1]"
+DECODE = "PyAV rgb24, bicubic chroma, upright, [0, 1]"
 THUMBNAIL = 16
 BLOCKS = (16, 8, 8, 8, 8)  # dims of cosine terms 0..3 and of the mean absolute step
 PREPROCESSING = (

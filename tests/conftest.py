@@ -4,12 +4,14 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Before torch is imported anywhere: spinning OpenMP threads make tiny models a hundred times slower on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,24 @@ def clip() -> NDArray[np.float32]:
         for channel, value in enumerate((0.8, 0.2, 0.1)):
             frames[time, channel][disc] = value
     return frames
+
+
+@pytest.fixture
+def turned() -> Callable[[Path, int], Path]:
+    """A video's packets in a new file whose header says by how many degrees players turn it, counter-clockwise."""
+
+    def turn(path: Path, degrees: int) -> Path:
+        target = path.with_stem(f"{path.stem}_turned_{degrees}")
+        with av.open(str(path)) as source, av.open(str(target), "w") as container:
+            stream = container.add_stream_from_template(source.streams.video[0])
+            stream.set_display_rotation(degrees)
+            for packet in source.demux(video=0):
+                if packet.dts is not None:  # the last one is empty
+                    packet.stream = stream
+                    container.mux(packet)
+        return target
+
+    return turn
 
 
 def pytest_collection_finish() -> None:

@@ -68,6 +68,18 @@ def test_transcoding_makes_what_a_browser_plays(clip, tmp_path):
     assert np.abs(video.read(tmp_path / "new.mp4").frames - clip).mean() < 0.02
 
 
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_video_that_a_phone_held_turned_stands_upright(clip, turned, tmp_path, degrees):
+    video.write(tmp_path / "flat.mp4", clip, 8.0)
+    flat, upright = tmp_path / "flat.mp4", turned(tmp_path / "flat.mp4", degrees)
+    wanted = np.rot90(video.read(flat).frames, degrees // 90, axes=(2, 3))
+    np.testing.assert_array_equal(video.read(upright).frames, wanted)
+    assert (video.probe(upright).height, video.probe(upright).width) == wanted.shape[2:]
+    assert video.probe(upright).num_frames == len(clip)
+    small = np.rot90(video.read(flat, size=(16, 24)).frames, degrees // 90, axes=(2, 3))
+    np.testing.assert_array_equal(video.read(upright, 2, 3, size=small.shape[2:]).frames, small[2:5])
+
+
 def test_uint8_conversion_is_exact_both_ways():
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     np.testing.assert_array_equal(video.to_uint8(video.from_uint8(pixels)), pixels)

@@ -1,5 +1,6 @@
 """Both apps in a real headless Chromium: label pairs by keyboard, look at a run. The store is the witness."""
 
+import base64
 import re
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from demo_folder import PROMPTS, disc, write_demo
 
@@ -350,6 +352,29 @@ def test_an_invitation_lets_in_once_clicked_and_its_token_is_seen_nowhere(
     page.get_by_label("Your name").wait_for()
     assert tab.faults == []
     page.close()
+
+
+def test_the_browser_turns_a_phones_video_as_we_do(browser: Any, clip: Any, turned: Any, tmp_path: Path) -> None:
+    video.write(tmp_path / "flat.mp4", clip, 8.0)
+    path = turned(tmp_path / "flat.mp4", 90)
+    address = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    page = browser.new_page()
+    page.set_content(f'<video src="{address}" muted preload="auto"></video>')
+    page.wait_for_function("document.querySelector('video').readyState >= 2", timeout=PATIENCE)
+    width, height, pixels = page.evaluate(
+        """() => {
+            const film = document.querySelector("video"), canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [film.videoWidth, film.videoHeight];
+            const pen = canvas.getContext("2d");
+            pen.drawImage(film, 0, 0);
+            return [canvas.width, canvas.height, [...pen.getImageData(0, 0, canvas.width, canvas.height).data]];
+        }"""
+    )
+    page.close()
+    info, ours = video.probe(path), video.read(path).frames[0]
+    assert (width, height) == (info.width, info.height)
+    theirs = np.moveaxis(np.reshape(pixels, (height, width, 4))[..., :3] / 255, -1, 0)
+    assert np.abs(theirs - ours).mean() < 0.02
 
 
 def test_look_at_a_run(browser: Any, report_url: str) -> None:

@@ -90,8 +90,8 @@ class Starts:
         length = grid(self.generator, True)[0]
         group, wanted = ((frame + length - 1) // length for frame in (moments, places))
         away = size.num_frames * (group[:, None] - wanted).abs() + (moments[:, None] - places).abs()
-        alone = torch.tensor([frame in self._alone(one) for frame in places.tolist()])
-        known = torch.isin(group, wanted[~alone]) | torch.isin(moments, places[alone])
+        single = torch.isin(places, torch.tensor(self._alone(one), dtype=torch.long))
+        known = torch.isin(group, wanted[~single]) | torch.isin(moments, places[single])
         return clip[None, away.argmin(1)], known
 
     def row(self, prompt: str) -> Condition:

@@ -680,6 +680,13 @@ def test_sharded_weights_and_a_variant_load_as_the_plain_ones(families: Any, tmp
         assert torch.equal(clips(load(tmp_path / name), noise), expected)
 
 
+def test_a_network_keeps_the_name_it_had_before_diffusers_knew_it(families: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(families("wan").folder, tmp_path / "model"))
+    rename(folder / "transformer", "WanTransformer3DModel", "TheAuthorsOwn", "config")
+    noise = initial_noise(families("wan").generator, [1, 2])
+    assert torch.equal(clips(load(folder), noise), clips(families("wan").generator, noise))
+
+
 def test_a_hub_id_in_the_local_cache_needs_no_network(
     families: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

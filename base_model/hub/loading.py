@@ -296,9 +296,14 @@ def _check_parts(folder: Path, model: str, pipeline: str) -> None:
 
 
 def _check_part(part: Path, model: str, named: str) -> None:
-    """Raises: UserError if the folder of a network holds another class than `named`, or not all of its weights."""
-    held = _read_json(part / "config.json").get("_class_name", named)
-    if held != named:
+    """Raises: UserError if the folder of a network holds another class than `named`, or not all of its weights.
+
+    A name that diffusers does not know is the network's from before it was part of it, and is none of our business.
+    """
+    import diffusers
+
+    held = str(_read_json(part / "config.json").get("_class_name", named))
+    if held != named and hasattr(diffusers, held):
         raise UserError(
             f"the model at '{model}' says that its part '{part.name}' is {named}, but that folder holds {held}; put "
             "the right one there"

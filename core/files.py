@@ -5,6 +5,7 @@ Lines appended to a log are the exception; there a crash can leave half a last l
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -110,22 +111,29 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a line file, a half-written last line left out.
+def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects of a line file.
 
+    Args: whole: whether half a last line is an error too, as in a file that somebody hands over. In one that a process
+        of ours appends to, it is left out: the process was killed there, or has not finished it.
     Raises: UserError naming file and line for anything that is not one JSON object a line.
     """
     rows = []
-    lines = read_text(path).split("\n")
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            is_last = number == len(lines)
+            if is_last and not whole:
                 continue
-            raise UserError(f"{path}:{number}: not JSON ({error.msg}); one JSON object a line is expected") from None
+            told = error.msg if isinstance(error, json.JSONDecodeError) else error
+            advice = "one JSON object a line is expected"
+            if is_last:
+                advice = f"the file ends in this line, after {len(rows)} whole ones: get all of it, or delete the line"
+            raise UserError(f"{path}:{number}: not JSON ({told}); {advice}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: a JSON object is expected, seen {type(row).__name__}")
         rows.append(row)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from core import preferences_io, preferences_pairing, preferences_people, videoset
 from core.cli import option, parse, required, verb
@@ -135,6 +136,7 @@ def add(argv: list[str]) -> None:
 def import_(argv: list[str]) -> None:
     """add votes from a JSONL, parquet or VideoAlign CSV file"""
     config = parse(Import, argv, "soralign preferences import", positional=("file",))
+    preferences_io.recognised(Path(config.file))  # before the store: a mistyped path must not make a new one
     count = preferences_io.import_(Store(config.store, project=config.project), config.file, config.annotator)
     print(f"{count} votes of {config.file} are in {config.store}")
 

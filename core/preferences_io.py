@@ -75,6 +75,27 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
     """
     path = Path(path)
+    rows, add = recognised(path)
+    count = 0
+    with store.transaction():
+        for number, row in enumerate(rows, start=1):
+            try:
+                located = _located(row, inside or path.parent, inside)
+                if not isinstance(row["prompt"], str):
+                    raise UserError(f"prompt is {row['prompt']!r}; text is expected")
+                count += add(store, located, annotator)
+            except UserError as error:
+                raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
+    return count
+
+
+def recognised(path: Path) -> tuple[list[Row], Callable[[Store, Row, str], int]]:
+    """The rows of a file and what adds one of its form to a store.
+
+    Raises: UserError when there are none, or their columns are of no form.
+    """
     rows = read(path)
     if not rows:
         raise UserError(f"{path}: no rows")
@@ -84,23 +105,11 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
         frozenset(("prompt", "chosen", "rejected", "aspect", "n_votes", "p_chosen")): _import_preference,
         frozenset(("path_A", "path_B", "prompt", *VIDEOALIGN)): _import_videoalign,
     }
-    matching = [importer for needed, importer in importers.items() if needed <= columns]
-    if not matching:
-        known = "; or ".join(", ".join(sorted(needed)) for needed in importers)
-        raise UserError(f"{path}: columns {', '.join(sorted(columns))} are of no known form; needed: {known}")
-    count = 0
-    with store.transaction():
-        for number, row in enumerate(rows, start=1):
-            try:
-                located = _located(row, inside or path.parent, inside)
-                if not isinstance(row["prompt"], str):
-                    raise UserError(f"prompt is {row['prompt']!r}; text is expected")
-                count += matching[0](store, located, annotator)
-            except UserError as error:
-                raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
-    return count
+    for needed, importer in importers.items():
+        if needed <= columns:
+            return rows, importer
+    known = "; or ".join(", ".join(sorted(needed)) for needed in importers)
+    raise UserError(f"{path}: columns {', '.join(sorted(columns))} are of no known form; needed: {known}")
 
 
 def read(path: Path) -> list[Row]:
@@ -108,7 +117,7 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".jsonl":
-        return files.read_lines(path)
+        return files.read_lines(path, whole=True)
     if path.suffix == ".csv":
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -314,7 +323,7 @@ def _import_preference(store: Store, row: Row, annotator: str) -> int:
     pair, is_swapped = store.find_pair(row["prompt"], rejected, chosen), True
     if pair is None:
         pair, is_swapped = store.add_pair(row["prompt"], chosen, rejected, source="imported"), False
-    n = int(row["n_votes"])
+    n = _whole(row["n_votes"])
     if not 1 <= n <= MOST_VOTES:
         raise UserError(f"n_votes is {row['n_votes']}; a whole number from 1 to {MOST_VOTES} is expected")
     lead = round((2 * float(row["p_chosen"]) - 1) * n)

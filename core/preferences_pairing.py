@@ -110,7 +110,7 @@ def gaps_from_files(pairs: Sequence[ItemPair], paths: Sequence[Path | str]) -> N
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such score file; `soralign reward score VIDEOSET --out FILE` writes one")
-        rows = files.read_lines(Path(path))
+        rows = files.read_lines(Path(path), whole=True)
         scores = {(row.get("id"), row.get("prompt")): row.get("heads") or [row.get("total")] for row in rows}
         if len({len(values) for values in scores.values()}) > 1:
             raise UserError(f"{path}: scores of several rewards; score the whole set with one")

@@ -55,7 +55,8 @@ def read_all(path: Path | str) -> list[Prompt]:
     try:
         if path.suffix == ".jsonl":
             prompts = [
-                _prompt(row, path, f"{path}: entry {number}") for number, row in enumerate(files.read_lines(path), 1)
+                _prompt(row, path, f"{path}: entry {number}")
+                for number, row in enumerate(files.read_lines(path, whole=True), 1)
             ]
         else:
             lines = files.read_text(path).split("\n")

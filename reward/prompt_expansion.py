@@ -307,7 +307,7 @@ def _run(trainer: Any) -> None:
 def read_captions(path: Path) -> list[tuple[str, str]]:
     """(short, detailed) captions of a file of JSON lines. Raises: UserError for a row without them."""
     pairs = []
-    for number, row in enumerate(read_lines(path), start=1):
+    for number, row in enumerate(read_lines(path, whole=True), start=1):
         short, detailed = row.get("short"), row.get("detailed")
         if not (isinstance(short, str) and isinstance(detailed, str) and short.strip() and detailed.strip()):
             raise UserError(f"{path}: entry {number}: texts under 'short' and 'detailed' are expected, seen {row}")

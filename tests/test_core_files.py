@@ -44,6 +44,18 @@ def test_a_whole_last_line_without_its_newline_is_kept_and_half_a_line_is_cut(tm
     assert path.read_text() == '{"n": 1}\n'
 
 
+def test_half_a_last_line_is_left_out_of_our_logs_and_an_error_in_what_is_handed_over(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for half in ('{"name": "größ'.encode()[:-2], b'{"name": ', b'{"n": ' + b"1" * 5000 + b"}", b"[" * 100_000):
+        path.write_bytes(b'{"n": 1}\n' + half)
+        assert files.read_lines(path) == [{"n": 1}]
+        with pytest.raises(UserError, match=r"rows\.jsonl:2: not JSON .* ends in this line, after 1 whole"):
+            files.read_lines(path, whole=True)
+        path.write_bytes(half + b'\n{"n": 1}')
+        with pytest.raises(UserError, match=r"rows\.jsonl:1: not JSON .*; one JSON object a line"):
+            files.read_lines(path)
+
+
 def test_lines_of_windows_are_read(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes('\ufeff{"name": "größer"}\r\n\r\n{"name": "b"}\r\n'.encode())

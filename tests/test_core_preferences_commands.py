@@ -67,3 +67,11 @@ def test_projects_and_people(sets, capsys):
     assert main(["preferences", "invite", "Ada", "--store", store, "--role", "king"]) == 2
     assert main(["preferences", "invite", "Ada", "--store", str(sets / "typo.db")]) == 2
     assert "known: annotator, reviewer, admin" in (error := capsys.readouterr().err) and "does not exist" in error
+
+
+def test_a_file_that_cannot_be_imported_makes_no_store(tmp_path, capsys):
+    (tmp_path / "notes.csv").write_text("day,weather\nMonday,rain\n")
+    for name, word in (("gone.jsonl", "no such file"), ("notes.csv", "no known form")):
+        words = ["preferences", "import", str(tmp_path / name), "--store", str(tmp_path / "new.db")]
+        assert main(words) == 2 and word in capsys.readouterr().err
+        assert not (tmp_path / "new.db").exists()

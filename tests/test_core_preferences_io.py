@@ -146,7 +146,15 @@ def test_a_bad_csv_imports_nothing_and_is_told(labelled, tmp_path, text, word):
 
 @pytest.mark.parametrize(
     "broken",
-    [{"prompt": 3}, {"chosen": None}, {"n_votes": "many"}, {"n_votes": 10**9}, {"n_votes": 0}, {"p_chosen": 0.1}],
+    [
+        {"prompt": 3},
+        {"chosen": None},
+        {"n_votes": "many"},
+        {"n_votes": 10**9},
+        {"n_votes": 0},
+        {"n_votes": 1.5},
+        {"p_chosen": 0.1},
+    ],
 )
 def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
     row = {"prompt": "p", "chosen": "set/v0.mp4", "rejected": "set/v1.mp4"}
@@ -154,6 +162,16 @@ def test_a_bad_preference_row_is_told(labelled, tmp_path, broken):
     (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match="row 1"):
         preferences_io.import_(Store(tmp_path / "empty.db"), tmp_path / "bad.jsonl")
+
+
+def test_a_file_that_ends_within_a_vote_is_told_and_nothing_of_it_is_kept(labelled, tmp_path):
+    num_votes = preferences_io.export_(labelled, tmp_path / "votes.jsonl")
+    whole = (tmp_path / "votes.jsonl").read_bytes()
+    (tmp_path / "votes.jsonl").write_bytes(whole[:-20])  # as a download that stopped
+    store = Store(tmp_path / "empty.db")
+    with pytest.raises(UserError, match=rf"votes\.jsonl:{num_votes}: .*ends in this line, after {num_votes - 1} whole"):
+        preferences_io.import_(store, tmp_path / "votes.jsonl")
+    assert store.pairs() == []
 
 
 def test_an_import_reads_each_video_once_however_many_votes_it_has(labelled, tmp_path, monkeypatch):

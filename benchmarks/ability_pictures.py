@@ -4,6 +4,7 @@
 
 Every picture is docs/abilities/<ability>.png, frames over time from left to right. All seeds are shown as they came, so
 that failures show as often as they happen: one below the other, or side by side where a row is something else.
+Variations are of the second one.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def pictures(generator: Generator, seeds: Sequence[int], sampling: Sampling) -> 
     recoloured = ask(uniform.prompt.replace("red", "blue"))
     edits = [beside(tasks.edit(recoloured, frames(uniform), dial), 3) for dial in (0.6, 0.8, 0.9)]
     made["editing"] = stack([strip(frames(uniform)[0], range(17)), *edits])
-    made["variations"] = below(tasks.variations(ask(bounce), [seeds[0]] * len(seeds), 0.85))
+    made["variations"] = below(tasks.variations(ask(bounce), [seeds[1]] * len(seeds), 0.85))
     still = true_clip("pendulum", 5)
     begun = frames(still)[:, :9].expand(len(seeds), -1, -1, -1, -1)
     rolled = tasks.first_frames(tasks.roll(ask(still.prompt), begun), 471)

@@ -291,7 +291,7 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(
     beside = generator.model.given == "shown"
     num_steps = 1 if beside else STEPS
     if beside:
-        with pytest.raises(UserError, match="makes clips from pictures only"):
+        with pytest.raises(UserError, match="makes clips from a first picture only"):
             generator.predict(noise, torch.tensor([0]), generator.schedule(1), generator.encode_prompts(PROMPTS[:1]))
     condition, empty = generator.encode_prompts(PROMPTS[:1]), generator.unconditional(1)
     begun = given(generator, condition, cells, clean, PROMPTS[:1])

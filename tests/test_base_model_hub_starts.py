@@ -298,12 +298,11 @@ BOTH_ENDS = {"prompt": PROMPTS[0], "keyframes": {"0": "a.png", "8": "b.png"}}
 def test_the_model_of_first_and_last_frames_needs_both(tmp_path: Path) -> None:
     generator = load(tmp_path / "model", Case(wan_flf2v))
     picture(tmp_path / "a.png", 16, 16, 0)
-    starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "image": "a.png"}]))
-    assert starts is not None
-    with pytest.raises(
-        UserError, match="from a first and a last frame: give --image and --end-image, or a prompt file"
-    ):
-        starts.row(PROMPTS[0])
+    for frame, told in (("0", "from a first and a last frame: give --image and --end-image"), ("8", "a first picture")):
+        starts = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "keyframes": {frame: "a.png"}}]))
+        assert starts is not None
+        with pytest.raises(UserError, match=told):
+            starts.row(PROMPTS[0])
 
 
 def test_keyframes_are_single_frames_as_in_ltxs_own_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

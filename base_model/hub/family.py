@@ -208,7 +208,7 @@ class Shown(Family, Protocol):
 
     @property
     def pictured(self) -> bool:
-        """Whether it makes clips from pictures only; otherwise `show` is also asked about clips with nothing given."""
+        """Whether every clip begins with a picture; otherwise `show` is also asked about clips with nothing given."""
         ...
 
     def show(self, known: Tensor, clean: Tensor, prompts: Sequence[str], beside: Beside) -> Condition:

@@ -145,9 +145,15 @@ class HubGenerator:
 
         Args:
             beside: pixels in [0, 1].
+        Raises: UserError for a model of pictures without one to begin with.
         """
         if self.model.given != "shown" and not beside.keyframes:
             return {}
+        if self.model.given == "shown" and cast(Shown, self.model).pictured and not known[:, 0].any():
+            raise UserError(
+                f"this {self.model.title} makes clips from a first picture only: give --image or a prompt file that "
+                "names it, or use the text model"
+            )
         pictures = {frame: picture.to(clean.device) * 2 - 1 for frame, picture in beside.keyframes.items()}
         control = None if beside.control is None else beside.control.to(clean.device) * 2 - 1
         with self._visiting([self.model.pipeline.vae, *self._lookers], clean.device):
@@ -199,12 +205,7 @@ class HubGenerator:
         return self.model.forward(seen.to(self.dtype), told, rows, guidance).float()
 
     def _nothing_shown(self, latents: Tensor) -> Condition:
-        """What the network sees beside latents of which nothing is given. Raises: UserError if it needs a picture."""
-        if cast(Shown, self.model).pictured:
-            raise UserError(
-                f"this {self.model.title} makes clips from pictures only: give --image or a prompt file that names "
-                "them, or use the text model"
-            )
+        """What the network sees beside latents of which nothing is given. Raises: as `shown`."""
         if latents.shape[1:] not in self._nothing:
             one = torch.zeros_like(latents[:1])
             known = torch.zeros_like(one[:, 0], dtype=torch.bool)

@@ -61,13 +61,14 @@ def describe(
     }
 
 
-def open_run(out: Path | str, description: dict[str, Any]) -> Run:
-    """The run folder at `out`, new or gone on with.
+def open_run(out: Path | str, description: dict[str, Any], writes: bool) -> Run:
+    """The run folder at `out`, new or gone on with; one process of a launch `writes`.
 
-    Raises: UserError that names every setting with both values, if it was made with others.
+    Raises: UserError that names every setting with both values, if it was made with others, or says who writes it.
     """
     added = ADDED | {"dtype": description["dtype"]}  # of runs that did not say, nothing can be known
-    return Run.open(Path(out), description, {key: added[key] for key in added.keys() & description.keys()})
+    defaults = {key: added[key] for key in added.keys() & description.keys()}
+    return Run.open(Path(out), description, defaults, writes=writes)
 
 
 def _line(prompt: Prompt) -> str:

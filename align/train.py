@@ -75,7 +75,7 @@ def train(
     prompt_set = PromptSet.of(listed, config.seed, config.curriculum)
 
     with accelerator.main_process_first():
-        run = identity.open_run(out, description)
+        run = identity.open_run(out, description, accelerator.is_main_process)
     done, samples = checkpoint.restore(run, policy, optimizer)
     texts = [one.text for one in listed]
     if done == 0:

@@ -3,11 +3,14 @@
     config.yaml  environment.json  metrics.jsonl  samples/  checkpoints/step-NNNNNN/
 
 The same command run again resumes: it finds the same config, the newest whole checkpoint, and metrics cut back to it.
-One process writes a run folder; under a launcher that is the main one. What a checkpoint holds is the caller's matter.
+One process writes a run folder, as long as it lives; under a launcher that is the main one. What a checkpoint holds is
+the caller's matter.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -29,6 +32,7 @@ from core import files
 from core.errors import UserError
 from core.files import atomic_write
 
+LOCK = ".lock"  # holds the number of the process that writes
 LISTING = "files.json"  # written last into a checkpoint: every file's size, so that a cut one is noticed
 LIBRARIES = (
     "torch",
@@ -51,24 +55,30 @@ class Run:
     folder: Path
 
     @classmethod
-    def open(cls, folder: Path | str, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> Run:
+    def open(
+        cls, folder: Path | str, config: dict[str, Any], defaults: dict[str, Any] | None = None, *, writes: bool = True
+    ) -> Run:
         """Create the folder, or open it again with the same config.
 
         Args:
             config: nested mappings, lists, numbers, text, paths, None; written as config.yaml.
             defaults: what a key counts as in a folder that was made before there was such a key.
+            writes: False in the further processes of a launch; another one is refused until this one has ended.
         Raises: UserError naming every differing key when the folder was made with another config, or when the
-            folder holds other things.
+            folder holds other things, or another process writes it.
         """
         folder = Path(folder)
         wanted, standard = (json.loads(json.dumps(values or {}, default=str)) for values in (config, defaults))
         path = folder / "config.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"run folder {str(folder)!r} is a file; give the path of a folder")
+        if folder.exists() and not path.exists() and any(child.name[0] != "." for child in folder.iterdir()):
+            raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
+        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            _claim(folder)
         if path.exists():
             _require_same(path, wanted, standard)
-        elif folder.exists() and not folder.is_dir():
-            raise UserError(f"run folder {str(folder)!r} is a file; give the path of a folder")
-        elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
-            raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
         else:  # the config first: a process killed right after it leaves a run, not a folder we would refuse
             atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         run = cls(folder)
@@ -194,6 +204,26 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, config
+
+
+def _claim(folder: Path) -> None:
+    """Make this process the only one that writes a run folder, until it ends in whatever way: the kernel keeps count.
+
+    Raises: UserError when another one writes it. Where a file system has no locks nothing is refused.
+    """
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: the claim ends when it is closed
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(lock, 20, 0).decode()
+        os.close(lock)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"process {holder} writes run folder {str(folder)!r}; stop it, wait for its end or choose another"
+            ) from None
+        return
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
 def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,19 @@ def test_a_run_killed_while_it_was_made_is_a_run(tmp_path, monkeypatch):
         patch.setattr(core_run, "environment", killed)
         Run.open(tmp_path, {"seed": 1})
     assert (Run.open(tmp_path, {"seed": 1}).folder / "environment.json").exists()
+
+
+def test_a_folder_that_a_living_process_writes_is_refused_and_free_once_it_is_killed(tmp_path):
+    code = f"from core.run import Run; Run.open({str(tmp_path)!r}, {{}}); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        try:
+            with pytest.raises(UserError, match=f"process {other.pid} writes .*choose another"):
+                Run.open(tmp_path, {})
+            Run.open(tmp_path, {}, writes=False)  # a further process of one launch
+        finally:
+            other.kill()
+    Run.open(tmp_path, {})
 
 
 def test_a_folder_with_other_things_is_not_taken(tmp_path):

@@ -40,7 +40,7 @@ from base_model.pretrain.transformer import TransformerPart, training_dtype
 from core.errors import UserError
 from core.files import atomic_write
 from core.progress import track
-from core.run import Run, step_of
+from core.run import LOCK, Run, step_of
 
 LOG_EVERY = 50  # steps that one line of the log averages
 
@@ -176,7 +176,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
     _check_processes(accelerator)
     with accelerator.main_process_first():  # which encodes and hashes what the others find
         is_new = accelerator.is_main_process and not (Path(out) / "config.yaml").exists()
-        run = Run.open(Path(out), asdict(config), asdict(PretrainConfig()))
+        run = Run.open(Path(out), asdict(config), asdict(PretrainConfig()), writes=accelerator.is_main_process)
         if not config.latents:
             config = replace(config, latents=str(run.folder / "latents"))
         try:
@@ -222,7 +222,7 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
 
 def _withdraw(folder: Path) -> None:
     """Delete a run folder that holds nothing of worth yet, but not what lay hidden in it before, as `.git` may."""
-    for path in folder.glob("[!.]*"):
+    for path in (folder / LOCK, *folder.glob("[!.]*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from base_model.sampler import Sampling
 
 SETTINGS = "generate.json"
-MOST = 86_400  # new frames: an hour at 24 a second
+MOST = 86_400  # clips of a prompt, or frames that are new: an hour at 24 a second
 
 
 @dataclass(frozen=True, kw_only=True)

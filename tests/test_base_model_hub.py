@@ -52,7 +52,7 @@ class Family:
         return copy.deepcopy(self.generator)
 
     def own_call(self, pipeline: Any, noise: Tensor, prompts: list[str] = PROMPTS, **arguments: Any) -> Tensor:
-        """What the pipeline itself makes of PROMPTS."""
+        """What the pipeline itself makes of `prompts`."""
         if self.case.one_by_one and len(prompts) > 1:
             rows = zip(prompts, noise.split(1), strict=True)
             return torch.cat([self.own_call(pipeline, row, [prompt], **arguments) for prompt, row in rows])

@@ -271,7 +271,6 @@ def test_the_selective_scan_is_its_recurrence() -> None:
         assert torch.allclose(y[0, i], state @ c[0, i] + d * u[0, i], atol=1e-5)
 
 
-@torch.no_grad()
 def test_the_kernel_of_mamba_ssm_is_given_what_it_wants() -> None:
     """Its interface, `selective_scan_fn(u, delta, A, B, C, D)`, in loops: tokens last, one B and C for all channels."""
 
@@ -291,6 +290,7 @@ def test_the_kernel_of_mamba_ssm_is_given_what_it_wants() -> None:
     assert torch.allclose(scan_by(kernel, u, delta, a, b, c, d), selective_scan(u, delta, a, b, c, d), atol=1e-5)
 
 
+@torch.no_grad()
 def test_one_direction_is_causal_and_both_together_see_everything() -> None:
     x, moved = _normal(1, 12, 16), _normal(1, 12, 16)
     moved[:, 6] += 1.0

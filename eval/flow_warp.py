@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval.flow import pull
+from eval.flow import agreeing, pull
 from eval.protocol import Array, Metric, Sample, Score, missing
 
 DYNAMIC_PX = 6.0  # of 256, the flow that VBench calls motion
@@ -27,7 +27,8 @@ def warping_error(sample: Sample) -> Score:
     if len(sample.frames) < 2:
         return missing("one frame has no next frame")
     errors = []
-    for index, (forward, kept) in enumerate(zip(sample.flows()[0], sample.agreements(), strict=True)):
+    for index, (forward, backward) in enumerate(zip(*sample.flows(), strict=True)):
+        kept = agreeing(forward, backward)
         if kept.any():
             gap = pull(sample.frames[index + 1], forward) - sample.frames[index]
             errors.append(float((gap**2).mean(axis=0, dtype=np.float64)[kept].mean()))
@@ -38,7 +39,7 @@ def flow_agreement(sample: Sample) -> Score:
     """Share of pixels whose flow forwards and back ends where it began."""
     if len(sample.frames) < 2:
         return missing("one frame has no next frame")
-    return Score(float(sample.agreements().mean(axis=(1, 2)).mean()))
+    return Score(float(np.mean([agreeing(*pair) for pair in zip(*sample.flows(), strict=True)])))
 
 
 def smoothness(sample: Sample) -> Score:

@@ -87,7 +87,6 @@ class Sample:
     estimator: FlowEstimator | None = None
     real: Frames | None = None
     _flows: dict[str, tuple[Array, Array]] = field(default_factory=dict)
-    _agreements: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @cached_property
     def spec(self) -> SceneSpec | None:
@@ -124,19 +123,6 @@ class Sample:
             backward = np.stack([self.estimator.flow(second, first) for first, second in pairs])
             self._flows[self.estimator.name] = forward, backward
         return self._flows[self.estimator.name]
-
-    def agreements(self) -> NDArray[np.bool_]:
-        """Pixels whose flow forwards and back ends where it began, of every neighbouring pair.
-
-        Returns: [time - 1, height, width].
-        """
-        from eval.flow import agreeing  # OpenCV, which few metrics need
-
-        assert self.estimator is not None
-        if self.estimator.name not in self._agreements:
-            pairs = zip(*self.flows(), strict=True)
-            self._agreements[self.estimator.name] = np.stack([agreeing(*pair) for pair in pairs])
-        return self._agreements[self.estimator.name]
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class LTX:
             count = keyframes.shape[1]
             tokens = torch.cat([keyframes, tokens], 1)
             told = torch.cat([told.new_zeros(len(told), count), told], 1)
-            beside = [self._coordinates(latents[:, :, :1], int(frame)) for frame in condition["moments"][0]]
+            beside = [self._coordinates(latents[:, :, :1], frame) for frame in condition["moments"][0].tolist()]
             places = {"video_coords": torch.cat([*beside, places["video_coords"]], 2)}
         packed = self.pipeline.transformer(
             hidden_states=tokens,

@@ -4,8 +4,8 @@ One SQLite file (or one Postgres database) is the only truth. Every write is on 
 append-only: undo adds a row that supersedes. A pair is lent to an annotator by a lease, so it never gets more labels
 than asked for. Not for network file systems, where SQLite's WAL cannot work. What it is made of: its nouns in
 `preferences_types.py`, the tables in `preferences_schema.py`, who is lent what in `preferences_queue.py`, how votes are
-written in `preferences_votes.py`. What surrounds it: people and roles in `preferences_people.py`, other formats in
-`preferences_io.py`.
+written in `preferences_votes.py`. What surrounds it: people and roles in `preferences_people.py`, counts and
+agreement in `preferences_quality.py`, other formats in `preferences_io.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import copy
 import json
 import os
 import time
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +29,6 @@ from core.preferences_types import ANSWERS, ASPECTS, CHOICES, SIDES, Lease, Pair
 from core.preferences_votes import Manner
 from core.randomness import seed_for
 from core.registry import unknown
-from core.stats import krippendorff_alpha
 
 
 class Store:
@@ -414,34 +412,6 @@ class Store:
                 self._project.id,
             )[0]
         )
-
-    def stats(self) -> dict[str, Any]:
-        """Counts, choices by aspect, labels by annotator, share of left choices, agreement by aspect (nominal
-        Krippendorff alpha, None where nothing was judged twice)."""
-        with self.snapshot():
-            votes, pairs = self.votes(), self.pairs()
-            lent = {row[0] for row in self._all("SELECT pair FROM lease WHERE state = 'active'")}
-            videos = self._one("SELECT count(*) FROM video")[0]
-        choices = {aspect: Counter(vote.choice for vote in votes if vote.aspect == aspect) for aspect in self.aspects}
-        sides = [vote.choice == vote.left_is for vote in votes if vote.left_is and vote.choice in ("a", "b")]
-        agreement: dict[str, float | None] = {}
-        for aspect in self.aspects:
-            units: dict[int, list[str]] = defaultdict(list)
-            for vote in votes:
-                if vote.aspect == aspect and vote.choice != "skip":
-                    units[vote.pair_id].append(vote.choice)
-            alpha = krippendorff_alpha(list(units.values()))
-            agreement[aspect] = None if alpha != alpha else alpha
-        return {
-            "videos": videos,
-            "pairs": len(pairs),
-            "complete_pairs": sum(pair.num_labels == pair.target_votes and pair.id not in lent for pair in pairs),
-            "votes": len(votes),
-            "choices": {aspect: dict(counts) for aspect, counts in choices.items()},
-            "annotators": dict(Counter(vote.annotator for vote in votes if vote.aspect == self.aspects[-1])),
-            "left_share": sum(sides) / len(sides) if sides else None,
-            "agreement": agreement,
-        }
 
     def log_event(self, kind: str, detail: str, annotator: str | None = None) -> None:
         """Note something that happened to the store: who exported, which video was found replaced."""

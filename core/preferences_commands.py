@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import preferences_io, preferences_pairing, preferences_people, videoset
+from core import preferences_io, preferences_pairing, preferences_people, preferences_quality, videoset
 from core.cli import option, parse, required, verb
 from core.errors import UserError
 from core.preferences import ANSWERS, ASPECTS, Settings, Store, existing
@@ -151,7 +151,8 @@ def export(argv: list[str]) -> None:
 def stats(argv: list[str]) -> None:
     """count pairs, votes, choices and agreement"""
     config = parse(Stats, argv, "soralign preferences stats")
-    print(json.dumps(existing(config.store, config.project).stats(), indent=2, ensure_ascii=False))
+    found = preferences_quality.summary(existing(config.store, config.project))
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def project(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How labeling goes: agreement between annotators, and per annotator pace, sides, checks passed and flags.
+"""How labeling goes: counts, agreement between annotators, and per annotator pace, sides, checks passed and flags.
 
 Everything is counted from the votes that count, so an undo is gone here too. A flag asks somebody to look; it removes
 nothing. Agreement is over text labels (nominal), skips left out.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core import stats
 from core.preferences import Store, Vote
 from core.stats import Interval
 
-SAME_SIDE_RUN = 12  # by chance one run in 4,096; nobody should be flagged for an honest streak
+SAME_SIDE_CHANCE = 0.005  # of so long a run on one side among as many labels, were sides tossed like coins
 MIN_GOLD_RATE = 0.7
 FAST_SHARE = 0.2
 
@@ -54,16 +55,43 @@ class Quality:
     flags: tuple[str, ...]
 
 
+def summary(store: Store) -> dict[str, Any]:
+    """Counts, choices by aspect, labels by annotator, share of left choices, agreement by aspect (nominal Krippendorff
+    alpha, None where nothing was judged twice), for JSON."""
+    with store.snapshot():
+        votes, pairs, num_videos = store.votes(), store.pairs(), len(store.origins())
+    closing = [vote for vote in votes if vote.aspect == store.aspects[-1]]
+    finished = Counter(vote.pair_id for vote in closing if vote.choice != "skip")
+    alphas = {
+        aspect: stats.krippendorff_alpha([list(labels.values()) for labels in _shared(votes, aspect)])
+        for aspect in store.aspects
+    }
+    lefts = left_choices(votes)
+    return {
+        "videos": num_videos,
+        "pairs": len(pairs),
+        "complete_pairs": sum(finished[pair.id] == pair.target_votes for pair in pairs),
+        "votes": len(votes),
+        "choices": {
+            aspect: dict(Counter(vote.choice for vote in votes if vote.aspect == aspect)) for aspect in store.aspects
+        },
+        "annotators": dict(Counter(vote.annotator for vote in closing)),
+        "left_share": sum(lefts) / len(lefts) if lefts else None,
+        "agreement": {aspect: None if math.isnan(alpha) else alpha for aspect, alpha in alphas.items()},
+    }
+
+
+def left_choices(votes: Sequence[Vote]) -> list[bool]:
+    """Whether the left video was preferred, of every vote that preferred one on a screen."""
+    return [vote.choice == vote.left_is for vote in votes if vote.left_is and vote.choice in ("a", "b")]
+
+
 def agreement(store: Store) -> list[Agreement]:
     """Agreement on each aspect of a project."""
-    votes = [vote for vote in store.votes() if vote.choice != "skip"]
+    votes = store.votes()
     found = []
     for aspect in store.aspects:
-        given: dict[int, dict[str, str]] = defaultdict(dict)
-        for vote in votes:
-            if vote.aspect == aspect:
-                given[vote.pair_id][vote.annotator] = vote.choice
-        shared = [labels for labels in given.values() if len(labels) > 1]
+        shared = _shared(votes, aspect)
         units = [list(labels.values()) for labels in shared]
         sizes = [len(unit) for unit in units]
         even = [unit for unit in units if len(unit) == statistics.mode(sizes)]
@@ -102,17 +130,26 @@ def annotators(store: Store) -> list[Quality]:
     return sorted(found, key=lambda one: -one.num_labels)
 
 
+def _shared(votes: Sequence[Vote], aspect: str) -> list[dict[str, str]]:
+    """Annotator -> choice of every pair that two or more have judged on an aspect."""
+    given: dict[int, dict[str, str]] = defaultdict(dict)
+    for vote in votes:
+        if vote.aspect == aspect and vote.choice != "skip":
+            given[vote.pair_id][vote.annotator] = vote.choice
+    return [labels for labels in given.values() if len(labels) > 1]
+
+
 def _quality(store: Store, name: str, given: Sequence[Vote], gold: Interval, consistency: Interval) -> Quality:
     judged = [vote for vote in given if vote.choice != "skip"]
     seconds = [vote.seconds for vote in given if vote.seconds is not None]
     watched = [vote.watched for vote in judged if vote.watched is not None]
-    sides = [vote.choice == vote.left_is for vote in judged if vote.left_is and vote.choice in ("a", "b")]
+    sides = left_choices(judged)
     fast = sum(value < store.settings.fast_seconds for value in seconds)
     longest = max((len(list(run)) for _, run in itertools.groupby(sides)), default=0)
     flags = []
     if len(seconds) >= 5 and fast / len(seconds) > FAST_SHARE:
         flags.append(f"too fast: {fast} of {len(seconds)} labels under {store.settings.fast_seconds:g} s")
-    if longest >= SAME_SIDE_RUN:
+    if sides and len(sides) / 2**longest < SAME_SIDE_CHANCE:
         flags.append(f"same side {longest} times in a row")
     if gold.n >= 3 and gold.value < MIN_GOLD_RATE:
         flags.append(f"gold pairs: {round(gold.value * gold.n)} of {gold.n} right")

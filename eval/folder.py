@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from core import videoset
+from core import preferences_quality, videoset
 from core.errors import UserError
 from core.preferences import Store
 from core.run import read_metrics
@@ -193,7 +193,7 @@ class _Reader:
             self.notes.append("preferences.db is missing: no counts of labels.")
             return {}
         try:
-            return Store(path).stats()
+            return preferences_quality.summary(Store(path))
         except (UserError, OSError) as error:
             self.notes.append(self._short(error))
             return {}

@@ -79,7 +79,7 @@ def test_mixed_prefixes_are_one_file_and_outside_paths_can_be_refused(labelled, 
     (tmp_path / "mixed.csv").write_text("path_A,path_B,prompt,VQ,MQ,TA\n" + rows)
     store = Store(tmp_path / "new.db")
     preferences_io.import_(store, tmp_path / "mixed.csv", inside=tmp_path)
-    assert len(store.pairs()) == 1 and store.stats()["videos"] == 2
+    assert len(store.pairs()) == 1 and len(store.origins()) == 2
     (tmp_path / "set" / "link.mp4").symlink_to("/etc/hostname")
     for path in ("/etc/hostname", "../../etc/hostname", "set/link.mp4"):
         (tmp_path / "evil.csv").write_text(f"path_A,path_B,prompt,VQ,MQ,TA\n{path},set/v1.mp4,p,A,B,A\n")

@@ -1,11 +1,12 @@
 """Agreement and annotators' figures against answers one can count by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from core import preferences_quality, stats, video
-from core.preferences import Settings, Store
+from core.preferences import Settings, Store, Vote
 
 
 @pytest.fixture
@@ -36,6 +37,18 @@ def test_fleiss_kappa_of_the_textbook():
     assert math.isnan(stats.fleiss_kappa([["a", "a"], ["a", "a"]])) and math.isnan(stats.fleiss_kappa([]))
     with pytest.raises(ValueError, match="equally many"):
         stats.fleiss_kappa([["a", "b"], ["a"]])
+
+
+def test_a_run_on_one_side_is_flagged_among_few_labels_and_not_where_chance_brings_it(store):
+    def flags(sides):
+        votes = [
+            Vote(index, "p", Path("a"), Path("b"), "ann", "overall", "a", 0.0, "ab"[side == "r"])
+            for index, side in enumerate(sides)
+        ]
+        return preferences_quality._quality(store, "ann", votes, stats.wilson(0, 0, 0), stats.wilson(0, 0, 0)).flags
+
+    assert flags("l" * 12) == flags("lr" * 4 + "r" * 11) == ("same side 12 times in a row",)
+    assert flags("lr" * 500 + "r" * 11) == flags("") == flags("l" * 10) == ()
 
 
 def test_perfect_and_chance_agreement(store):

@@ -51,7 +51,7 @@ def test_a_project_that_cannot_be_made_leaves_nothing(store: Store) -> None:
     (store.folder / "sets" / "base" / "videos" / "v2.mp4").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"v2\.mp4"):
         add(store, project="half")
-    assert store.projects() == ["default"] and store.pairs() == [] and store.stats()["videos"] == 0
+    assert store.projects() == ["default"] and store.pairs() == [] and store.origins() == {}
 
 
 def test_only_video_sets_under_the_stores_folder_are_offered(

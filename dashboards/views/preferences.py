@@ -26,7 +26,7 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     try:
         store = _open(str(experiment.store))
-        counts, votes = store.stats(), store.votes()
+        counts, votes = preferences_quality.summary(store), store.votes()
     except UserError as error:
         common.report_problems([str(error)])
         return
@@ -54,7 +54,7 @@ def _open(path: str) -> Store:
 
 
 def _counts(counts: dict[str, Any], votes: list[Vote], aspects: tuple[str, ...]) -> None:
-    sides = [vote.choice == vote.left_is for vote in votes if vote.left_is and vote.choice in ("a", "b")]
+    sides = preferences_quality.left_choices(votes)
     columns = st.columns(4)
     columns[0].metric("Pairs", f"{counts['pairs']:,}", border=True)
     labels = sum(vote.aspect == aspects[-1] for vote in votes)

@@ -55,8 +55,7 @@ class Starts:
                     f"'{first.text}' is made from {starts._kind(first)} and '{one.text}' from {kind}; keep prompts of "
                     "each kind in a file of their own"
                 )
-        if first.references or first.control:
-            _refer(generator, len(first.references))
+        _refer(generator, first)
         return starts
 
     @property
@@ -227,11 +226,15 @@ def _check_keyframes(one: Prompt, num_frames: int, group: int, alone: Sequence[i
             )
 
 
-def _refer(generator: Generator, count: int) -> None:
-    """Make room in every clip's latents. Raises: UserError for a generator that takes no references or control clip."""
-    if not isinstance(generator, HubGenerator) or generator.model.grid.references is None:
+def _refer(generator: Generator, prompt: Prompt) -> None:
+    """Make room for its references in every clip's latents, and for none of an earlier set.
+
+    Raises: UserError for a generator that takes no references or control clip.
+    """
+    if isinstance(generator, HubGenerator) and generator.model.grid.references is not None:
+        generator.refer(len(prompt.references))
+    elif prompt.references or prompt.control:
         raise UserError(
             f"model '{generator.name}' takes no references and no control clip; a Wan VACE does "
             "(Wan-AI/Wan2.1-VACE-...)"
         )
-    generator.refer(count)

@@ -153,6 +153,10 @@ def test_references_are_those_of_wan_vaces_own_call(tmp_path: Path) -> None:
     assert (ours - theirs).abs().max() < 1e-5
     swapped = Starts.of(generator, written(tmp_path, [row | {"references": ["b.png", "a.png"]}]))
     assert swapped is not None and not torch.equal(drawn(generator, swapped, PROMPTS[:1], noise, STEPS), ours)
+    Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "image": "a.png"}]))
+    assert initial_noise(generator, [1]).shape[2] == 3  # no room is left for them
+    starts = Starts.of(generator, written(tmp_path, [row]))
+    assert starts is not None
 
     lora.attach(generator.policy_module(), rank=2, alpha=6, targets=["to_q", "to_v"])
     for value in lora.parameters(generator.policy_module()):

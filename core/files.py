@@ -118,7 +118,7 @@ def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
         of ours appends to, it is left out: the process was killed there, or has not finished it.
     Raises: UserError naming file and line for anything that is not one JSON object a line.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():

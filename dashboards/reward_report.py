@@ -94,11 +94,11 @@ def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
     found = {}
     for place, told in points:
         try:
-            at = float(place)
-        except (TypeError, ValueError):
+            at = finite(float(place))
+        except (TypeError, ValueError, OverflowError):
             continue
         value, low, high = (finite(as_dict(told).get(key)) for key in ("value", "low", "high"))
-        if value is not None and low is not None and high is not None:
+        if at is not None and value is not None and low is not None and high is not None:
             found[at] = (value, low, high)
     return found
 

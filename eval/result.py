@@ -58,7 +58,11 @@ def known_first(metrics: Iterable[str]) -> list[str]:
 
 def finite(value: Any) -> float | None:
     """A finite number, or None for NaN, which JSON has not, and for anything else that a JSON file may hold."""
-    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
+    try:
+        number = float(value) if isinstance(value, int | float | np.number) else math.nan
+    except OverflowError:  # of an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def as_dict(value: Any) -> dict[str, Any]:

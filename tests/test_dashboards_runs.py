@@ -2,9 +2,11 @@
 
 import io
 import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from demo_folder import COMPARISON, PROMPTS, write_demo
@@ -13,6 +15,7 @@ from core.preferences import Vote
 from dashboards import charts, export, reward_report, runs
 from dashboards.views import leaderboard, optimisation
 from eval.leaderboard import rankable
+from eval.result import finite
 from eval.scene import Judged, Scene, by_gap, read_set, read_tracks, side_by_side
 
 
@@ -73,6 +76,10 @@ def test_a_broken_comparison_is_said_or_shown_empty_never_raised(tmp_path: Path,
     (tmp_path / "compare.json").write_text(content)
     rows, problems = runs.compare(only(tmp_path))
     assert problems or all(row.base is None and row.p is None for row in rows)
+
+
+def test_only_what_a_float_can_hold_is_a_number() -> None:
+    assert [finite(value) for value in (2, np.float32(0.5), 10**400, math.inf, "1", None)] == [2.0, 0.5, *[None] * 4]
 
 
 def test_numbers_that_are_none_stay_none(tmp_path: Path) -> None:
@@ -276,7 +283,7 @@ def test_the_learning_curve_ends_with_the_model_itself(tmp_path: Path) -> None:
     curve = [{"num_pairs": 75, "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7}}, {"num_pairs": 150}]
     told = json.loads(path.read_text()) | {
         "learning_curve": curve,
-        "levels": {"0.3": {"value": 0.7, "low": 0.6, "high": 0.8}},
+        "levels": {"0.3": (share := {"value": 0.7, "low": 0.6, "high": 0.8}), "nan": share, "9" * 400: share},
     }
     told["aspects"]["overall"] = told["aspects"].pop("overall")  # the closing aspect stands last
     path.write_text(json.dumps(told))

@@ -34,6 +34,12 @@ class Examples:
     aspects: tuple[str, ...]
 
     @property
+    def choices(self) -> Tensor:
+        """[pair, aspect] the most frequent choice; TIE where two are equally frequent, or nobody was asked."""
+        first, second = self.votes.topk(2, -1).values.unbind(-1)
+        return torch.where(first > second, self.votes.argmax(-1), TIE)
+
+    @property
     def pair_prompts(self) -> list[str]:
         return [self.prompts[index] for index in self.pair[:, 0].tolist()]
 

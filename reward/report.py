@@ -51,9 +51,9 @@ def worst_errors(chances: Tensor, data: Examples, held_out: Tensor) -> list[dict
     `confidence` is the chance of the refused video among those of the two, ties aside.
     """
     found = []
+    choices = data.choices[:, -1].tolist()
     for row in held_out.tolist():
-        votes = data.votes[row, -1]
-        choice = int(votes.argmax()) if votes.any() else TIE
+        choice = choices[row]
         if choice == TIE:
             continue
         other = B if choice == A else A
@@ -80,8 +80,7 @@ def by_aspect(
 ) -> dict[str, dict[str, Any]]:
     """Per aspect what the differences [pair, aspect] of utilities and the chances [pair, aspect, 3] are worth."""
     prompts = data.pair_prompts
-    # Several votes of one pair: the most frequent choice stands for it.
-    choice = data.votes.argmax(-1).numpy()
+    choice = data.choices.numpy()
     told = {}
     for column, aspect in enumerate(data.aspects):
         asked = data.votes[:, column].sum(-1) > 0

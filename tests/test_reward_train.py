@@ -96,6 +96,12 @@ def test_every_model_of_votes_learns_the_planted_preference(loss: str) -> None:
     assert ((utility[pair[:, 0]] > utility[pair[:, 1]]) == wins).float().mean() > 0.85
 
 
+def test_a_pair_of_evenly_split_votes_is_a_tie_whichever_video_is_called_a() -> None:
+    rounds = ("aab", "bba", "ab", "ba", ("a", "tie"), ("b", "tie"), "abb", ("tie", "tie", "a"))
+    data = examples([_vote(pair, choice) for pair, given in enumerate(rounds) for choice in given], reliability=False)
+    assert data.choices[:, -1].tolist() == [A, B, TIE, TIE, TIE, TIE, B, TIE]
+
+
 def test_the_worst_errors_are_held_out_votes_that_the_model_surely_contradicts() -> None:
     data = examples([_vote(pair, choice) for pair, choice in enumerate(("a", "b", "tie", "a"))])
     chances = torch.tensor([[0.1, 0.1, 0.8], [0.5, 0.2, 0.3], [0.9, 0.05, 0.05], [0.6, 0.1, 0.3]])

@@ -59,6 +59,8 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.is_dir() and not path.exists():  # interrupted between the two renames
+            old.rename(path)
         raise
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from core import files
@@ -29,6 +31,22 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(files, "sync", fails)
     with pytest.raises(OSError, match="no space"), files.replacing_folder(tmp_path / "lora") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "lora" / "weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_whose_replacement_is_interrupted_stays(tmp_path, monkeypatch):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "weights").write_text("old")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if "old" not in (self.suffix[1:], target.suffix[1:]):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(tmp_path / "lora") as folder:
         (folder / "weights").write_text("new")
     assert (tmp_path / "lora" / "weights").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 

@@ -104,7 +104,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     from eval.compare import compare
 
     torch.set_num_threads(THREADS)
-    Run.open(out, {"command": "demo", "seed": seed, **asdict(plan)})
+    opened = Run.open(out, {"command": "demo", "seed": seed, **asdict(plan)})
     say = _Clock()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as second_core:
         base = second_core.submit(measure_base, out, seed, plan)
@@ -117,7 +117,7 @@ def run(out: Path, seed: int, plan: Plan) -> dict[str, Any]:
     page = report.write(out)
     picture(out)
     say.done()
-    _conclude(out, result, page)
+    _conclude(opened.folder, result, page)
     return result
 
 

@@ -3,8 +3,8 @@
     config.yaml  environment.json  metrics.jsonl  samples/  checkpoints/step-NNNNNN/
 
 The same command run again resumes: it finds the same config, the newest whole checkpoint, and metrics cut back to it.
-One process writes a run folder, as long as it lives; under a launcher that is the main one. What a checkpoint holds is
-the caller's matter.
+One process writes a run folder, as long as it holds it open; under a launcher that is the main one. What a checkpoint
+holds is the caller's matter.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder; make one with `Run.open`."""
+    """An open run folder; make one with `Run.open`. No other process writes it while this lives."""
 
     folder: Path
+    claim: _Claim | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -63,7 +65,7 @@ class Run:
         Args:
             config: nested mappings, lists, numbers, text, paths, None; written as config.yaml.
             defaults: what a key counts as in a folder that was made before there was such a key.
-            writes: False in the further processes of a launch; another one is refused until this one has ended.
+            writes: False in the further processes of a launch.
         Raises: UserError naming every differing key when the folder was made with another config, or when the
             folder holds other things, or another process writes it.
         """
@@ -75,13 +77,12 @@ class Run:
         if folder.exists() and not path.exists() and any(child.name[0] != "." for child in folder.iterdir()):
             raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
         folder.mkdir(parents=True, exist_ok=True)
-        if writes:
-            _claim(folder)
+        claim = _claim(folder) if writes else None
         if path.exists():
             _require_same(path, wanted, standard)
         else:  # the config first: a process killed right after it leaves a run, not a folder we would refuse
             atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-        run = cls(folder)
+        run = cls(folder, claim)
         if not (folder / "environment.json").exists():
             atomic_write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
         run.samples.mkdir(exist_ok=True)
@@ -206,24 +207,46 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
 
 
-def _claim(folder: Path) -> None:
-    """Make this process the only one that writes a run folder, until it ends in whatever way: the kernel keeps count.
+class _Claim:
+    """A lock that is let go with the last run of this process that holds it, or by the kernel with the process."""
+
+    def __init__(self, lock: int) -> None:
+        weakref.finalize(self, os.close, lock)
+
+
+_CLAIMS: weakref.WeakValueDictionary[tuple[int, int], _Claim] = weakref.WeakValueDictionary()
+"""(device, inode) of a lock file -> the claim. A process that closes a file loses its lock on it, however often it had
+opened the file, so each is opened once."""
+
+
+def _claim(folder: Path) -> _Claim:
+    """Make this process the only one that writes a run folder.
 
     Raises: UserError when another one writes it. Where a file system has no locks nothing is refused.
     """
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: the claim ends when it is closed
+    path = folder / LOCK
+    if path.exists() and (held := _CLAIMS.get(_identity(path))) is not None:
+        return held
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    claim = _Claim(lock)
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(lock, 20, 0).decode()
-        os.close(lock)
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise UserError(
-                f"process {holder} writes run folder {str(folder)!r}; stop it, wait for its end or choose another"
+                f"process {os.pread(lock, 20, 0).decode()} writes run folder {str(folder)!r}; stop it, wait for its "
+                "end or choose another"
             ) from None
-        return
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    else:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    _CLAIMS[_identity(lock)] = claim
+    return claim
+
+
+def _identity(file: Path | int) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
 
 
 def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) -> None:

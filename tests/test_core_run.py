@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_a_run_killed_while_it_was_made_is_a_run(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_a_living_process_writes_is_refused_and_free_once_it_is_killed(tmp_path):
-    code = f"from core.run import Run; Run.open({str(tmp_path)!r}, {{}}); print('open', flush=True); input()"
+    code = f"from core.run import Run; run = Run.open({str(tmp_path)!r}, {{}}); print('open', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"open\n"
         try:
@@ -77,6 +78,17 @@ def test_a_folder_that_a_living_process_writes_is_refused_and_free_once_it_is_ki
         finally:
             other.kill()
     Run.open(tmp_path, {})
+
+
+def test_a_folder_is_free_when_the_last_run_of_it_is_let_go(tmp_path):
+    code = f"from core.run import Run; Run.open({str(tmp_path)!r}, {{}})"
+    first, second = Run.open(tmp_path, {}), Run.open(tmp_path, {})
+    del first
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0
+    open_files = len(os.listdir("/proc/self/fd"))
+    del second
+    assert len(os.listdir("/proc/self/fd")) == open_files - 1
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_with_other_things_is_not_taken(tmp_path):

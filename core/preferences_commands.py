@@ -136,8 +136,9 @@ def add(argv: list[str]) -> None:
 def import_(argv: list[str]) -> None:
     """add votes from a JSONL, parquet or VideoAlign CSV file"""
     config = parse(Import, argv, "soralign preferences import", positional=("file",))
-    preferences_io.recognised(Path(config.file))  # before the store: a mistyped path must not make a new one
-    count = preferences_io.import_(Store(config.store, project=config.project), config.file, config.annotator)
+    path = Path(config.file)
+    found = preferences_io.recognised(path)  # before the store: a mistyped path must not make a new one
+    count = preferences_io.import_rows(Store(config.store, project=config.project), path, found, config.annotator)
     print(f"{count} votes of {config.file} are in {config.store}")
 
 

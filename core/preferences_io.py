@@ -23,6 +23,7 @@ from core.preferences import Pair, Store, Vote
 from core.registry import unknown
 
 Row = dict[str, Any]
+Recognised = tuple[list[Row], Callable[[Store, Row, str], int]]
 VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
 PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
 MOST_VOTES = 10_000  # on one pair and aspect: each becomes a row and an annotator of its own
@@ -75,7 +76,14 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     Raises: UserError with file and row for missing columns, unknown values, missing or unreadable videos.
     """
     path = Path(path)
-    rows, add = recognised(path)
+    return import_rows(store, path, recognised(path), annotator, inside)
+
+
+def import_rows(
+    store: Store, path: Path, found: Recognised, annotator: str = "imported", inside: Path | None = None
+) -> int:
+    """`import_` of a file that was `recognised` already."""
+    rows, add = found
     count = 0
     with store.transaction():
         for number, row in enumerate(rows, start=1):
@@ -91,7 +99,7 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
     return count
 
 
-def recognised(path: Path) -> tuple[list[Row], Callable[[Store, Row, str], int]]:
+def recognised(path: Path) -> Recognised:
     """The rows of a file and what adds one of its form to a store.
 
     Raises: UserError when there are none, or their columns are of no form.

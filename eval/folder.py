@@ -145,14 +145,14 @@ class _Reader:
         except (OSError, ValueError) as error:
             self.notes.append(f"{name} cannot be read ({error}).")
             return {}
-        return document if isinstance(document, dict) else {}
+        return as_dict(document)
 
     def yaml(self, name: str) -> dict[str, Any]:
         try:
             document = yaml.safe_load((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return {}
-        return document if isinstance(document, dict) else {}
+        return as_dict(document)
 
     def metrics(self) -> list[dict[str, Any]]:
         try:

@@ -163,9 +163,8 @@ def _growth(samples: Mapping[int, Sequence[VideoItem]]) -> list[dict[str, Any]]:
 
 def _card(report: Mapping[str, Any]) -> Markup | None:
     """Accuracy of the reward model per aspect, the overall one first, beside what needs no model."""
-    aspects = report.get("aspects")
-    told = {name: row for name, row in (aspects if isinstance(aspects, dict) else {}).items() if isinstance(row, dict)}
-    rows = [one for name, row in told.items() if (one := _accuracy(name, row)) is not None]
+    told = as_dict(report.get("aspects"))
+    rows = [one for name, row in told.items() if (one := _accuracy(name, as_dict(row))) is not None]
     rows.sort(key=lambda row: row[0] != "overall")
     return svg.accuracies(rows, "accuracy of the reward model on held-out votes") if rows else None
 

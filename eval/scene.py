@@ -14,7 +14,7 @@ from core import files, videoset
 from core.errors import UserError
 from core.videoset import VideoItem
 from eval.pairs import matched
-from eval.result import SAMPLES, TRACKS, finite
+from eval.result import SAMPLES, TRACKS, as_dict, finite
 
 Tracks = Mapping[str, Mapping[str, Any]]  # video id -> a line of tracks.jsonl
 
@@ -64,8 +64,7 @@ def read_set(folder: Path) -> tuple[list[Judged], list[str]]:
 def _judged(item: VideoItem, row: Mapping[str, Any]) -> Judged:
     numbers = {key: finite(value) for key, value in row.items() if key != "seed"}
     metrics = {key: value for key, value in numbers.items() if value is not None}
-    reasons = row.get("reasons")
-    return Judged(item.id, item.video, item.prompt, item.seed, metrics, reasons if isinstance(reasons, dict) else {})
+    return Judged(item.id, item.video, item.prompt, item.seed, metrics, as_dict(row.get("reasons")))
 
 
 def read_tracks(folder: Path) -> tuple[Tracks, list[str]]:

@@ -55,6 +55,21 @@ def drawn(generator: HubGenerator, starts: Starts, prompts: list[str], noise: Te
     ).latents
 
 
+def drawn_by_wan(generator: HubGenerator, noise: Tensor, num_steps: int, **made_from: Any) -> Tensor:
+    """Latents of the first prompt by the pipeline's own call, from the same noise."""
+    return generator.model.pipeline(
+        prompt=PROMPTS[0],
+        height=16,
+        width=16,
+        num_frames=9,
+        num_inference_steps=num_steps,
+        guidance_scale=GUIDANCE,
+        latents=noise,
+        output_type="latent",
+        **made_from,
+    )[0]
+
+
 def written(folder: Path, rows: list[dict[str, Any]]) -> list[Prompt]:
     """As a prompt file with these lines gives them."""
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -194,19 +209,14 @@ def test_what_is_given_reaches_wan_vaces_branch_as_in_its_own_call(
     ours = drawn(generator, starts, PROMPTS[:1], noise, 1)
     mask = torch.zeros_like(clip)
     mask[:, 1:5] = 1.0
-    theirs = generator.model.pipeline(
-        prompt=PROMPTS[0],
+    theirs = drawn_by_wan(
+        generator,
+        noise,
+        1,
         video=clip,
         mask=mask,
         reference_images=[Image.open(tmp_path / "c.png")],
-        height=16,
-        width=16,
-        num_frames=9,
-        num_inference_steps=1,
-        guidance_scale=GUIDANCE,
-        latents=noise,
-        output_type="latent",
-    )[0]
+    )
     free = [0, 2]  # the reference's frame and the group between the pictures
     assert (ours - theirs)[:, :, free].abs().max() < 1e-5
     assert (ours - starts.row(PROMPTS[0])["clean"])[:, :, [1, 3]].abs().max() < 1e-5
@@ -231,18 +241,13 @@ def test_a_control_clip_is_that_of_wan_vaces_own_call(tmp_path: Path) -> None:
         assert starts is not None
         noise = initial_noise(generator, [1])
         made.append(drawn(generator, starts, PROMPTS[:1], noise, STEPS))
-        theirs = generator.model.pipeline(
-            prompt=PROMPTS[0],
+        theirs = drawn_by_wan(
+            generator,
+            noise,
+            STEPS,
             video=clip[None, :9],
             reference_images=[Image.open(tmp_path / name) for name in references] or None,
-            height=16,
-            width=16,
-            num_frames=9,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            latents=noise,
-            output_type="latent",
-        )[0]
+        )
         assert (made[-1] - theirs).abs().max() < 1e-5
     silent = Starts.of(generator, written(tmp_path, [{"prompt": PROMPTS[0], "references": ["a.png"]}]))
     assert silent is not None and not torch.equal(drawn(generator, silent, PROMPTS[:1], noise, STEPS), made[1])
@@ -278,18 +283,13 @@ def test_a_first_and_a_last_frame_reach_wan_as_in_its_own_call(
     noise, row = initial_noise(generator, [1]), starts.row(PROMPTS[0])
     assert row["known"].flatten(2).all(2).tolist() == [[True, False, False]]
     ours = drawn(generator, starts, PROMPTS[:1], noise, 1)
-    theirs = generator.model.pipeline(
-        prompt=PROMPTS[0],
+    theirs = drawn_by_wan(
+        generator,
+        noise,
+        1,
         image=Image.open(tmp_path / "a.png"),
         last_image=Image.open(tmp_path / "b.png"),
-        height=16,
-        width=16,
-        num_frames=9,
-        num_inference_steps=1,
-        guidance_scale=GUIDANCE,
-        latents=noise,
-        output_type="latent",
-    )[0]
+    )
     assert (ours - theirs)[:, :, 1:].abs().max() < 1e-5
     picture(tmp_path / "b.png", 16, 16, 9)
     other = Starts.of(generator, written(tmp_path, [BOTH_ENDS]))

@@ -5,8 +5,8 @@ Read from report.json for looking at: whatever is missing or broken is said, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,48 +45,68 @@ class WorstError:
     confidence: float
 
 
-def accuracies(experiment: runs.Experiment) -> tuple[list[Accuracy], list[str]]:
-    """The preference model's report, aspect by aspect, and what could not be read."""
-    if experiment.reward is None:
-        return [], []
-    document, problems = runs.read_json(experiment.reward)
-    rows = []
-    for aspect, told_of in as_dict(document.get("aspects")).items():
-        row = as_dict(told_of)
-        for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
-            if told := as_dict(row.get(f"accuracy{suffix}")):
-                share = {key: finite(told.get(key)) for key in ("value", "low", "high", "n")}
-                rows.append(
-                    Accuracy(
-                        str(aspect),
-                        kind,
-                        share["value"],
-                        share["low"],
-                        share["high"],
-                        n=None if share["n"] is None else int(share["n"]),
-                        majority=finite(row.get(f"majority{suffix}")),
-                        random=finite(row.get(f"random{suffix}")),
-                        calibration_error=finite(row.get("calibration_error")),
-                        reliability=_bins(row.get("reliability")) if not suffix else (),
-                    )
-                )
-    return rows, problems
+@dataclass(frozen=True)
+class Report:
+    """All that is shown of one preference model; empty where training said nothing.
 
-
-def varied_accuracies(experiment: runs.Experiment) -> tuple[dict[float, Share], dict[float, Share]]:
-    """Held-out accuracy of the closing aspect by the number of training pairs, and by the noise of latents.
-
-    Both empty where the report has none; what cannot be read is told by `accuracies`.
+    Args:
+        by_pairs, by_noise: held-out accuracy of the closing aspect by the number of training pairs, and by the noise
+            of latents.
+        worst: errors on the closing aspect, those first of which the model is surest.
     """
-    document, _ = runs.read_json(experiment.reward) if experiment.reward else ({}, [])
-    rows = map(as_dict, as_list(document.get("learning_curve")))
-    points = [(row.get("num_pairs"), row.get("accuracy")) for row in rows]
-    if points:
-        # the curve stops at half of the pairs; the model itself learned from all of them
-        whole = list(as_dict(document.get("aspects")).values())[-1:]
-        count = as_dict(document.get("num_pairs")).get("training")
-        points += [(count, as_dict(row).get("accuracy")) for row in whole]
-    return _shares(points), _shares(as_dict(document.get("levels")).items())
+
+    accuracies: tuple[Accuracy, ...] = ()
+    by_pairs: Mapping[float, Share] = field(default_factory=dict)
+    by_noise: Mapping[float, Share] = field(default_factory=dict)
+    worst: tuple[WorstError, ...] = ()
+
+
+def read(path: Path) -> tuple[Report, list[str]]:
+    """What report.json says, and what could not be read."""
+    document, problems = runs.read_json(path)
+    aspects = {str(name): as_dict(told) for name, told in as_dict(document.get("aspects")).items()}
+    report = Report(
+        tuple(one for name, told in aspects.items() for one in _accuracies(name, told)),
+        _shares(_learning_curve(document, list(aspects.values()))),
+        _shares(as_dict(document.get("levels")).items()),
+        tuple(_worst_errors(document)),
+    )
+    return report, problems
+
+
+def _accuracies(aspect: str, row: Mapping[str, Any]) -> Iterator[Accuracy]:
+    for kind, suffix in (("without ties", ""), ("with ties", "_with_ties")):
+        if told := as_dict(row.get(f"accuracy{suffix}")):
+            share = {key: finite(told.get(key)) for key in ("value", "low", "high", "n")}
+            yield Accuracy(
+                aspect,
+                kind,
+                share["value"],
+                share["low"],
+                share["high"],
+                n=None if share["n"] is None else int(share["n"]),
+                majority=finite(row.get(f"majority{suffix}")),
+                random=finite(row.get(f"random{suffix}")),
+                calibration_error=finite(row.get("calibration_error")),
+                reliability=_bins(row.get("reliability")) if not suffix else (),
+            )
+
+
+def _learning_curve(document: Mapping[str, Any], aspects: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+    """(training pairs, accuracy) as written. It stops at half of the pairs; the model itself learned from all."""
+    points = [
+        (row.get("num_pairs"), row.get("accuracy")) for row in map(as_dict, as_list(document.get("learning_curve")))
+    ]
+    if points and aspects:
+        points.append((as_dict(document.get("num_pairs")).get("training"), aspects[-1].get("accuracy")))
+    return points
+
+
+def _worst_errors(document: Mapping[str, Any]) -> Iterator[WorstError]:
+    for row in map(as_dict, as_list(document.get("worst_errors"))):
+        if (confidence := finite(row.get("confidence"))) is not None:
+            liked, refused = (Path(str(row.get(side, ""))) for side in ("liked", "refused"))
+            yield WorstError(str(row.get("prompt", "")), liked, refused, confidence)
 
 
 def _shares(points: Iterable[tuple[Any, Any]]) -> dict[float, Share]:
@@ -110,14 +130,3 @@ def _bins(told: Any) -> tuple[dict[str, float], ...]:
     return tuple(
         {key: value for key, value in one.items() if value is not None} for one in bins if None not in one.values()
     )
-
-
-def worst_errors(experiment: runs.Experiment) -> list[WorstError]:
-    """The errors that the model is surest of, surest first; what cannot be read is told by `accuracies`."""
-    document, _ = runs.read_json(experiment.reward) if experiment.reward else ({}, [])
-    found = []
-    for row in map(as_dict, as_list(document.get("worst_errors"))):
-        if (confidence := finite(row.get("confidence"))) is not None:
-            liked, refused = (Path(str(row.get(side, ""))) for side in ("liked", "refused"))
-            found.append(WorstError(str(row.get("prompt", "")), liked, refused, confidence))
-    return found

@@ -29,6 +29,12 @@ def only(folder: Path) -> runs.Experiment:
     return experiment
 
 
+def read_reward(folder: Path) -> tuple[reward_report.Report, list[str]]:
+    path = only(folder).reward
+    assert path is not None
+    return reward_report.read(path)
+
+
 def test_a_demo_folder_is_one_experiment(demo: Path) -> None:
     experiment = only(demo.parent)
     assert (experiment.name, experiment.folder) == ("demo", demo)
@@ -238,9 +244,9 @@ def test_checkpoints_are_the_sample_sets_by_step(demo: Path) -> None:
 
 
 def test_the_reward_report_is_read_beside_its_baselines(demo: Path) -> None:
-    rows, problems = reward_report.accuracies(only(demo))
-    assert problems == [] and len(rows) == 6  # three aspects were asked about, with and without ties
-    text = rows[0]
+    report, problems = read_reward(demo)
+    assert problems == [] and len(report.accuracies) == 6  # three aspects were asked about, with and without ties
+    text = report.accuracies[0]
     assert (text.aspect, text.kind, text.value, text.majority, text.n) == (
         "text_alignment",
         "without ties",
@@ -253,17 +259,17 @@ def test_the_reward_report_is_read_beside_its_baselines(demo: Path) -> None:
 @pytest.mark.parametrize("content", ["{", '{"aspects": [1]}', '{"aspects": {"overall": {"accuracy": 0.5}}}'])
 def test_a_broken_reward_report_gives_no_rows(tmp_path: Path, content: str) -> None:
     (tmp_path / "report.json").write_text(content)
-    rows, problems = reward_report.accuracies(only(tmp_path))
-    assert rows == [] and bool(problems) == (content == "{")
+    report, problems = read_reward(tmp_path)
+    assert report == reward_report.Report() and bool(problems) == (content == "{")
 
 
 def test_the_errors_that_a_model_is_surest_of_are_read_from_its_report(demo: Path, tmp_path: Path) -> None:
-    (error,) = reward_report.worst_errors(only(demo))
+    (error,) = read_reward(demo)[0].worst
     assert error.confidence == 0.93 and error.liked.is_relative_to(demo / "base") and error.prompt == "a red ball"
     (tmp_path / "report.json").write_text(
         '{"aspects": {}, "worst_errors": [3, {"confidence": "x"}, {"confidence": 0.7}]}'
     )
-    assert [one.confidence for one in reward_report.worst_errors(only(tmp_path))] == [0.7]
+    assert [one.confidence for one in read_reward(tmp_path)[0].worst] == [0.7]
 
 
 def test_a_pinned_baseline_is_compared_prompt_by_prompt(demo: Path, tmp_path: Path) -> None:
@@ -287,9 +293,9 @@ def test_the_learning_curve_ends_with_the_model_itself(tmp_path: Path) -> None:
     }
     told["aspects"]["overall"] = told["aspects"].pop("overall")  # the closing aspect stands last
     path.write_text(json.dumps(told))
-    pairs, levels = reward_report.varied_accuracies(only(demo))
-    assert pairs == {75: (0.6, 0.5, 0.7), 600: pytest.approx((0.78, 0.73, 0.83))}
-    assert levels == {0.3: (0.7, 0.6, 0.8)}
+    report, _ = read_reward(demo)
+    assert report.by_pairs == {75: (0.6, 0.5, 0.7), 600: pytest.approx((0.78, 0.73, 0.83))}
+    assert report.by_noise == {0.3: (0.7, 0.6, 0.8)}
 
 
 @pytest.mark.parametrize("spoilt", [{"aspects": None}, {"num_pairs": None}, {"aspects": {"overall": 3}}])
@@ -300,7 +306,8 @@ def test_a_learning_curve_stands_without_the_model_that_a_damaged_report_lacks(
     path = demo / "reward" / "report.json"
     curve = [{"num_pairs": 75, "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7}}]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_curve": curve} | spoilt))
-    assert reward_report.varied_accuracies(only(demo)) == ({75: (0.6, 0.5, 0.7)}, {})
+    report, _ = read_reward(demo)
+    assert (report.by_pairs, report.by_noise) == ({75: (0.6, 0.5, 0.7)}, {})
 
 
 def test_reading_writes_nothing(demo: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -20,8 +21,9 @@ NUM_WORST = 6
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Reward")
     experiment = common.choose([one for one in experiments if one.reward] or experiments)
-    rows, problems = reward_report.accuracies(experiment)
+    report, problems = reward_report.read(experiment.reward) if experiment.reward else (reward_report.Report(), [])
     common.report_problems(problems)
+    rows = report.accuracies
     if not rows:
         common.empty("No preference model yet: `soralign reward train` writes one, with the report that is shown here.")
         return
@@ -37,11 +39,11 @@ def show(experiments: list[runs.Experiment]) -> None:
         st.subheader("Does it know when it is sure?")
         components.charts(key="reliability", data={"markup": charts.reliability(curves)})
         st.caption("Held-out votes in bins of the stated chance; on the thin line it is right as often as it says.")
-    _varied(experiment)
-    _worst(experiment)
+    _varied(report)
+    _worst(report.worst[:NUM_WORST], experiment)
 
 
-def _accuracies(rows: list[reward_report.Accuracy], kind: str) -> Markup:
+def _accuracies(rows: Sequence[reward_report.Accuracy], kind: str) -> Markup:
     """A line an aspect, beside what needs no model."""
     lines: list[svg.Accuracy] = [
         (service.readable(row.aspect), row.value, row.low, row.high, row.majority, row.random)
@@ -52,16 +54,15 @@ def _accuracies(rows: list[reward_report.Accuracy], kind: str) -> Markup:
     return plot.figure(title, svg.accuracies(lines, f"{title} by aspect"))
 
 
-def _varied(experiment: runs.Experiment) -> None:
+def _varied(report: reward_report.Report) -> None:
     """What more votes would bring, and for a reward of latents what noise costs, where training measured it."""
-    pairs, levels = reward_report.varied_accuracies(experiment)
     drawn = []
-    if pairs:
-        drawn.append(
-            plot.figure("With fewer votes", plot.accuracy(pairs, "Accuracy over training pairs", "training pairs"))
-        )
-    if levels:
-        drawn.append(plot.figure("In noise", plot.accuracy(levels, "Accuracy over noise levels", "noise level")))
+    if report.by_pairs:
+        curve = plot.accuracy(report.by_pairs, "Accuracy over training pairs", "training pairs")
+        drawn.append(plot.figure("With fewer votes", curve))
+    if report.by_noise:
+        curve = plot.accuracy(report.by_noise, "Accuracy over noise levels", "noise level")
+        drawn.append(plot.figure("In noise", curve))
     if drawn:
         st.subheader("What changes it?")
         components.charts(key="varied", data={"markup": "".join(drawn)})
@@ -71,9 +72,8 @@ def _varied(experiment: runs.Experiment) -> None:
         )
 
 
-def _worst(experiment: runs.Experiment) -> None:
+def _worst(named: Sequence[reward_report.WorstError], experiment: runs.Experiment) -> None:
     """Pairs on which the model prefers what people refused: held-out ones that training named, or measured ones."""
-    named = reward_report.worst_errors(experiment)[:NUM_WORST]
     if named:
         st.subheader("Worst errors")
         components.gallery(key="worst", data={"cards": [_error(one) for one in named]})
@@ -104,21 +104,25 @@ def _worst(experiment: runs.Experiment) -> None:
 
 
 def _error(one: reward_report.WorstError) -> dict[str, Any]:
-    clips = [common.clip(one.liked, "people"), common.clip(one.refused, "model")]
-    return {"prompt": one.prompt, "clips": clips, "facts": f"{svg.share(one.confidence)} sure"}
+    clips = [common.clip(one.liked, "chosen in the vote"), common.clip(one.refused, "chosen by the model")]
+    return {"prompt": one.prompt, "clips": clips, "facts": f"the model was {svg.share(one.confidence)} sure"}
 
 
-def _table(rows: list[reward_report.Accuracy]) -> list[dict[str, Any]]:
+def _table(rows: Sequence[reward_report.Accuracy]) -> list[dict[str, Any]]:
     return [
         {
             "aspect": service.readable(row.aspect),
             "ties": row.kind,
-            "accuracy": figure(row.value),
-            "95 % interval": f"{figure(row.low)} … {figure(row.high)}",
-            "majority": figure(row.majority),
-            "random": figure(row.random),
-            "n": row.n,
-            "calibration error": figure(row.calibration_error),
+            "accuracy": _percent(row.value),
+            "95 % interval": f"{_percent(row.low)} … {_percent(row.high)}",
+            "always the majority": _percent(row.majority),
+            "guessing": _percent(row.random),
+            "votes": row.n,
+            "calibration error": _percent(row.calibration_error),
         }
         for row in rows
     ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}\u2009%"

@@ -1,11 +1,9 @@
 """What holds of every algorithm in the table: exact resume, the same update on two processes, explained options."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 import toy_algorithms
@@ -17,7 +15,6 @@ from core.errors import UserError
 from core.registry import resolve
 from core.run import read_metrics
 
-ROOT = Path(__file__).parents[1]
 HELD = sorted(ALGORITHMS.keys() - {"dpo"})  # dpo holds to the reference by its own formula
 
 
@@ -94,15 +91,7 @@ def test_a_pull_away_from_the_reference_is_refused(name: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_update_as_one(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*command, str(ROOT / "tests" / "toy_algorithms.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    processes.run(processes.TORCHRUN, "toy_algorithms.py", tmp_path)
     for name in ALGORITHMS:
         one = toy_algorithms.run(name, str(tmp_path / f"{name}-one"))
         two = toy_algorithms.ToyGenerator()

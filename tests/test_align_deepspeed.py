@@ -4,18 +4,15 @@ DeepSpeed offers itself to GPUs, so `tests/deepspeed_run.py` tells accelerate wh
 kernel for shared memory, which it would compile for minutes first.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
 from core.run import read_metrics
 
 pytest.importorskip("deepspeed")
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -33,17 +30,7 @@ def test_two_processes_of_zero_2_end_where_one_does_and_a_killed_run_goes_on(tmp
     assert [row["step"] for row in read_metrics(tmp_path / "two")] == [0, 1, 2, 3, 4]
 
 
-def _launch(processes: int, out: Path) -> str:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += ["--main_process_port", "0", "--config_file", str(ROOT / "align" / "launch" / "deepspeed_zero2.yaml")]
-    done = subprocess.run(
-        [*command, str(ROOT / "tests" / "deepspeed_run.py"), str(out)],
-        env=os.environ
-        | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
-        check=True,
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
-    return done.stderr
+def _launch(count: int, out: Path) -> str:
+    launcher = ("accelerate.commands.launch", "--num_processes", str(count), "--main_process_port", "0")
+    launcher += ("--config_file", str(processes.ROOT / "align" / "launch" / "deepspeed_zero2.yaml"))
+    return processes.run(launcher, "deepspeed_run.py", out, DS_ACCELERATOR="cpu")

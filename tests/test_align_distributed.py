@@ -3,15 +3,13 @@
 Sums of gradients are taken in another order, so equal means within 1e-5 of a weight here, after four steps of 1e-3.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import processes
 import pytest
 import torch
 import toy_run
@@ -29,7 +27,6 @@ from base_model.large import launch
 from core.errors import UserError
 from core.run import read_metrics
 
-ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5
 
 
@@ -57,16 +54,7 @@ def test_two_processes_make_the_same_update_as_one_and_either_goes_on_with_the_o
 
 
 def _two_processes(out: Path | str) -> None:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "align" / "launch" / "two_cpus.yaml")]
-    subprocess.run(
-        [*command, str(ROOT / "tests" / "toy_run.py"), str(out)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    processes.run(processes.ACCELERATE, "toy_run.py", out)
 
 
 def _require_close(a: Path, b: Path) -> None:

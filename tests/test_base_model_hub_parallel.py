@@ -1,10 +1,8 @@
 """Two processes (gloo) that share the tokens of every clip, or the weights (FSDP2), or both, do what one does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import sharded_hub
 import sharded_run
@@ -20,23 +18,12 @@ from base_model.protocol import VideoSize
 from core.errors import UserError
 from core.run import read_metrics
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.mark.slow
 def test_a_team_of_two_makes_the_update_of_one(tmp_path: Path) -> None:
     model, two, one = (str(tmp_path / name) for name in ("model", "two", "one"))
     seeded(CASES["wan"].build).save_pretrained(model)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "align/launch/two_cpus.yaml"), str(ROOT / "tests/token_team.py")]
-    subprocess.run(
-        [*command, model, two, "2"],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=600,
-        capture_output=True,
-    )
+    processes.run(processes.ACCELERATE, "token_team.py", model, two, "2")
     token_team.main(model, one, "1")
     rows = [[row for row in read_metrics(Path(name)) if row["step"]] for name in (one, two)]
     for name in ("samples", "reward/total", "reward/std", "align/grad_norm", "align/lora_norm"):
@@ -50,14 +37,7 @@ def test_a_team_of_two_makes_the_update_of_one(tmp_path: Path) -> None:
 def test_weights_cut_over_two_processes_have_the_gradient_of_one(tmp_path: Path, name: str, team: int) -> None:
     model, out = str(tmp_path / "model"), str(tmp_path / "gradient.pt")
     seeded(CASES[name].build).save_pretrained(model)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*command, str(ROOT / "tests/sharded_hub.py"), name, model, out, str(team)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=600,
-        capture_output=True,
-    )
+    processes.run(processes.TORCHRUN, "sharded_hub.py", name, model, out, str(team))
     alone, cut = sharded_hub.gradient(name, model), torch.load(out)
     assert max(float((a - b).abs().max()) for a, b in zip(alone, cut, strict=True)) < 1e-6
     assert min(float(one.abs().max()) for one in alone) > 1e-6
@@ -68,14 +48,7 @@ def test_a_whole_run_with_cut_weights_leaves_what_one_process_leaves(tmp_path: P
     """Trained, shown, saved, gone on: the adapters, or all weights, are those of one process and of an unbroken run."""
     model, out = str(tmp_path / "model"), tmp_path / "two"
     seeded(CASES["wan"].build).save_pretrained(model)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*command, str(ROOT / "tests/sharded_run.py"), model, str(out)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=900,
-        capture_output=True,
-    )
+    processes.run(processes.TORCHRUN, "sharded_run.py", model, out)
     for adapter in sharded_run.ADAPTERS:
         sharded_run.run(model, tmp_path / adapter, adapter)
         alone, whole, broken = (
@@ -89,7 +62,7 @@ def test_a_whole_run_with_cut_weights_leaves_what_one_process_leaves(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "size", "team", "processes", "told"),
+    ("kind", "name", "size", "team", "count", "told"),
     [
         (Mochi, "mochi", VideoSize(7, 16, 16), 2, 2, "this Mochi does not run so, Wan and LTX-Video do"),
         (Wan, "wan", VideoSize(9, 16, 32), 2, 1, "1 process does not divide into such teams; start 2 or a multiple"),
@@ -98,8 +71,8 @@ def test_a_whole_run_with_cut_weights_leaves_what_one_process_leaves(tmp_path: P
     ],
 )
 def test_what_cannot_be_shared_is_one_line(
-    kind: type, name: str, size: VideoSize, team: int, processes: int, told: str
+    kind: type, name: str, size: VideoSize, team: int, count: int, told: str
 ) -> None:
     family = kind(seeded(CASES[name].build))
     with pytest.raises(UserError, match=told):
-        check(family.networks["transformer"], family, size, team, processes)
+        check(family.networks["transformer"], family, size, team, count)

@@ -2,22 +2,21 @@
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pretrain_run
+import processes
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import distributed
+from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -40,11 +39,11 @@ from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.variants import VARIANTS, load_transformer
 from base_model.world.spec import ObjectSpec, SceneSpec
+from core.cli import main
 from core.errors import UserError
 from core.randomness import numpy_generator
 from core.run import read_metrics
 
-ROOT = Path(__file__).parents[1]
 SMALL = PretrainConfig(
     steps=5, batch=2, warmup=2, num_clips=4, save_every=2, width=48, num_layers=2, num_heads=2, latent_channels=4
 )
@@ -401,6 +400,48 @@ def test_gradient_checkpointing_computes_every_block_again_and_changes_no_bit(
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_compiled_blocks_train_as_plain_ones_do_and_a_stopped_run_goes_on(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformer_part, "fast_dtype", lambda: torch.float32)
+    monkeypatch.setattr(transformer_part.TransformerPart, "SHORTER", 0.0)  # a graph for each length takes its minute
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    losses, loss = {}, transformer_part.TransformerPart.loss
+
+    def train(name: str, *more: str) -> int:
+        words = [f"--{part}={parts / part}" for part in ("codec", "clip")] + [f"--start={parts / 'transformer'}"]
+        words += ["--steps=4", "--batch=2", "--warmup=1", "--num-clips=4", "--save-every=2"]
+        words += [f"--latents={tmp_path / 'latents'}", f"--out={tmp_path / name}", *more]
+        code = main(["pretrain", "--part=transformer", *words])
+        losses[name] = [row["pretrain/loss"] for row in read_metrics(tmp_path / name)]
+        return code
+
+    def stopped(self: transformer_part.TransformerPart, step: int, draw: int) -> torch.Tensor:
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(self, step, draw)
+
+    torch._dynamo.reset()
+    counters.clear()
+    assert train("plain") == 0 and not counters["stats"]
+    assert train("whole", "--compile=true") == 0
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]  # one for all blocks
+    assert losses["whole"] == pytest.approx(losses["plain"], rel=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(transformer_part.TransformerPart, "loss", stopped)
+        assert train("broken", "--compile=true") == 130
+    assert train("broken", "--compile=true") == 0
+    assert losses["broken"] == losses["whole"] and len(losses["whole"]) == 4
+    first, second = (
+        load_file(tmp_path / name / "transformer" / "diffusion_pytorch_model.safetensors")
+        for name in ("whole", "broken")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert isinstance(load_transformer(tmp_path / "whole" / "transformer"), VideoTransformer)
+
+
 # --- many processes ---------------------------------------------------------------------------------------------------
 
 
@@ -446,17 +487,7 @@ def test_weights_that_fsdp2_cuts_are_trained_saved_whole_and_go_on(
 def test_two_processes_take_every_second_batch_and_average(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", str(ROOT / "align" / "launch" / "two_cpus.yaml")),
-            *(str(ROOT / "tests" / "pretrain_run.py"), str(parts), str(tmp_path / "two")),
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=600,
-        capture_output=True,
-    )
+    processes.run(processes.ACCELERATE, "pretrain_run.py", parts, tmp_path / "two")
     loss = transformer_part.TransformerPart.loss
 
     def both(self: transformer_part.TransformerPart, step: int, draw: int) -> torch.Tensor:

@@ -2,15 +2,13 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+import processes
 import pytest
 from toy_backbone import ToyBackbone
 
@@ -358,11 +356,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     wanted = (*FAST, "warping_error", "retrieval", "physics_iq")
     one = measure(base, wanted, out=tmp_path / "one", reference=real, num_controls=2)
     (tmp_path / "shard.py").write_text(SHARD)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [str(tmp_path / "shard.py"), str(base), str(tmp_path / "two"), str(real), ";".join(wanted)]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *arguments], env=environment, check=True, timeout=300, capture_output=True)
+    processes.run(processes.TORCHRUN, tmp_path / "shard.py", base, tmp_path / "two", real, ";".join(wanted))
     two = result.read_results(tmp_path / "two")
     assert two["metrics"] == one.metrics and two["controls"] == one.controls and two["failures"] == one.failures
     assert two["provenance"]["num_processes"] == 2

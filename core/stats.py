@@ -337,7 +337,8 @@ def _by_cluster(values: NDArray[np.float64], clusters: Sequence[Hashable] | None
 def _bootstrap(sums: Any, counts: Any, value: float, seed: int) -> tuple[float, float]:
     if len(sums) < 2:
         return math.nan, math.nan
-    if np.ptp(sums / counts) == 0:  # BCa divides by the spread of the leave-one-out means
+    means = sums / counts
+    if np.ptp(means) <= 1e-12 * np.abs(means).max():  # BCa divides by their spread, which rounding makes 0 or nearly so
         return value, value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

@@ -58,6 +58,12 @@ def test_one_cluster_gives_no_interval_and_equal_values_a_point():
     assert (interval.low, interval.high) == (2.0, 2.0)
 
 
+def test_a_shift_by_a_constant_keeps_its_interval_though_the_differences_are_rounded():
+    values = numpy_generator(1, "test").random(20)
+    found = stats.paired_difference(values, values + 0.1)
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+
+
 def test_paired_difference_is_b_minus_a_and_finds_a_shift_between_noisy_pairs():
     rng = numpy_generator(0, "pairs")
     a = rng.normal(0, 10, size=60)

@@ -9,7 +9,7 @@ over-optimised.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,26 +49,29 @@ def expected(proxy: Array, gold: Array, n: int) -> float:
 def curve(
     rows: Sequence[Mapping[str, Any]], proxy: str, gold: str, higher: tuple[bool, bool] = (True, True), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Per N: mean of proxy and gold with intervals over prompts, and the KL spent.
+    """Per N: mean of proxy and gold with intervals over prompts, the KL spent, and the number of prompts.
+
+    N ends at the number of measured samples that most prompts have; prompts with fewer are left out at every N, so that
+    all points are of the same prompts.
 
     Args:
-        rows: of samples.jsonl; prompts with fewer than N measured samples are left out, so N ends at the fewest seeds.
+        rows: of samples.jsonl.
         higher: whether higher is better for proxy and gold.
     Raises: UserError when no prompt has two measured samples.
     """
-    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
-        if row.get(proxy) is not None and row.get(gold) is not None:
-            groups[row["prompt"]].append((float(row[proxy]), float(row[gold])))
-    most = min((len(group) for group in groups.values()), default=0)
-    if most < 2:
-        raise UserError(
-            f"best-of-N needs two videos a prompt with {proxy} and {gold}; the fewest is {most}: generate more seeds"
-        )
+        if row["prompt"] and row.get(proxy) is not None and row.get(gold) is not None:
+            found[row["prompt"]].append((float(row[proxy]), float(row[gold])))
+    sizes = Counter(len(group) for group in found.values() if len(group) > 1)
+    if not sizes:
+        raise UserError(f"best-of-N needs a prompt with two videos that have {proxy} and {gold}: generate more seeds")
+    most = max(sizes, key=lambda size: (sizes[size], size))
+    groups = {prompt: group for prompt, group in found.items() if len(group) >= most}
     sign = 1.0 if higher[0] else -1.0
     points = []
     for n in range(1, most + 1):
-        point: dict[str, Any] = {"n": n, "kl": kl(n)}
+        point: dict[str, Any] = {"n": n, "kl": kl(n), "num_prompts": len(groups)}
         for column, name in enumerate(("proxy", "gold")):
             values = [
                 expected(sign * np.array(group)[:, 0], np.array(group)[:, column], n) for group in groups.values()
@@ -99,7 +102,8 @@ def measure(folder: Path | str, proxy: str, gold: str, seed: int = 0) -> dict[st
 
 def summary(content: Mapping[str, Any]) -> list[str]:
     """The curve, line by line."""
-    lines = [f"best of N by {content['proxy']}: what {content['gold']} becomes"]
+    num_prompts = content["points"][0]["num_prompts"]
+    lines = [f"best of N by {content['proxy']}: what {content['gold']} becomes ({num_prompts} prompts)"]
     for point in content["points"]:
         proxy, gold = point["proxy"], point["gold"]
         interval = "" if gold["low"] is None else f"  [{gold['low']:.4f}, {gold['high']:.4f}]"

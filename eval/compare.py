@@ -29,8 +29,8 @@ from eval.protocol import Metric
 from eval.result import SIGNIFICANT, SetFeatures
 from eval.set_interval import jackknife, parts_for
 
-NUM_PERMUTATIONS = 999
-FEW_PERMUTATIONS = 199  # of features of many dimensions, whose distance takes a tenth of a second
+MOST_PERMUTATIONS = 999
+ENOUGH = 20  # permutations as extreme as what was seen: p is known well enough, and it is not small
 
 
 def compare(
@@ -75,7 +75,10 @@ def compare(
 
 
 def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetFeatures, seed: int) -> Row:
-    """Permutation test of one distance to the reference. a and b become the distances of the paired videos."""
+    """Permutation test of one distance to the reference. a and b become the distances of the paired videos.
+
+    The permutations stop once p is known not to be small. Source: Besag & Clifford 1991, sequential Monte Carlo p.
+    """
     distance, reference = metric.per_set, a.reference
     assert distance is not None and reference is not None
     # A pair of videos gives as many rows on both sides; where their lengths differ it cannot be swapped.
@@ -95,12 +98,13 @@ def _compare_sets(metric: Metric, pairs: Sequence[Pair], a: SetFeatures, b: SetF
         return untested(f"too few pairs for it ({len(usable)}, {dim} dimensions)")
     group = numbered(prompts)
     rng = numpy_generator(seed, "eval/set permutation")
-    extreme, tries = 0, NUM_PERMUTATIONS if dim <= 64 else FEW_PERMUTATIONS
-    for _ in range(tries):
+    extreme = tries = 0
+    while tries < MOST_PERMUTATIONS and extreme < ENOUGH:
         swap = (rng.random(group.max() + 1) < 0.5)[group][:, None]
         one, two = np.where(swap, second, first), np.where(swap, first, second)
         extreme += abs(distance(two, reference) - distance(one, reference)) >= abs(interval.value)
-    p = (extreme + 1) / (tries + 1)
+        tries += 1
+    p = extreme / tries if extreme == ENOUGH else (extreme + 1) / (tries + 1)
     means = {"a": distance(first, reference), "b": distance(second, reference)}
     method = f"{interval.method}, permutation p within prompts"
     return means | row_of(Difference(interval.value, interval.low, interval.high, p, len(usable), method), None)

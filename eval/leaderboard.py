@@ -21,6 +21,7 @@ from core import stats
 from core.errors import UserError
 from core.preferences import Store
 from eval import result
+from eval.paired_tests import win_interval
 from eval.pairs import matched
 from eval.result import finite
 
@@ -124,20 +125,22 @@ def table(meetings: Meetings, about: str, seed: int = 0) -> dict[str, Any]:
     players = [meetings.players[number] for number in present]
     rows = np.column_stack([first, second, meetings.share])
     ranked = stats.standings(players, rows, meetings.prompts, seed=seed)
-    won, tied = np.zeros((2, len(players), len(players)), dtype=int)
-    np.add.at(won, (first, second), meetings.share == 1)
-    np.add.at(won, (second, first), meetings.share == 0)
-    np.add.at(tied, (first, second), meetings.share == 0.5)
-    tied += tied.T
-    groups = stats.islands(won + tied)
+    met = np.zeros((len(players), len(players)))
+    met[first, second] = 1
+    groups = stats.islands(met)
+    prompts = stats.numbered(meetings.prompts)
+
+    def between(i: int, j: int) -> dict[str, Any]:
+        ahead, behind = (first == i) & (second == j), (first == j) & (second == i)
+        won = np.concatenate([2 * meetings.share[ahead] - 1, 1 - 2 * meetings.share[behind]])
+        rate = win_rate(won, np.concatenate([prompts[ahead], prompts[behind]]))
+        return {"first": players[i], "second": players[j]} | rate
+
     order = itertools.permutations([players.index(one.player) for one in ranked], 2)
     return {
         "by": about,
         "standings": [_told(one) for one in ranked],
-        "pairs": [
-            {"first": players[i], "second": players[j]} | win_rate(int(won[i, j]), int(tied[i, j]), int(won[j, i]))
-            for i, j in order
-        ],
+        "pairs": [between(i, j) for i, j in order],
         "comparable": len(groups) == 1,
         "groups": [[players[index] for index in group] for group in groups],
         "left_out": [name for name in meetings.players if name not in players],
@@ -146,11 +149,14 @@ def table(meetings: Meetings, about: str, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def win_rate(wins: int, ties: int, losses: int) -> dict[str, Any]:
-    """Ties explicit and counted half, Wilson's interval; value and bounds None where two never met."""
-    interval = stats.wilson(wins, ties, wins + ties + losses)
-    numbers = {"value": finite(interval.value), "low": finite(interval.low), "high": finite(interval.high)}
-    return numbers | {"wins": wins, "ties": ties, "losses": losses, "n": wins + ties + losses}
+def win_rate(outcome: NDArray[np.float64], prompts: NDArray[np.int_]) -> dict[str, Any]:
+    """Ties explicit and counted half; value and bounds None where two never met. Args: as `win_interval`."""
+    wins, ties, losses = (int((outcome == kind).sum()) for kind in (1, 0, -1))
+    numbers = dict.fromkeys(("value", "low", "high"))
+    if len(outcome):
+        interval = win_interval(outcome, prompts)
+        numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return numbers | {"wins": wins, "ties": ties, "losses": losses, "n": len(outcome)}
 
 
 def matrix(content: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any] | None]]]:

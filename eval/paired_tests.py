@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.stats import Difference, holm, numbered, paired_difference, permutation_p, wilson
+from core.stats import Difference, Interval, holm, numbered, paired_difference, permutation_p, wilson
 from eval import result
 from eval.pairs import Pair, Row, cluster, paired
 from eval.result import SIGNIFICANT, TIE_BAND, finite
@@ -103,7 +103,6 @@ def win_rate(
 ) -> Row:
     """Share of pairs in which b is better than a by one metric; a difference within the tie band is a tie, half a win.
 
-    The Wilson interval is given the number of pairs that the clustering by prompt leaves (design effect, Kish 1965);
     p flips the outcomes of whole prompts.
     """
     scores = np.array([[number(a.get(by)), number(b.get(by))] for a, b in pairs])
@@ -115,14 +114,12 @@ def win_rate(
     row: Row = {"a": 0.5, "b": None, "unit": "share of pairs", "higher_is_better": True}
     if not len(outcome):
         return row | untested(f"no pair has {by} on both sides")
-    shrink = 1 / _design_effect(outcome, prompts)
-    interval = wilson(wins * shrink, ties * shrink, max(1, round(len(outcome) * shrink)))
-    rate = (wins + ties / 2) / len(outcome)
+    interval = win_interval(outcome, numbered(prompts))
     return row | {
-        "b": rate,
-        "difference": rate - 0.5,
-        "low": min(rate, interval.low),
-        "high": max(rate, interval.high),
+        "b": interval.value,
+        "difference": interval.value - 0.5,
+        "low": interval.low,
+        "high": interval.high,
         "p": finite(permutation_p(outcome, prompts, seed)),
         "n": len(outcome),
         "wins": wins,
@@ -135,11 +132,23 @@ def win_rate(
     }
 
 
-def _design_effect(outcome: NDArray[np.float64], prompts: Sequence[str]) -> float:
-    """How much larger the variance of the mean is because pairs share prompts; at least 1."""
+def win_interval(outcome: NDArray[np.float64], prompts: NDArray[np.int_]) -> Interval:
+    """Share of pairs won, ties half, with Wilson's interval for as many pairs as the clustering by prompt leaves.
+
+    Args:
+        outcome: [n] of every pair, one at least: 1 won, 0 tied, -1 lost.
+        prompts: [n] number of its prompt.
+    """
+    rate = (1 + float(outcome.mean())) / 2
+    effective = max(1, round(len(outcome) / _design_effect(outcome, prompts)))
+    return wilson(rate * effective, 0, effective)
+
+
+def _design_effect(outcome: NDArray[np.float64], prompts: NDArray[np.int_]) -> float:
+    """How much larger the variance of the mean is because pairs share prompts; at least 1. Source: Kish 1965."""
     residual = outcome - outcome.mean()
     independent = float((residual**2).sum())
-    clustered = float((np.bincount(numbered(prompts), residual) ** 2).sum())
+    clustered = float((np.bincount(prompts, residual) ** 2).sum())
     return max(1.0, clustered / independent) if independent > 0 else 1.0
 
 

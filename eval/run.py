@@ -165,6 +165,8 @@ def _add_groups(
         for row in rows:
             if row["id"] in features and len(features[row["id"]][name]):
                 groups[row["prompt"] if metric.group == "prompt" else ""].append(row)
+            elif "error" not in row:
+                row["reasons"][metric.name] = f"{name} gave no features: too few frames, or not finite"
         for group in groups.values():
             assert metric.per_group is not None
             members = [

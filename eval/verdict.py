@@ -318,7 +318,7 @@ def _row(name: str, compared: dict[str, Any], base: dict[str, Any], aligned: dic
         unit=str(about.get("unit") or ""),
         higher_is_better=direction if isinstance(direction, bool) else None,
         method=str(compared.get("method") or ""),
-        reason=str(compared.get("reason") or aligned.get("reason") or base.get("reason") or ""),
+        reason=str(aligned.get("reason") or base.get("reason") or compared.get("reason") or ""),
         caution="; ".join(cautions),
         size=finite(compared.get("effect")),
     )

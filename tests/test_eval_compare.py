@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import cli
+from core import cli, stats
 from core.errors import UserError
-from eval import compare, result
+from eval import compare, paired_tests, result
 from eval.result import SetFeatures
 
 UNITS = {"physics_pass_rate": True, "flicker": True, "motion": None, "gold": True, "physics/inertia": False}
@@ -142,6 +142,15 @@ def test_seeds_of_one_prompt_that_agree_widen_the_win_interval(tmp_path: Path) -
     assert width(gain, "tied") > 1.2 * width(free, "free")
 
 
+def test_the_win_interval_is_wilsons_for_the_pairs_that_clustering_leaves() -> None:
+    """Seven pairs of four prompts stand for 3.6, rounded to 4; the rate stays 5 of 7."""
+    outcome, prompts = np.array([1, 1, 1, 1, -1, -1, 1.0]), np.array([0, 0, 1, 1, 2, 2, 3])
+    found, alone = paired_tests.win_interval(outcome, prompts), stats.wilson(4 * 5 / 7, 0, 4)
+    assert found.value == pytest.approx(5 / 7) and (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    free = paired_tests.win_interval(outcome, np.arange(7))
+    assert (free.low, free.high) == pytest.approx((stats.wilson(5, 0, 7).low, stats.wilson(5, 0, 7).high))
+
+
 def test_a_missing_value_leaves_its_pair_out_of_that_metric_only(tmp_path: Path) -> None:
     a = {"flicker": rng().random(20), "motion": rng(1).random(20)}
     b = {name: values + 0.1 for name, values in a.items()}
@@ -180,6 +189,16 @@ def test_set_metrics_find_a_planted_shift_and_only_that(tmp_path: Path) -> None:
         row = compare.compare(a, b)["metrics"][name]
         assert row["difference"] < 0 and row["high"] < 0 and row["p"] == 0.001 and row["verdict"] == "b better", name
         assert compare.compare(b, c)["metrics"][name]["p"] > 0.05, name
+
+
+def test_a_shift_in_many_dimensions_can_survive_holm(tmp_path: Path) -> None:
+    """199 permutations say .005 at best, which ten other metrics take away."""
+    draw = rng(5)
+    reference, near = draw.standard_normal((2, 20, 70))
+    values = {"flicker": draw.random(20)}
+    a = write_side(tmp_path / "a", values, vectors=near + 3.0, reference=reference)
+    b = write_side(tmp_path / "b", values, vectors=draw.standard_normal((20, 70)), reference=reference)
+    assert compare.compare(a, b)["metrics"]["mmd[sandbox,dct]"]["p"] < 0.005
 
 
 def test_sets_measured_against_different_references_are_not_compared(tmp_path: Path) -> None:

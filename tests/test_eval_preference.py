@@ -12,7 +12,7 @@ from base_model.world.caption import parse
 from core import cli, stats
 from core.errors import UserError
 from core.preferences import Store
-from eval import best_of_n, leaderboard, result, suite
+from eval import best_of_n, leaderboard, paired_tests, pairs, result, suite
 from eval.leaderboard import Meetings
 
 
@@ -60,6 +60,19 @@ def test_islands_are_players_that_never_met() -> None:
     assert sorted(map(sorted, stats.islands(wins))) == [[0, 1], [2, 3]]
     wins[1, 2] = 0.5
     assert len(stats.islands(wins)) == 1
+
+
+def test_win_rates_have_the_interval_that_a_comparison_gives_them(tmp_path: Path) -> None:
+    """Seeds of one prompt that agree are not independent, in the leaderboard neither."""
+    rng = np.random.default_rng(0)
+    gain = np.repeat(rng.standard_normal(15) + 0.5, 2)
+    sets = {"base": write_set(tmp_path / "base", np.zeros(30)), "better": write_set(tmp_path / "better", gain)}
+    content = leaderboard.table(leaderboard.by_metric(sets, "gold", 0.02), "gold")
+    (row,) = [row for row in content["pairs"] if row["first"] == "better"]
+    compared = paired_tests.win_rate(pairs.paired(*map(result.read_samples, sets.values())))
+    assert (row["value"], row["low"], row["high"]) == pytest.approx([compared[key] for key in ("b", "low", "high")])
+    alone = stats.wilson(row["wins"], row["ties"], row["n"])
+    assert row["high"] - row["low"] > 1.2 * (alone.high - alone.low)
 
 
 def test_a_leaderboard_of_sets_counts_ties_and_pairs_by_prompt_and_seed(tmp_path: Path) -> None:
@@ -181,8 +194,18 @@ def test_a_gamed_proxy_shows_as_a_gold_that_falls_again() -> None:
     assert [point["proxy"]["value"] for point in points] == sorted(point["proxy"]["value"] for point in points)
     assert gold[1] > gold[-1] and points[3]["kl"] == pytest.approx(math.log(4) - 0.75)
     assert all(point["gold"]["low"] <= point["gold"]["value"] <= point["gold"]["high"] for point in points)
+    assert {point["num_prompts"] for point in points} == {60}
     with pytest.raises(UserError, match="more seeds"):
         best_of_n.curve(rows[:1], "proxy", "gold")
+
+
+def test_a_prompt_with_a_broken_video_does_not_shorten_the_curve_of_the_others() -> None:
+    rows = [{"prompt": prompt, "proxy": seed, "gold": seed} for prompt in "abc" for seed in range(4)]
+    rows += [{"prompt": "", "proxy": 0, "gold": 0}] * 9  # of no prompt, so no seeds of one
+    rows[0] |= {"proxy": None}
+    points = best_of_n.curve(rows, "proxy", "gold")
+    assert [point["n"] for point in points] == [1, 2, 3, 4] and points[0]["num_prompts"] == 2
+    assert points[0]["gold"]["value"] == 1.5 and points[3]["gold"]["value"] == 3
 
 
 def test_the_shipped_suites_are_prompts_of_the_sandbox_that_do_what_their_name_says() -> None:

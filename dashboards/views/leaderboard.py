@@ -75,8 +75,9 @@ def _board(content: dict[str, Any]) -> None:
     st.subheader("Win rate of row over column")
     _matrix(leaderboard.matrix(content))
     st.caption(
-        f"Bradley-Terry ratings from {content['num_comparisons']:,} comparisons on {content['num_prompts']:,} prompts; "
-        f"same prompt and seed, ties (within {TIE_BAND:g}) half. Intervals and ranks at 95 % over resampled prompts. "
+        f"Bradley-Terry ratings from {content['num_comparisons']:,} comparisons on {content['num_prompts']:,} prompts: "
+        "log-odds of a win, 0 is the average model; two whose ratings differ by 1 meet at 73 to 27. Same prompt and "
+        f"seed, ties (within {TIE_BAND:g}) half. Intervals and ranks at 95 % over resampled prompts. "
         "▲ and ▼: the 95 % interval of the win rate leaves out a draw; it is shown when you rest on the number."
     )
     common.downloads("leaderboard", content["standings"])

@@ -36,11 +36,14 @@ def _training(experiment: runs.Experiment) -> None:
     column, _ = st.columns([1, 2])
     axis = column.selectbox("Over", axes, key="over", bind="query-params") or axes[0]
     components.charts(key="turn", data={"markup": charts.over_optimisation(rows, proxy, golds, axis)})
-    st.caption(
-        "Every curve in its own range, 0 its lowest and 1 its highest value: look where they turn, not how high they "
-        "are. The solid one was trained for. A held-out judge that falls while it rises is over-optimisation: stop."
-    )
-    if not golds:
+    if golds:
+        st.caption(
+            "Every curve in its own range, 0 % its lowest and 100 % its highest value: look where they turn, not how "
+            "high they are. The solid one was trained for. A held-out judge that falls while it rises is "
+            "over-optimisation: stop."
+        )
+    else:
+        st.caption("What was trained for, in its own range: 0 % is its lowest and 100 % its highest value.")
         st.info("No held-out judge was logged (`soralign align --judge NAME`): gaming cannot be seen from here.")
     for gold in golds:
         peak = turn(rows, gold, axis)

@@ -92,7 +92,8 @@ def _tables(rows: list[Row], names: tuple[str, str]) -> None:
     st.caption(
         f"Difference is {common.plain(names[1])} minus {common.plain(names[0])} with its 95 % interval; shares in "
         "percentage points. ▲ better and ▼ worse hold after Holm's correction for the number of tests, △ and ▽ only "
-        "without it. p is corrected. Each bar is scaled to its own row; the line in its middle is no difference."
+        "without it. p is corrected, and many rows share the smallest value that the permutations can show. Each bar "
+        "is scaled to its own row; the line in its middle is no difference."
     )
 
 

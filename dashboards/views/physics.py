@@ -38,7 +38,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     if not samples or not (probes or tracks):
         common.empty("No physics was measured here: `soralign eval` with `--metrics physics` does.")
         return
-    _passes(samples, probes)
+    _passes(samples, probes, folder)
     chosen = [sample for sample in samples if (search or "").lower() in sample.prompt.lower()]
     if only != "all":
         wanted = 1.0 if only == "passing" else 0.0
@@ -61,17 +61,20 @@ def _tracks(folder: str, version: float) -> Any:
     return read_tracks(Path(folder))
 
 
-def _passes(samples: list[Judged], probes: list[str]) -> None:
-    """How many pass, and the middle of every probe."""
+def _passes(samples: list[Judged], probes: list[str], folder: Path) -> None:
+    """How many pass, and between what the values of every probe lie."""
+    entries, _ = runs.results(folder)  # what cannot be read is told on the overview
     judged = [sample.metrics[PASSED] for sample in samples if PASSED in sample.metrics]
     rows = []
     for probe in probes:
         values = sorted(sample.metrics[probe] for sample in samples if probe in sample.metrics)
+        low, middle, high = (figure(values[int(part * (len(values) - 1))]) for part in (0.05, 0.5, 0.95))
         rows.append(
             {
                 "probe": probe.partition("/")[2],
-                "median": figure(values[len(values) // 2]),
-                "worst twentieth": figure(values[min(len(values) - 1, int(0.95 * len(values)))]),
+                "unit": entries.get(probe, {}).get("unit") or "–",
+                "median": middle,
+                "nine in ten lie in": f"{low} … {high}",
                 "measured": f"{len(values)} of {len(samples)}",
             }
         )

@@ -14,6 +14,7 @@ from core.preferences import Store, Vote
 from dashboards import charts, components, runs, service
 from dashboards.views import common
 from dashboards.views.common import figure
+from eval import svg
 
 NUM_SHOWN = 6
 
@@ -38,6 +39,7 @@ def show(experiments: list[runs.Experiment]) -> None:
     components.charts(key="choices", data={"markup": charts.choices(counts["choices"])})
     st.subheader("Annotators")
     common.table(_annotators(store))
+    st.caption("In brackets the number of labels that a share is of.")
     st.subheader("Agreement")
     agreement = _agreement(store)
     if any(row["pairs"] for row in agreement):
@@ -54,16 +56,17 @@ def _open(path: str) -> Store:
 
 
 def _counts(counts: dict[str, Any], votes: list[Vote], aspects: tuple[str, ...]) -> None:
-    sides = preferences_quality.left_choices(votes)
+    closing = [vote for vote in votes if vote.aspect == aspects[-1]]  # the answers to one pair are not independent
+    sides = preferences_quality.left_choices(closing)
     columns = st.columns(4)
     columns[0].metric("Pairs", f"{counts['pairs']:,}", border=True)
-    labels = sum(vote.aspect == aspects[-1] for vote in votes)
-    columns[1].metric("Labels", f"{labels:,}", border=True, help="pairs judged, all annotators together")
+    columns[1].metric("Labels", f"{len(closing):,}", border=True, help="pairs judged, all annotators together")
     columns[2].metric("Complete pairs", f"{counts['complete_pairs']:,}", border=True)
     if sides:
         interval = stats.wilson(sum(sides), 0, len(sides))
-        note = f"95 % interval {figure(interval.low)} … {figure(interval.high)}; 0.5 means no side is favoured"
-        columns[3].metric("Left chosen", figure(interval.value), border=True, help=note)
+        bounds = f"{svg.share(interval.low)} … {svg.share(interval.high)}"
+        note = f"of {len(sides):,} labels that chose a side; 95 % interval {bounds}; 50 % means no side is favoured"
+        columns[3].metric("Left chosen", svg.share(interval.value), border=True, help=note)
     else:
         columns[3].metric("Left chosen", "–", border=True, help="counted for votes given on a screen")
 
@@ -73,10 +76,10 @@ def _annotators(store: Store) -> list[dict[str, Any]]:
     return [
         {
             "annotator": one.annotator,
-            "labels": one.num_labels,
+            "labels": f"{one.num_labels:,}",
             "seconds per label": figure(one.median_seconds),
             "left": _share(one.left),
-            "ties": figure(one.ties),
+            "ties": svg.share(one.ties),
             "known pairs right": _share(one.gold),
             "same answer again": _share(one.consistency),
             "look at": ", ".join(one.flags) or "–",
@@ -86,7 +89,7 @@ def _annotators(store: Store) -> list[dict[str, Any]]:
 
 
 def _share(interval: stats.Interval) -> str:
-    return f"{figure(interval.value)} ({interval.n})" if interval.n else "–"
+    return f"{svg.share(interval.value)} ({interval.n:,})" if interval.n else "–"
 
 
 def _agreement(store: Store) -> list[dict[str, Any]]:

@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for talker in () if debug else TALKERS:
         logging.getLogger(talker).setLevel(logging.ERROR)
     try:
-        return _run(words)
+        code = _run(words)
+        _part_from_the_others()
+        return code
     except UserError as error:
         return _failed(str(error), 2, debug)
     except KeyboardInterrupt:
@@ -176,6 +178,17 @@ def _run(words: list[str]) -> int:
     except SystemExit as stop:  # argparse leaves this way after --help
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     return 0
+
+
+def _part_from_the_others() -> None:
+    """Several processes that a launcher started leave their group before Python ends.
+
+    A worker of gloo that is then still letting go of the last tensors aborts its process, which the launcher reports as
+    a failure of the whole run; NCCL complains of what was left open.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _overview() -> str:

@@ -15,7 +15,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from core.preferences_types import ANSWERS, ASPECTS, CHOICES, SIDES, Lease, Pair
 from core.preferences_votes import Manner
 from core.randomness import seed_for
 from core.registry import unknown
+
+WHICH_PROJECT = "which of the store's projects; its first if not given"
+"""Help of `--project` wherever a command reads a store."""
 
 
 class Store:
@@ -57,7 +60,8 @@ class Store:
         self.folder = self.path if is_server else self.path.parent
         self._database = preferences_database.connect(path)
         self.name = self._database.backend.name
-        self._digests: dict[tuple[str, int, int], str] = {}
+        self._digests: dict[_FileState, str] = {}
+        self._facts: dict[_FileState, tuple[object, ...]] = {}
         preferences_schema.prepare(self._database)
         found = self._projects()
         if not found:
@@ -129,6 +133,16 @@ class Store:
             )
         self._project = replace(self._project, settings=settings)
 
+    def look_at(self, paths: Iterable[Path | str]) -> None:
+        """Decode the videos that are new, so that `add_video` need not do it inside a transaction: that would keep
+        everybody who labels waiting as long as it takes.
+
+        Raises: UserError as `add_video`.
+        """
+        for path in paths:
+            if self._known(path) is None:
+                self._measured(path)
+
     def add_video(self, path: Path | str, *, model: str | None = None, seed: int | None = None) -> int:
         """The id of a video file, added if new. Files under the store's folder are kept by relative path, so the folder
         can be moved. A new file is decoded once, whole: that proves it and measures its motion.
@@ -136,15 +150,9 @@ class Store:
         Raises: UserError when the file cannot be read as a video of two frames or more, or was replaced by another
             under the same name.
         """
-        stored = self._stored(path)
-        digest = self._digest(path)
-        known = self._one("SELECT id, sha256 FROM video WHERE path = ?", stored)
-        if known is not None:
-            if known[1] != digest:
-                raise UserError(f"{path}: the file is not the one that was added (sha256 differs); use another name")
-            return int(known[0])
-        info = video.probe(path)
-        facts = (info.fps, info.num_frames, info.width, info.height, video.motion(path))
+        if (known := self._known(path)) is not None:
+            return known
+        stored, digest, facts = self._stored(path), self._digest(path), self._measured(path)
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO video (path, sha256, model, seed, fps, num_frames, width, height, motion)"
@@ -361,10 +369,10 @@ class Store:
         return [Pair(row[0], row[1], self._full(row[2]), self._full(row[3]), *row[4:]) for row in rows]
 
     def find_pair(self, prompt: str, video_a_id: int, video_b_id: int) -> int | None:
-        """The id of the pair with these videos in this order, or None."""
+        """The id of the pair to be labelled with these videos in this order, or None; checks of people are no such."""
         row = self._one(
             "SELECT p.id FROM pair p JOIN prompt t ON t.id = p.prompt"
-            " WHERE p.project = ? AND t.text = ? AND p.video_a = ? AND p.video_b = ?",
+            f" WHERE p.project = ? AND t.text = ? AND p.video_a = ? AND p.video_b = ? AND {IS_LABEL}",
             self._project.id,
             prompt,
             video_a_id,
@@ -446,16 +454,28 @@ class Store:
         if choice not in choices:
             raise UserError(f"choice {choice!r} is unknown; known: {', '.join(choices)}")
 
+    def _known(self, path: Path | str) -> int | None:
+        """The id of a video that is in the store. Raises: UserError when the file was replaced since."""
+        digest = self._digest(path)
+        known = self._one("SELECT id, sha256 FROM video WHERE path = ?", self._stored(path))
+        if known is not None and known[1] != digest:
+            raise UserError(f"{path}: the file is not the one that was added (sha256 differs); use another name")
+        return None if known is None else int(known[0])
+
     def _digest(self, path: Path | str) -> str:
         """A file's sha256, taken again only when its size or time has changed: every row of an import names it."""
-        try:
-            stat = os.stat(path)
-        except OSError:
-            return video.sha256(path)  # which says why it cannot be read
-        key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+        key = _state(path)
         if key not in self._digests:
             self._digests[key] = video.sha256(path)
         return self._digests[key]
+
+    def _measured(self, path: Path | str) -> tuple[object, ...]:
+        """Rate, frames, width, height and motion of a file, which is decoded once, whole."""
+        key = _state(path)
+        if key not in self._facts:
+            info = video.probe(path)
+            self._facts[key] = (info.fps, info.num_frames, info.width, info.height, video.motion(path))
+        return self._facts[key]
 
     def _stored(self, path: Path | str) -> str:
         full = Path(os.path.abspath(path))
@@ -495,6 +515,18 @@ def existing(address: Path | str, project: str | None = None, folder: Path | str
             f"make one with `soralign preferences add VIDEOSET --store {address}`"
         )
     return Store(address, project=project, folder=folder)
+
+
+_FileState = tuple[str, int, int]
+
+
+def _state(path: Path | str) -> _FileState:
+    """Name, size and time of a file: while they stay, so does what was read of it."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
 
 
 def _checked_aspects(aspects: Sequence[str]) -> tuple[str, ...]:

@@ -11,12 +11,11 @@ from pathlib import Path
 from core import preferences_io, preferences_pairing, preferences_people, preferences_quality, videoset
 from core.cli import option, parse, required, verb
 from core.errors import UserError
-from core.preferences import ANSWERS, ASPECTS, Settings, Store, existing
+from core.preferences import ANSWERS, ASPECTS, WHICH_PROJECT, Settings, Store, existing
 from core.progress import track
 
 STORE = "an SQLite file, or a postgresql:// URL"
 NEW_STORE = "an SQLite file, made if missing, or a postgresql:// URL"
-WHICH_PROJECT = "which of the store's projects; its first if not given"
 
 
 def preferences(argv: list[str]) -> None:
@@ -119,10 +118,11 @@ def add(argv: list[str]) -> None:
         raise UserError(f"--num-pairs must be between 1 and {len(pairs)} here, seen {count}")
     drawn = preferences_pairing.draw(pairs, count, config.seed, config.scores or (), config.uniform_share)
     store = Store(config.store, project=config.project)
+    store.look_at(track(preferences_pairing.videos_of(drawn[0]), "looking at videos"))
     with store.transaction():
         preferences_pairing.put(
             store,
-            track(list(zip(*drawn, strict=True)), "adding pairs"),
+            zip(*drawn, strict=True),
             source="active" if config.scores else "random",
             target_votes=config.target_votes,
             gold=config.gold,
@@ -137,7 +137,8 @@ def import_(argv: list[str]) -> None:
     """add votes from a JSONL, parquet or VideoAlign CSV file"""
     config = parse(Import, argv, "soralign preferences import", positional=("file",))
     path = Path(config.file)
-    found = preferences_io.recognised(path)  # before the store: a mistyped path must not make a new one
+    rows, add = preferences_io.recognised(path)  # before the store: a mistyped path must not make a new one
+    found = track(rows, "looking at videos"), add
     count = preferences_io.import_rows(Store(config.store, project=config.project), path, found, config.annotator)
     print(f"{count} votes of {config.file} are in {config.store}")
 

@@ -7,13 +7,14 @@ back exactly; the two aggregated forms come back as the same aggregates, their a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from core.preferences import Pair, Store, Vote
 from core.registry import unknown
 
 Row = dict[str, Any]
-Recognised = tuple[list[Row], Callable[[Store, Row, str], int]]
+Recognised = tuple[Iterable[Row], Callable[[Store, Row, str], int]]
 VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
 PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
 MOST_VOTES = 10_000  # on one pair and aspect: each becomes a row and an annotator of its own
@@ -82,21 +83,30 @@ def import_(store: Store, path: Path | str, annotator: str = "imported", inside:
 def import_rows(
     store: Store, path: Path, found: Recognised, annotator: str = "imported", inside: Path | None = None
 ) -> int:
-    """`import_` of a file that was `recognised` already."""
+    """`import_` of a file that was `recognised` already; its rows are gone through once."""
     rows, add = found
-    count = 0
+    located = []
+    for number, row in enumerate(rows, start=1):
+        with _blamed(path, number):
+            located.append(_located(row, inside or path.parent, inside))
+            store.look_at(located[-1][column] for column in PATHS & row.keys())
     with store.transaction():
-        for number, row in enumerate(rows, start=1):
-            try:
-                located = _located(row, inside or path.parent, inside)
-                if not isinstance(row["prompt"], str):
-                    raise UserError(f"prompt is {row['prompt']!r}; text is expected")
-                count += add(store, located, annotator)
-            except UserError as error:
-                raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
+        count = 0
+        for number, row in enumerate(located, start=1):
+            with _blamed(path, number):
+                count += add(store, row, annotator)
     return count
+
+
+@contextlib.contextmanager
+def _blamed(path: Path, number: int) -> Iterator[None]:
+    """Whatever is wrong inside is told of this row."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: row {number}: {error}; nothing was imported") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: row {number}: not usable ({error!r}); nothing was imported") from None
 
 
 def recognised(path: Path) -> Recognised:
@@ -238,6 +248,8 @@ def _located(row: Row, base: Path, inside: Path | None) -> Row:
         if inside is not None and not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(inside)):
             raise UserError(f"{column} {row[column]!r} lies outside the project's folder")
         located[column] = full
+    if not isinstance(row["prompt"], str):
+        raise UserError(f"prompt is {row['prompt']!r}; text is expected")
     return located
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +43,11 @@ def pairs_of(sets: Sequence[Sequence[VideoItem]]) -> list[ItemPair]:
     ]
 
 
+def videos_of(pairs: Iterable[ItemPair]) -> list[Path]:
+    """The files of the pairs, each once."""
+    return list(dict.fromkeys(item.video for item in itertools.chain(*pairs)))
+
+
 def draw(
     pairs: Sequence[ItemPair],
     count: int,
@@ -57,7 +64,10 @@ def draw(
 def put(
     store: Store, drawn: Iterable[tuple[ItemPair, float]], *, source: str, target_votes: int, gold: str | None
 ) -> None:
-    """Add pairs with their sampling probabilities, and their videos, to a project: all of them or none."""
+    """Add pairs with their sampling probabilities, and their videos, to a project: all of them or none.
+
+    `store.look_at(videos_of(pairs))` first, or whoever labels waits until the last video is decoded.
+    """
     with store.transaction():
         for (a, b), probability in drawn:
             ids = [store.add_video(item.video, model=item.model, seed=item.seed) for item in (a, b)]
@@ -102,30 +112,46 @@ def information(gaps: ArrayLike) -> NDArray[np.float64]:
 
 def gaps_from_files(pairs: Sequence[ItemPair], paths: Sequence[Path | str]) -> NDArray[np.float64]:
     """Score differences [members, pairs], from score files: a member per head of a preference model ("heads"), or one
-    ("total") for any other reward.
+    ("total") for any other reward. What one reward gave may stand in several files, one a video set.
 
-    Raises: UserError when a file lacks a video of the pairs or its score, or mixes models.
+    Raises: UserError when a reward's score of a video is missing, or a file is not of `soralign reward score`.
     """
-    members = []
-    for path in paths:
-        if not Path(path).is_file():
+    rewards: dict[str, dict[tuple[Path, str], list[Any]]] = {}
+    for path in map(Path, paths):
+        if not path.is_file():
             raise UserError(f"{path}: no such score file; `soralign reward score VIDEOSET --out FILE` writes one")
-        rows = files.read_lines(Path(path), whole=True)
-        scores = {(row.get("id"), row.get("prompt")): row.get("heads") or [row.get("total")] for row in rows}
-        if len({len(values) for values in scores.values()}) > 1:
-            raise UserError(f"{path}: scores of several rewards; score the whole set with one")
-        for item in itertools.chain(*pairs):
-            for value in scores.get((item.id, item.prompt), [None]):
-                if not isinstance(value, int | float) or not math.isfinite(value):
-                    raise UserError(f"{path}: no score for video {item.id!r} of {item.prompt!r}; score the whole set")
-        a, b = (
-            np.array([scores[item.id, item.prompt] for item in side], dtype=float) for side in zip(*pairs, strict=True)
-        )
+        for number, row in enumerate(files.read_lines(path, whole=True), start=1):
+            try:
+                seen = _full(path.parent / row["video"]), row["prompt"]
+                rewards.setdefault(row["reward"], {})[seen] = [*(row.get("heads") or [row["total"]])]
+            except (KeyError, TypeError):
+                raise UserError(
+                    f"{path}: row {number} is not of `soralign reward score`, which writes video, prompt, reward, "
+                    "total; score the set again"
+                ) from None
+    members = []
+    for reward, scores in rewards.items():
+        sides = [
+            [scores.get((_full(item.video), item.prompt), [None]) for item in side] for side in zip(*pairs, strict=True)
+        ]
+        for item, values in zip(itertools.chain(*zip(*pairs, strict=True)), itertools.chain(*sides), strict=True):
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+                raise UserError(f"no score of {reward!r} for {item.video} of {item.prompt!r}; score the whole set")
+        try:
+            a, b = (np.array(side, dtype=float) for side in sides)
+        except ValueError:
+            raise UserError(f"scores of {reward!r} have different numbers of heads; score the sets again") from None
         members.append((a - b).T)
+    if not members:
+        raise UserError(f"no score in {', '.join(map(str, paths))}")
     gaps = np.concatenate(members)
     # A reward's unit is its own. One unit of spread is one log-odds, as Bradley-Terry scores have it.
     spread = gaps.std(axis=1, keepdims=True)
     return gaps / np.where(spread > 0, spread, 1.0)
+
+
+def _full(path: Path) -> Path:
+    return Path(os.path.abspath(path))
 
 
 def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,9 +6,7 @@ gets its arguments as any Streamlit script does, in `sys.argv`.
 
 from __future__ import annotations
 
-import errno
 import importlib
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.errors import UserError
+from core import address
 from dashboards import media
 
 # Calm, high contrast, one accent. The accent is a blue that colour-blind readers tell from the orange of "worse".
@@ -67,7 +65,7 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
     Raises: UserError when the address cannot be used.
     """
     if port:
-        _require_free(host, port)
+        address.listening(host, port).close()
     for module in WARM[script]:
         importlib.import_module(module)
     path = Path(__file__).with_name(script)
@@ -78,9 +76,9 @@ def serve(script: str, arguments: list[str], host: str, port: int | None) -> Non
         routes += [Route(api.ROUTE, api.act, methods=["POST"]), Route(api.DOOR, api.enter, methods=["POST"])]
     app = st.App(path, routes=routes)
     sys.argv = [str(path), *arguments]
-    address: dict[str, Any] = {"server.address": host, "server.port": 8501 if port is None else port}
+    where: dict[str, Any] = {"server.address": host, "server.port": 8501 if port is None else port}
     try:
-        app.run(config=CONFIG | address)
+        app.run(config=CONFIG | where)
     except KeyboardInterrupt:
         print()
     finally:
@@ -97,13 +95,3 @@ def send_clip(request: Request) -> Response:
 
 
 _TYPES = {".webm": "video/webm", ".mkv": "video/x-matroska"}
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reason = "is taken by another program" if taken else f"cannot be used ({error.strerror or error})"
-        raise UserError(f"address {host}:{port} {reason}; choose another --port, or leave it out") from None

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import video, videoset
+from core import address, video, videoset
 from core.cli import option, parse, required, settings_of, verb
 from core.errors import UserError, first_line
 from core.files import atomic_write
-from core.preferences import existing
+from core.preferences import WHICH_PROJECT, existing
 from core.progress import track
 from reward.motion_lessons import Lessons, examined, teach
 from reward.prompt_expansion import ExpanderConfig
@@ -55,6 +56,7 @@ class Train(TrainConfig):
 
     store: str = required("the votes: an SQLite file, or a postgresql:// URL")
     out: str = required("folder for the reward")
+    project: str | None = option(None, WHICH_PROJECT)
     backbone: str = option(
         "sandbox", "sandbox; transformers:HUB_ID_OR_FOLDER (VideoMAE, V-JEPA 2, CLIP, ...); latent:GENERATOR"
     )
@@ -67,6 +69,7 @@ class TrainVlm(VlmConfig):
 
     store: str = required("the votes: an SQLite file, or a postgresql:// URL")
     out: str = required("folder for the reward")
+    project: str | None = option(None, WHICH_PROJECT)
     weights: str = option("Qwen/Qwen2-VL-2B-Instruct", "hub id or folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
     num_frames: int = option(12, "evenly spaced frames that the model sees of a video")
     max_pixels: int = option(448 * 448, "of a frame; larger ones are scaled down")
@@ -93,6 +96,7 @@ class Audit:
     reward: str = required(REWARD)
     num_videos: int = option(64, "how many of the videos are tried")
     store: str | None = option(None, "store of the votes behind it: is a side preferred there?")
+    project: str | None = option(None, WHICH_PROJECT)
     out: str | None = option(None, "file for the findings as JSON, beside the table")
     seed: int = option(0, "of noise and shuffling")
 
@@ -155,7 +159,7 @@ def train(argv: list[str]) -> None:
     _check_folder(options.out)
     if options.clip is not None and not (Path(options.clip) / "config.json").is_file():
         raise UserError(f"--clip {options.clip!r} holds no CLIP (no config.json); leave it out for the shipped one")
-    store = existing(options.store)
+    store = existing(options.store, options.project)
     config = settings_of(TrainConfig, options)
     kind, _, weights = options.backbone.partition(":")
     clip = load_clip(options.clip) if kind == "sandbox" else None
@@ -175,9 +179,10 @@ def vlm(argv: list[str]) -> None:
 
     options = parse(TrainVlm, argv, "soralign reward vlm")
     _check_folder(options.out)
+    store = existing(options.store, options.project)
     config = settings_of(VlmConfig, options)
     shown = {"num_frames": options.num_frames, "max_pixels": options.max_pixels}
-    report = trainer.train(existing(options.store).votes(), options.weights, config, options.out, **shown)
+    report = trainer.train(store.votes(), options.weights, config, options.out, **shown)
     print(summary(report))
     print(f"reward: {options.out}  (use it with `soralign align ddpo --reward {options.out}`)")
 
@@ -189,6 +194,7 @@ def score(argv: list[str]) -> None:
 
     options = parse(Score, argv, "soralign reward score", positional=("videoset",))
     judge, items = room.load(options.reward), videoset.read(options.videoset)
+    start = Path(options.out).parent if options.out is not None else Path()  # of the videos' paths in the lines
     rows: list[dict[str, Any]] = []
     for batch in track(list(_batches(items)), "scoring"):
         frames, prompts = _frames(batch), [item.prompt for item in batch]
@@ -199,7 +205,8 @@ def score(argv: list[str]) -> None:
             scores, heads = judge(frames, prompts), [{}] * len(batch)
         for index, item in enumerate(batch):
             parts = {name: _number(values[index]) for name, values in scores.parts.items()}
-            row = {"id": item.id, "prompt": item.prompt, "total": _number(scores.total[index]), "parts": parts}
+            row = {"id": item.id, "video": Path(os.path.relpath(item.video, start)).as_posix(), "prompt": item.prompt}
+            row |= {"reward": f"{judge.name} {judge.version}", "total": _number(scores.total[index]), "parts": parts}
             rows.append(row | heads[index])
     finite: list[float] = [row["total"] for row in rows if row["total"] is not None]
     if options.out is not None:
@@ -220,7 +227,7 @@ def audit(argv: list[str]) -> None:
     options = parse(Audit, argv, "soralign reward audit", positional=("videoset",))
     if options.num_videos < 2:
         raise UserError(f"--num-videos must be at least 2, seen {options.num_videos}")
-    store = None if options.store is None else existing(options.store)
+    store = None if options.store is None else existing(options.store, options.project)
     judge, items = room.load(options.reward), videoset.read(options.videoset)
     step = max(1, len(items) // options.num_videos)
     batches = [
@@ -255,8 +262,6 @@ def audit(argv: list[str]) -> None:
 
 def serve(argv: list[str]) -> None:
     """serve a reward over HTTP"""
-    import os
-
     import torch
     import uvicorn
 
@@ -276,8 +281,13 @@ def serve(argv: list[str]) -> None:
         raise UserError(f"--device {options.device!r} cannot be used here: {first_line(error)}") from None
     judge = room.load(options.reward)
     limits = Limits(max_bytes=options.max_mb * 10**6, max_batch=options.max_batch, device=options.device)
-    print(f"serving {judge.name} ({judge.version}) on http://{options.host}:{options.port}", flush=True)
-    uvicorn.run(application(judge, token, limits), host=options.host, port=options.port, log_level="warning")
+    server = uvicorn.Server(uvicorn.Config(application(judge, token, limits), log_level="warning"))
+    with address.listening(options.host, options.port) as door:
+        print(f"serving {judge.name} ({judge.version}) on {address.url(door)}", flush=True)
+        try:
+            server.run([door])
+        except KeyboardInterrupt:
+            print()
 
 
 def expander(argv: list[str]) -> None:

@@ -57,7 +57,8 @@ def examples(votes: Sequence[Vote], reliability: bool = True) -> Examples:
             f"no vote to learn from among {len(votes)} (skips do not count); label some with `soralign label`"
         )
     found = {vote.aspect for vote in asked}
-    aspects = tuple([name for name in ASPECTS if name in found] + sorted(found - set(ASPECTS)))
+    order = (*ASPECTS[:-1], *sorted(found - set(ASPECTS)), ASPECTS[-1])  # what a project asks last stands last
+    aspects = tuple(name for name in order if name in found)
     rows: dict[tuple[str, Path, Path], int] = {}
     people: dict[str, int] = {}
     by_aspect: list[list[tuple[int, int, int]]] = [[] for _ in aspects]

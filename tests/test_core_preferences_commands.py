@@ -31,11 +31,12 @@ def test_gold_pairs_know_their_answer_and_unlike_videos_are_said(sets, capsys):
 
 
 def test_active_pairs_keep_the_chance_with_which_they_were_drawn(sets, capsys):
-    for name in ("one", "two"):
-        lines = [{"id": f"v{index}", "prompt": f"prompt {index}", "total": index} for index in range(3)]
-        (sets / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for model in ("good", "broken"):
+        row = {"reward": "motion 1", "total": len(model)}
+        rows = [{"video": f"{model}/videos/v{n}.mp4", "prompt": f"prompt {n}", **row} for n in range(3)]
+        (sets / f"{model}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["preferences", "add", str(sets / "good"), str(sets / "broken"), "--store", str(sets / "p.db")]
-    words += ["--num-pairs", "2", "--scores", str(sets / "one.jsonl"), str(sets / "two.jsonl")]
+    words += ["--num-pairs", "2", "--scores", str(sets / "good.jsonl"), str(sets / "broken.jsonl")]
     assert main([*words, "--uniform-share", "0.1"]) == 2
     assert "uniform share" in capsys.readouterr().err
     assert main(words) == 0

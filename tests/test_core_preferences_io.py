@@ -1,5 +1,7 @@
+import contextlib
 import csv
 import json
+import sqlite3
 
 import pytest
 from numpy.random import default_rng
@@ -185,6 +187,35 @@ def test_an_import_reads_each_video_once_however_many_votes_it_has(labelled, tmp
     video.write(tmp_path / "set/v0.mp4", video.read(tmp_path / "set/v1.mp4").frames, 8.0)
     with pytest.raises(UserError, match="sha256 differs"):  # a changed file is read again
         preferences_io.import_(store, tmp_path / "votes.jsonl")
+
+
+def test_nobody_waits_while_an_import_looks_at_its_videos(labelled, tmp_path, monkeypatch):
+    preferences_io.export_(labelled, tmp_path / "votes.jsonl")
+    store, looked, motion = Store(tmp_path / "copy.db"), [], video.motion
+
+    def seen(path):
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db", timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # refused where somebody holds the store
+            other.execute("ROLLBACK")
+        looked.append(path.name)
+        return motion(path)
+
+    monkeypatch.setattr(video, "motion", seen)
+    preferences_io.import_(store, tmp_path / "votes.jsonl")
+    assert sorted(looked) == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+
+
+def test_aggregated_votes_do_not_land_on_the_swapped_repeat_of_their_pair(labelled, tmp_path):
+    pair = labelled.pairs()[0]
+    a, b = labelled.add_video(pair.video_a), labelled.add_video(pair.video_b)
+    labelled.add_pair(pair.prompt, b, a, repeats=pair.id)
+    row = {"prompt": pair.prompt, "aspect": "overall", "n_votes": 1, "p_chosen": 1.0}
+    for chosen, rejected in ((pair.video_a, pair.video_b), (pair.video_b, pair.video_a)):
+        (tmp_path / "one.jsonl").write_text(json.dumps(row | {"chosen": str(chosen), "rejected": str(rejected)}))
+        preferences_io.import_(labelled, tmp_path / "one.jsonl", chosen.stem)
+    given = [(vote.annotator, vote.pair_id, vote.choice) for vote in labelled.votes("overall")][-2:]
+    assert given == [(f"{pair.video_a.stem}-1", pair.id, "a"), (f"{pair.video_b.stem}-1", pair.id, "b")]
+    assert labelled.votes(checks=True) == []
 
 
 def test_raw_votes_come_back_from_a_csv_too(labelled, tmp_path):

@@ -1,6 +1,7 @@
 """Drawing pairs: exact probabilities, more where the models are torn, never only there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,29 +58,52 @@ def test_all_pairs_can_be_drawn_and_uniform_means_uniform():
     assert chosen == PAIRS and probability == pytest.approx([1.0] * len(PAIRS))
 
 
-def test_every_head_of_a_reward_is_a_member(tmp_path):
-    lines = [{"id": item.id, "prompt": item.prompt, "total": 0, "heads": [n, -n * n]} for n, item in enumerate(ITEMS)]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "heads.jsonl").write_text(text)
-    gaps = pairing.gaps_from_files(PAIRS, [tmp_path / "heads.jsonl"])
+def _scored(path, reward, items, score):
+    """A file of `soralign reward score`: of `score(number)` a head each, or the total."""
+    lines = []
+    for number, item in enumerate(items):
+        line = {"video": str(item.video), "prompt": item.prompt, "reward": reward, "total": score(number)}
+        lines.append(json.dumps(line | ({"heads": line["total"]} if isinstance(line["total"], list) else {})) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
+def test_every_head_of_a_reward_is_a_member(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    heads = _scored(tmp_path / "heads.jsonl", "preference 2", ITEMS, lambda n: [n, -n * n])
+    gaps = pairing.gaps_from_files(PAIRS, [heads])
     assert gaps.shape == (2, len(PAIRS)) and (gaps[0] < 0).all() and (gaps[1] > 0).all()
-    (tmp_path / "mixed.jsonl").write_text(text + '{"id": "other", "prompt": "x", "total": 1}\n')
-    with pytest.raises(UserError, match="several rewards"):
-        pairing.gaps_from_files(PAIRS, [tmp_path / "mixed.jsonl"])
+    with pytest.raises(UserError, match="different numbers of heads"):
+        more = _scored(tmp_path / "more.jsonl", "preference 2", ITEMS[:1], lambda n: 1.0)
+        pairing.gaps_from_files(PAIRS, [heads, more])
 
 
-def test_scores_are_read_one_file_a_model(tmp_path):
-    for member in range(2):
-        lines = [
-            {"id": item.id, "prompt": item.prompt, "total": index * (member + 1)} for index, item in enumerate(ITEMS)
-        ]
-        (tmp_path / f"{member}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    gaps = pairing.gaps_from_files(PAIRS, [tmp_path / "0.jsonl", tmp_path / "1.jsonl"])
+def test_sets_whose_videos_share_ids_keep_their_own_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = [replace(item, video=Path("aligned") / item.video) for item in ITEMS]
+    pairs = pairing.pairs_of([ITEMS, other])
+    base = _scored(tmp_path / "base.jsonl", "motion 1", ITEMS, lambda n: n % 4)
+    aligned = _scored(tmp_path / "aligned.jsonl", "motion 1", other, lambda n: n % 4 + 4)
+    gaps = pairing.gaps_from_files(pairs, [base, aligned])
+    assert gaps.shape == (1, len(pairs)) and (gaps < 0).all()
+    with pytest.raises(UserError, match=r"no score of 'motion 1' for aligned/v0\.mp4"):
+        pairing.gaps_from_files(pairs, [base])
+
+
+def test_scores_are_read_one_reward_a_member(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [_scored(tmp_path / f"{k}.jsonl", f"r{k}", ITEMS, lambda n, k=k: n * (k + 1)) for k in range(2)]
+    gaps = pairing.gaps_from_files(PAIRS, paths)
     assert gaps.shape == (2, len(PAIRS)) and gaps[0] == pytest.approx(gaps[1]) and (gaps < 0).all()
-    (tmp_path / "short.jsonl").write_text('{"id": "v0", "prompt": "prompt 0", "total": null}\n')
-    with pytest.raises(UserError, match="no score for video 'v0'"):
-        pairing.gaps_from_files(PAIRS, [tmp_path / "short.jsonl"])
-    with pytest.raises(UserError, match="reward score"):
+    with pytest.raises(UserError, match=r"no score of 'r' for v0\.mp4"):
+        pairing.gaps_from_files(PAIRS, [_scored(tmp_path / "short.jsonl", "r", ITEMS[:1], lambda n: None)])
+    (tmp_path / "other.jsonl").write_text('{"id": "v0", "prompt": "prompt 0", "total": 1}\n')
+    with pytest.raises(UserError, match="row 1 is not of `soralign reward score`"):
+        pairing.gaps_from_files(PAIRS, [tmp_path / "other.jsonl"])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="no score in"):
+        pairing.gaps_from_files(PAIRS, [tmp_path / "empty.jsonl"])
+    with pytest.raises(UserError, match="no such score file"):
         pairing.gaps_from_files(PAIRS, [tmp_path / "none.jsonl"])
     with pytest.raises(UserError, match="uniform share"):
         pairing.draw_active(PAIRS, gaps, 3, 0, uniform_share=0.1)

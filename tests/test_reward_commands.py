@@ -10,7 +10,7 @@ from reward_examples import batch, fill_store, moving, ordered_and_shuffled, tin
 
 from core import videoset
 from core.cli import main
-from core.preferences import Vote
+from core.preferences import Store, Vote
 from reward.audit import EXPLOITS, audit, position_bias
 from reward.simple import brightness, motion
 
@@ -146,3 +146,22 @@ def test_videos_of_two_sizes_are_named(videos: Path, capsys: pytest.CaptureFixtu
     videoset.Writer(videos).append(np.zeros((3, 3, 16, 16), dtype=np.float32), "small", id="odd")
     assert main(["reward", "score", str(videos), "--reward", "motion"]) == 2
     assert "odd.mp4 has 3 frames of 16x16" in capsys.readouterr().err
+
+
+def test_a_project_of_a_store_teaches_by_its_own_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill_store(tmp_path)
+    store = tmp_path / "votes.db"
+    Store(store).add_project("other", ("overall",))
+    for words in (["train"], ["vlm"]):
+        options = [*words, "--store", str(store), "--out", str(tmp_path / "reward"), "--project", "other"]
+        assert main(["reward", *options]) == 2
+        assert "no vote to learn from among 0" in capsys.readouterr().err
+
+
+def test_a_server_tells_the_free_port_that_it_took(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[int] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: ports.append(sockets[0].getsockname()[1]))
+    assert main(["reward", "serve", "motion", "--port", "0"]) == 0
+    assert ports[0] and f"http://127.0.0.1:{ports[0]}\n" in capsys.readouterr().out

@@ -109,6 +109,7 @@ def add_pairs(
         raise UserError("no two videos share a prompt; pairs need videos of the same prompt")
     count = min(count, len(pairs))
     drawn = preferences_pairing.draw(pairs, count, 0, scores, uniform_share)
+    store.look_at(preferences_pairing.videos_of(drawn[0]))
     with store.transaction():
         target = store.of_project(project) if project in store.projects() else store.add_project(project, aspects)
         source = "active" if scores else "random"

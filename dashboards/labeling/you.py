@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 import streamlit as st
+from scipy import stats
 
 from core import preferences_quality
 from core.errors import UserError
@@ -38,8 +39,9 @@ def show(visit: Visit) -> None:
     columns[3].metric("Time left", left, border=True, help="at this pace, without pauses")
     if mine and mine[0].left.n:
         rate = mine[0].left
-        note = f"You chose the left video in {round(rate.value * rate.n)} of {rate.n} labels; sides are drawn by lot."
-        if rate.low > 0.5 or rate.high < 0.5:
+        num_left = round(rate.value * rate.n)
+        note = f"You chose the left video in {num_left} of {rate.n} labels; sides are drawn by lot."
+        if stats.binomtest(num_left, rate.n).pvalue < 0.05:
             note += " That is more one-sided than chance: look at both with the same patience."
         st.caption(note)
     if not given:

@@ -205,7 +205,8 @@ def score(argv: list[str]) -> None:
             scores, heads = judge(frames, prompts), [{}] * len(batch)
         for index, item in enumerate(batch):
             parts = {name: _number(values[index]) for name, values in scores.parts.items()}
-            row = {"id": item.id, "video": Path(os.path.relpath(item.video, start)).as_posix(), "prompt": item.prompt}
+            row: dict[str, Any] = {"id": item.id, "prompt": item.prompt}
+            row |= {"video": Path(os.path.relpath(item.video, start)).as_posix()}
             row |= {"reward": f"{judge.name} {judge.version}", "total": _number(scores.total[index]), "parts": parts}
             rows.append(row | heads[index])
     finite: list[float] = [row["total"] for row in rows if row["total"] is not None]

@@ -30,6 +30,7 @@ ADDED = {
     "critic_start": "",
     "quantize": "none",
     "guidance_2": None,
+    "control_scale": 1.0,
 }
 
 
@@ -49,6 +50,7 @@ def describe(
         "dtype": str(next(generator.policy_module().parameters()).dtype).removeprefix("torch."),
         "quantize": loaded.quantize,
         "guidance_2": loaded.guidance_2,
+        "control_scale": loaded.control_scale,
         "clip": f"{size.num_frames}x{size.height}x{size.width}",
         "reward": f"{reward.name} {reward.version}",
         "judges": [f"{judge.name} {judge.version}" for judge in held_out.judges],

@@ -66,7 +66,7 @@ def _native(generator: NativeGenerator, options: ModelOptions) -> Generator:
     from base_model.hub.loading import place
     from base_model.protocol import VideoSize
 
-    for name in ("offload", "vae_tiling", "attention", "quantize", "context_parallel", "guidance_2"):
+    for name in ("offload", "vae_tiling", "attention", "quantize", "context_parallel", "guidance_2", "control_scale"):
         if (asked := getattr(options, name)) != getattr(ModelOptions(), name):
             raise UserError(f"{name} '{asked}' is for hub models; '{generator.name}' does without")
     own = generator.size

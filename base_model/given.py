@@ -83,7 +83,7 @@ def _made(request: Request, source: Tensor, cells: Tensor | None, strength: floa
         clean = generator.encode(source.to(device_of(condition)))
         condition = {**condition, "clean": clean}
         if cells is not None:
-            condition = given(generator, condition, cells, clean, request.prompts)
+            condition = given(generator, condition, cells, clean, request.prompts, Beside(source.transpose(1, 2)))
     return drawn(request, condition, VideoSize(source.shape[1], *source.shape[3:]), strength)
 
 
@@ -132,7 +132,7 @@ def given(
 
     Args:
         prompts: of the rows; some networks read them beside the picture.
-        beside: what is given beside cells, in pixels in [0, 1]; for the hub models that take it.
+        beside: the pixels of what is given, in [0, 1]; for the hub models that look at them.
     """
     known = cells.to(clean.device).expand(len(clean), *cells.shape)
     shown = generator.shown(known, clean, prompts, beside) if isinstance(generator, HubGenerator) else {}

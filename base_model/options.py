@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,9 @@ class ModelOptions:
     guidance_2: float | None = option(
         None, "guidance of Wan 2.2's expert for low noise, where guidance is above 1; left out, it is the same"
     )
+    control_scale: float = option(
+        1.0, "how strongly a Wan VACE follows references, control clips and given frames; 1 = as it was trained"
+    )
     num_frames: int | None = option(None, "frames per clip; the model's own by default")
     height: int | None = option(None, "pixels; the model's own by default")
     width: int | None = option(None, "pixels; the model's own by default")
@@ -43,6 +47,9 @@ class ModelOptions:
         for name in ("num_frames", "height", "width"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{name} is {value}, it must be 1 or more")
+        for name in ("guidance_2", "control_scale"):
+            if (scale := getattr(self, name)) is not None and not 0.0 <= scale < math.inf:
+                raise UserError(f"{name} is {scale}, it must be a number from 0 on")
 
     @classmethod
     def of(cls, options: Any) -> ModelOptions:

@@ -121,12 +121,12 @@ class Starts:
         return [frame for frame, _ in one.keyframes if takes_alone(self.generator, frame)]
 
     def _beside(self, one: Prompt, frames: Tensor) -> Beside:
-        """What the prompt's clips are made from beside latent frames; `frames` as its own gives them."""
+        """The pixels that the prompt's clips are made from; `frames` as its own gives them."""
         control, size = None, self.generator.size
         if one.control:
             clip = cover(_read(one.control)[: size.num_frames], size.height, size.width)
             control = clip.transpose(0, 1)[None]
-        return Beside({frame: frames[:, frame] for frame in self._alone(one)}, control)
+        return Beside(frames.transpose(1, 2), {frame: frames[:, frame] for frame in self._alone(one)}, control)
 
     def complete(self, request: Request) -> Tensor:
         """Frames [B, time, 3, H, W] of one batch; given pixels come back exactly."""

@@ -22,6 +22,7 @@ import base_model
 from base_model import flow, lora
 from base_model.given import given
 from base_model.hub import loading
+from base_model.hub.family import Beside
 from base_model.hub.generator import HubGenerator
 from base_model.options import ModelOptions
 from base_model.protocol import take
@@ -270,19 +271,17 @@ def test_given_cells_come_out_as_they_were_given(family: Family) -> None:
 @pytest.mark.parametrize(
     "name", [name if name in FAST_IMAGES else pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_CASES]
 )
-def test_image_to_video_sees_the_picture_as_the_pipeline_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_image_to_video_sees_the_picture_as_the_pipeline_does(tmp_path: Path, name: str) -> None:
     """With channels beside the latents one step: the pipeline's own call draws the given frame too, where ours leads
-    exactly to it. Encoders look at what the codec makes of the picture; here that is the picture."""
+    exactly to it."""
     case = IMAGE_CASES[name]
     seeded(case.build).save_pretrained(tmp_path)
     generator = load(tmp_path, case)
     size, noise = case.size, initial_noise(generator, [1])
     picture = torch.rand(1, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
     picture = (picture * 255).round() / 255
-    monkeypatch.setattr(type(generator.model), "decode", lambda self, latents: picture[:, :, None] * 2 - 1)
     latents = generator.encode(picture[:, None])
+    pixels = Beside(picture[:, :, None].repeat(1, 1, size.num_frames, 1, 1))
     clean = torch.zeros_like(noise)
     first = generator.model.grid.padding + 1
     clean[:, :, :first] = latents[:, :, :first]
@@ -294,7 +293,7 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(
         with pytest.raises(UserError, match="makes clips from a first picture only"):
             generator.predict(noise, torch.tensor([0]), generator.schedule(1), generator.encode_prompts(PROMPTS[:1]))
     condition, empty = generator.encode_prompts(PROMPTS[:1]), generator.unconditional(1)
-    begun = given(generator, condition, cells, clean, PROMPTS[:1])
+    begun = given(generator, condition, cells, clean, PROMPTS[:1], pixels)
     told: list[dict[str, Any]] = []
     network = generator.model.networks["transformer"]
     listener = network.register_forward_pre_hook(lambda _, inputs, named: told.append(named), with_kwargs=True)
@@ -327,7 +326,7 @@ def test_image_to_video_sees_the_picture_as_the_pipeline_does(
     # CogVideoX's call and TI2V-5B's draw the picture's latents from the codec's spread.
     allowed = case.tolerance or 0.1 * float(theirs.abs().max())
     assert (ours[:, :, : theirs.shape[2]] - theirs)[:, :, first:].abs().max() < allowed
-    brighter = given(generator, condition, cells, clean + 3.0 * cells, PROMPTS[:1])
+    brighter = given(generator, condition, cells, clean + 3.0 * cells, PROMPTS[:1], pixels)
     unseen, plain = (
         sample(denoise(generator, one, noise=noise, num_steps=num_steps)).latents for one in (brighter, begun)
     )
@@ -342,11 +341,12 @@ def test_the_encoder_that_reads_prompt_and_picture_together_stays(tmp_path: Path
     cells, clean = torch.zeros(3, 2, 2, dtype=torch.bool), initial_noise(generator, [1, 2])
     cells[0] = True
     condition = generator.encode_prompts(PROMPTS)
-    rows = [given(generator, condition, cells, scale * clean, PROMPTS)["text"] for scale in (1.0, 3.0)]
+    pictures = [Beside(torch.full((1, 3, 9, 16, 16), level)) for level in (0.3, 1.0)]
+    rows = [given(generator, condition, cells, clean, PROMPTS, one)["text"] for one in pictures]
     assert not any(torch.equal(a, b) for a, b in zip([condition["text"], rows[0]], [rows[0], rows[1]], strict=True))
     cells[0, 0] = False
     with pytest.raises(UserError, match="takes a whole first picture and no part of one"):
-        given(generator, condition, cells, clean, PROMPTS)
+        given(generator, condition, cells, clean, PROMPTS, pictures[0])
 
 
 def to_pil(picture: Tensor) -> Any:
@@ -769,6 +769,7 @@ BAD = {
     "a shard": (lambda folder: shard(folder), {}, "lacks weights of its part 'transformer' \\(two.safetensors\\)"),
     "a part alone": (lambda folder: None, {"part": "transformer"}, "holds one part \\(WanTransformer3DModel\\)"),
     "frames": (lambda folder: None, {"num_frames": 10}, "10 frames: Wan makes clips of 4k \\+ 1 frames; 9 and 13"),
+    "control": (lambda folder: None, {"control_scale": 0.5}, "control_scale is for models with a branch .*VACE"),
     "grid": (lambda folder: None, {"height": 24}, "24x16 is off the grid of Wan.*multiples of 16; 32x16|16x16"),
     "dtype": (lambda folder: None, {"dtype": "float16"}, "dtype 'float16' is for GPUs"),
     "unknown dtype": (lambda folder: None, {"dtype": "half"}, "dtype 'half' is unknown"),

@@ -30,12 +30,14 @@ level of their own (a timestep per token); or beside the latents, as `Shown.show
 
 @dataclass(frozen=True)
 class Beside:
-    """What clips are made from that is no whole latent frame of theirs.
+    """Pixels that clips are made from, for what looks at them itself or is no whole latent frame of theirs.
 
+    frames: a clip [1 or batch, 3, time, height, width] that holds what is given; what it holds elsewhere does not count.
     keyframes: pictures [1 or batch, 3, height, width] at single frames of the clip, where `Grid.alone` takes them.
     control: a video [1 or batch, 3, time, height, width], as poses or depths, that says what is made frame by frame.
     """
 
+    frames: Tensor | None = None
     keyframes: Mapping[int, Tensor] = field(default_factory=dict)
     control: Tensor | None = None
 
@@ -217,7 +219,7 @@ class Shown(Family, Protocol):
         Args:
             known: bool [batch, time, height, width]. clean: latents [batch, channels, time, height, width].
             prompts: one per row, for encoders that read them beside the picture.
-            beside: pixels in [-1, 1].
+            beside: in [-1, 1]; its `frames` are there unless nothing is given.
         """
         ...
 

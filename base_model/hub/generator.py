@@ -144,7 +144,7 @@ class HubGenerator:
         """What the network must see of what is given: rows to join to a condition; see `Shown.show`.
 
         Args:
-            beside: pixels in [0, 1].
+            beside: in [0, 1].
         Raises: UserError for a model of pictures without one to begin with.
         """
         if self.model.given != "shown" and not beside.keyframes:
@@ -154,10 +154,12 @@ class HubGenerator:
                 f"this {self.model.title} makes clips from a first picture only: give --image or a prompt file that "
                 "names it, or use the text model"
             )
+        frames, control = (
+            None if clip is None else clip.to(clean.device) * 2 - 1 for clip in (beside.frames, beside.control)
+        )
         pictures = {frame: picture.to(clean.device) * 2 - 1 for frame, picture in beside.keyframes.items()}
-        control = None if beside.control is None else beside.control.to(clean.device) * 2 - 1
         with self._visiting([self.model.pipeline.vae, *self._lookers], clean.device):
-            return cast(Shown, self.model).show(known, clean, prompts, Beside(pictures, control))
+            return cast(Shown, self.model).show(known, clean, prompts, Beside(frames, pictures, control))
 
     def refer(self, count: int) -> None:
         """Make room in the latents for `count` reference pictures; for families whose grid says that they take some."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,8 @@ class HunyuanVideo:
         if not known[:, 0].all():
             raise UserError(f"{self.title} image to video takes a whole first picture and no part of one")
         rows = []
-        for prompt, picture in zip(prompts, eight_bits(self.decode(clean[:, :, :1])[:, :, 0]), strict=True):
+        pictures = cast(Tensor, beside.frames)[:, :, 0].expand(len(clean), -1, -1, -1)
+        for prompt, picture in zip(prompts, eight_bits(pictures), strict=True):
             embedded, _, mask = self.pipeline.encode_prompt(
                 picture, prompt, pooled_prompt_embeds=clean.new_empty(0), image_embed_interleave=self._every
             )

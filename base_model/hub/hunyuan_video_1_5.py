@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -60,8 +60,9 @@ class HunyuanVideo15:
         rows = {"shown": torch.cat([torch.where(known[:, None], clean, 0.0), known[:, None].to(clean)], 1)}
         if self.pictured:  # it looks at them
             encoder = self.pipeline.image_encoder
-            picture = list(eight_bits(self.decode(clean[:, :, :1])[:, :, 0]))
-            seen = self.pipeline.feature_extractor(picture, return_tensors="pt").to(encoder.device, encoder.dtype)
+            pictures = cast(Tensor, beside.frames)[:, :, 0].expand(len(clean), -1, -1, -1)
+            seen = self.pipeline.feature_extractor([*eight_bits(pictures)], return_tensors="pt")
+            seen = seen.to(encoder.device, encoder.dtype)
             rows["picture"] = encoder(**seen).last_hidden_state
         return rows
 

@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,12 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
             part.eval().requires_grad_(False)
     if options.guidance_2 is not None and len(family.networks) == 1:
         raise UserError(f"guidance_2 is for models with a second expert (Wan 2.2 A14B); '{model}' has none")
+    if options.control_scale != 1.0:
+        if family.grid.references is None:
+            raise UserError(
+                f"control_scale is for models with a branch for what is given (Wan VACE); '{model}' has none"
+            )
+        family = replace(family, control_scale=options.control_scale)
     _save_memory(family, options, device)
     own = family.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)

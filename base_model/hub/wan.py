@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,14 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class Wan:
-    """See `base_model.hub.family.Family`."""
+    """See `base_model.hub.family.Family`.
+
+    references: see `Grid`. control_scale: of what VACE's branch adds to the network.
+    """
 
     pipeline: WanPipeline | WanImageToVideoPipeline | WanVACEPipeline
     references: int = 0
+    control_scale: float = 1.0
     title = "Wan"
     kind: Literal["flow", "vp"] = "flow"
     distilled = False
@@ -91,17 +95,16 @@ class Wan:
         Raises: UserError where the first-and-last-frame model lacks the last frame.
         """
         if self._branch:
-            return {"shown": self._control(known, clean, beside.control)}
+            return {"shown": self._control(known, clean, beside)}
         if self._config.pos_embed_seq_len is not None and not beside.keyframes:
             raise UserError(
                 "this Wan makes clips from a first and a last frame: give --image and --end-image, or a prompt file "
                 'that names both, as "keyframes": {"0": "a.png", "80": "b.png"} for 81 frames'
             )
-        time = self.grid.time
-        first = self.decode(clean[:, :, :1])
-        video = torch.cat([first, first.new_zeros(*first.shape[:2], (clean.shape[2] - 1) * time, *first.shape[3:])], 2)
-        mask = known[:, None].repeat(1, time, 1, 1, 1).to(clean)
-        pictures = [first[:, :, 0]]
+        video = cast(Tensor, beside.frames).expand(len(clean), -1, -1, -1, -1).clone()
+        video[:, :, 1:] = 0.0
+        mask = known[:, None].repeat(1, self.grid.time, 1, 1, 1).to(clean)
+        pictures = [video[:, :, 0]]
         for frame, last in beside.keyframes.items():
             video[:, :, frame] = last
             mask[:, -1, -1] = 1.0
@@ -159,18 +162,19 @@ class Wan:
         taught = config.image_dim is None or config.pos_embed_seq_len is not None
         return self.given == "shown" and not self._branch and taught
 
-    def _control(self, known: Tensor, clean: Tensor, control: Tensor | None) -> Tensor:
+    def _control(self, known: Tensor, clean: Tensor, beside: Beside) -> Tensor:
         """What VACE's branch reads: the given pixels on grey, what stands in the place of the others (the control clip,
         or grey), and where something is made. References are given, with nothing in the place of others.
 
         Args: clean: in the frames of references, their latents.
         """
         side, count, time = self.grid.side, self.references, self.grid.time
-        video = self.decode(clean)
-        group = (torch.arange(video.shape[2], device=known.device) + time - 1) // time
-        pixels = known[:, count:].repeat_interleave(side, 2).repeat_interleave(side, 3)[:, group]
-        instead = torch.zeros_like(video) if control is None else control * ~pixels[:, None]
-        seen, stands = (self.encode(one).to(clean) for one in (video * pixels[:, None], instead))
+        group = (torch.arange((known.shape[1] - count - 1) * time + 1, device=known.device) + time - 1) // time
+        pixels = known[:, count:].repeat_interleave(side, 2).repeat_interleave(side, 3)[:, group][:, None]
+        grey = clean.new_zeros(len(clean), 3, *pixels.shape[2:])
+        video = grey if beside.frames is None else beside.frames * pixels
+        instead = grey if beside.control is None else beside.control * ~pixels
+        seen, stands = (self.encode(one).to(clean) for one in (video, instead))
         seen[:, :, :count] = clean[:, :, :count]
         # As it was trained: latent frames spread evenly over the clip, each with the mask of its middle.
         cells = known.shape[1] - count
@@ -196,6 +200,9 @@ class Wan:
         beside: dict[str, Tensor] = {}
         if self._branch:
             beside["control_hidden_states"] = condition["shown"]
+            beside["control_hidden_states_scale"] = latents.new_full(
+                (len(self._config.vace_layers),), self.control_scale
+            )
         elif self.given == "shown":
             latents = torch.cat([latents, condition["shown"]], 1)
         if "picture" in condition:  # rows of both pictures follow each other

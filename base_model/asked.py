@@ -87,12 +87,23 @@ def check_fit(given: Given, generator: Generator, wanted: frozenset[str]) -> Non
         tasks.grid(generator, True)
     if "inpaint" in wanted:
         tasks.check_hole(given.clips["video"], given.clips["inpaint"])
+    if given.config.seconds is not None and _missing(given) < 1:
+        raise UserError(
+            f"--seconds {given.config.seconds:g} at {given.fps:g} frames a second leaves no frame to draw"
+            f"{' beyond those that are given' if given.clips else ''}; ask for more"
+        )
     if given.config.loop is not None:
         tasks.check_bridge(generator, given.config.loop)
     if "transition" in wanted:
         tasks.check_bridge(generator, given.config.bridge)
     if "end_image" in wanted:
         tasks.check_interpolation(generator, generator.size.num_frames)
+
+
+def _missing(given: Given) -> int:
+    """Frames that --seconds asks for beyond those that are given."""
+    there = sum(clip.shape[1] for clip in given.clips.values())
+    return round((given.config.seconds or 0.0) * given.fps) - there
 
 
 # --- one function an ability ------------------------------------------------------------------------------------------
@@ -129,8 +140,7 @@ def around(request: Request, given: Given) -> Tensor:
 def rolling(request: Request, given: Given) -> Tensor:
     start = given.clips.get("video", given.clips.get("image"))
     there = [] if start is None else [request.each(start)]
-    missing = round((given.config.seconds or 0.0) * given.fps) - sum(part.shape[1] for part in there)
-    return torch.cat([*there, *tasks.first_frames(tasks.roll(request, start), missing)], 1)
+    return torch.cat([*there, *tasks.first_frames(tasks.roll(request, start), _missing(given))], 1)
 
 
 def loop(request: Request, given: Given) -> Tensor:

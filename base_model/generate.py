@@ -206,6 +206,8 @@ def _check_used(config: GenerateConfig, wanted: frozenset[str]) -> None:
     for name, users in (("strength", frozenset({"edit", "variations"})), ("bridge", frozenset({"transition"}))):
         if getattr(config, name) != getattr(GenerateConfig, name) and not wanted & users:
             raise UserError(f"{flags(frozenset({name}))} is for {flags(users)}; add one of these or leave it out")
+    if config.guidance == 1.0 and (config.guidance_from, config.guidance_to) != (None, None):
+        raise UserError("--guidance 1 is none, at any noise level; leave out --guidance-from and --guidance-to")
     if config.eta != GenerateConfig.eta and config.solver != "ddim":
         raise UserError(f"--eta is for --solver ddim, and the solver is {config.solver}; leave it out")
 
@@ -233,6 +235,8 @@ def _seeds(config: GenerateConfig, count: int) -> list[int]:
         return [seed_for(config.seed, "video", index) for index in range(count)]
     if len(config.seeds) != count:
         raise UserError(f"{len(config.seeds)} --seeds for {count} videos; give one each")
+    if beyond := [seed for seed in config.seeds if not -(2**63) <= seed < 2**63]:
+        raise UserError(f"--seeds {beyond[0]} is no integer of 64 bits, as a manifest holds them")
     if len(set(config.seeds)) < count and config.variations is not None:
         raise UserError("--variations needs --seeds that differ")
     return config.seeds

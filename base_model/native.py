@@ -78,20 +78,15 @@ class NativeGenerator:
         return {name: value.expand(batch, *value.shape[1:]) for name, value in self.encode_prompts([""]).items()}
 
     def latent_shape(self, size: VideoSize) -> tuple[int, ...]:
-        patch, grid = self.transformer.patch_size, self.vae.s * self.transformer.patch_size
-        frames = max(0, round((size.num_frames - 1) / self.vae.t)) * self.vae.t + 1
-        sides = [max(grid, round(side / grid) * grid) for side in (size.height, size.width)]
-        nearest = f"nearest: {frames}x{sides[0]}x{sides[1]}"
-        try:
-            shape = self.vae.latent_shape(size.num_frames, size.height, size.width)
-        except ValueError as error:
-            raise UserError(f"{error}; {nearest}") from error
-        if shape[2] % patch or shape[3] % patch:
+        group, side = self.vae.t, self.vae.s * self.transformer.patch_size
+        frames = max(0, round((size.num_frames - 1) / group)) * group + 1
+        height, width = (max(side, round(asked / side) * side) for asked in (size.height, size.width))
+        if size != VideoSize(frames, height, width):
             raise UserError(
-                f"{size.height}x{size.width} is off the model's grid; height and width must be multiples of {grid}; "
-                f"{nearest}"
+                f"{size.num_frames} frames of {size.height}x{size.width} are off the model's grid: frames must be "
+                f"{group}k+1, sides multiples of {side}; nearest: {frames}x{height}x{width}"
             )
-        return shape
+        return self.vae.latent_shape(frames, height, width)
 
     def schedule(self, num_steps: int) -> flow.Schedule:
         return flow.linear_schedule(num_steps, self.shift)

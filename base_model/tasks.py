@@ -81,10 +81,13 @@ def roll(request: Request, start: Tensor | None = None, *, size: VideoSize | Non
 
 
 def window_after(num_frames: int, generator: Generator) -> int:
-    """Frames of the window in which a clip of `num_frames` goes on: twice as many, as far as the model was trained."""
+    """Frames of the window in which a clip of `num_frames` goes on: twice as many, as far as the model was trained.
+
+    There is room for a new group of frames at least, even if the model is asked for pictures.
+    """
     own, group = generator.size.num_frames, grid(generator, True)[0]
     longest = generator.longest if isinstance(generator, NativeGenerator) else own
-    return max(own, _beginning(min(longest, 2 * num_frames - 1), group))
+    return max(own, 1 + group, _beginning(min(longest, 2 * num_frames - 1), group))
 
 
 def beginning_of(window: int, clip: Tensor, group: int) -> Tensor:

@@ -93,7 +93,7 @@ def test_sizes_off_the_grid_are_user_errors(generator: NativeGenerator) -> None:
     assert generator.latent_shape(VideoSize(17, 64, 48)) == (4, 5, 8, 6)
     with pytest.raises(UserError, match=r"4 frames of 32x32.*4k\+1"):
         generator.latent_shape(VideoSize(4, 32, 32))
-    with pytest.raises(UserError, match="24x32 is off the model's grid.*multiples of 16"):
+    with pytest.raises(UserError, match="24x32 are off the model's grid.*multiples of 16"):
         generator.latent_shape(VideoSize(5, 24, 32))
 
 

@@ -28,6 +28,7 @@ from base_model.codec.vae import Blocks, CausalVideoVAE
 from base_model.dit.blocks import Block
 from base_model.large import launch
 from base_model.native import nano
+from base_model.options import WEIGHTS
 from base_model.pretrain import PretrainConfig, check, loop, pretrain, rate
 from base_model.pretrain import clip as clip_part
 from base_model.pretrain import codec as codec_part
@@ -121,6 +122,7 @@ def test_without_decay_the_rate_stays() -> None:
         ({"latent_noise": 0.5}, "latent_noise is 0.5; .* give part codec and start"),
         ({"part": "codec", "hard_negatives": 3}, "hard_negatives is 3"),
         ({"start": "nowhere"}, "start is 'nowhere', which holds no config.json"),
+        ({"start": str(WEIGHTS / "transformer"), "variant": "scan"}, "variant is 'scan' and start '.*'; leave one of"),
         ({"sizes": ["17x64"]}, "size '17x64' is not FRAMESxHEIGHTxWIDTH"),
         ({"sizes": ["17x32x64"]}, "smaller than the sandbox's own 17x64x64"),
         ({"families": ["dance"]}, "family 'dance' is unknown"),
@@ -599,5 +601,6 @@ def test_encoded_clips_are_kept_and_those_of_another_recipe_refused(parts: Path,
     written = stored.stat().st_mtime_ns
     pretrain(config, tmp_path / "again")
     assert stored.stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="are of another recipe"):
-        pretrain(replace(config, noise=0.0), tmp_path / "other")
+    for other in ({"noise": 0.0}, {"per_frame": True}):
+        with pytest.raises(UserError, match="are of another recipe"):
+            pretrain(replace(config, **other), tmp_path / "other")  # type: ignore[arg-type]

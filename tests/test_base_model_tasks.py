@@ -292,6 +292,11 @@ def test_rolling_looks_through_the_longest_window_of_training(generator: NativeG
         assert made[0].shape[1] == 4 and torch.equal(*made) != is_seen
     long = replace(generator, longest=33)
     assert [tasks.window_after(count, long) for count in (1, 4, 5, 9, 12, 17, 18, 40)] == [5, 5, 9, 17, 21, 33, 33, 33]
+    still = replace(generator, size=VideoSize(1, 32, 32))  # a window of one frame would never end
+    assert (
+        tasks.window_after(1, still) == 5
+        and tasks.extend(replace(request, generator=still), clip[:, :1], 3).shape[1] == 4
+    )
 
 
 def test_rolling_from_a_clip_is_extension(request_: Request) -> None:

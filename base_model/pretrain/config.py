@@ -183,3 +183,8 @@ def check(config: PretrainConfig) -> None:
         )
     if config.variant and config.variant not in VARIANTS:
         raise unknown(config.variant, VARIANTS, "variant")
+    if config.variant and config.start:
+        raise UserError(
+            f"variant is '{config.variant}' and start '{config.start}'; leave one of them out, for a network that is "
+            "there keeps its architecture"
+        )

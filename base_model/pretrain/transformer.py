@@ -172,6 +172,7 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
         ]
     )
     folder = Path(config.latents) / size
+    shape = vae.latent_shape(*parse_size(size))
     latents, prompts = [], []
     for start in track(range(0, count, SHARD), f"encoding {size} clips"):
         path = folder / f"{start // SHARD:04d}.npz"
@@ -180,10 +181,10 @@ def latent_pool(config: PretrainConfig, vae: Codec, size: str) -> tuple[Tensor, 
             with replacing(path) as temporary:
                 np.savez(temporary, latents=encoded.numpy(), prompts=np.array(words), source=source)
         with np.load(path) as stored:
-            if str(stored["source"]) != source or len(stored["latents"]) != min(SHARD, count - start):
+            if str(stored["source"]) != source or stored["latents"].shape != (min(SHARD, count - start), *shape):
                 raise UserError(
-                    f"the latents in '{path}' are of another recipe (codec, seed, noise, families or num_clips); "
-                    "give an empty folder for latents"
+                    f"the latents in '{path}' are of another recipe (codec, per_frame, seed, noise, families or "
+                    "num_clips); give an empty folder for latents"
                 )
             latents.append(torch.from_numpy(stored["latents"]))
             prompts += stored["prompts"].tolist()

@@ -39,24 +39,20 @@ def check_gradient(norm: float, step: int) -> None:
         )
 
 
-def norm(parameters: Sequence[nn.Parameter]) -> float:
-    """Euclidean norm of all `parameters` together."""
-    return float(torch.stack([whole(value.detach()).float().norm() for value in parameters]).norm())
+def norm(tensors: Sequence[Tensor]) -> float:
+    """Euclidean norm of all `tensors` together."""
+    return float(whole(nn.utils.get_total_norm([value.detach() for value in tensors])))
 
 
-def agreement(first: Sequence[Tensor], both: Sequence[Tensor | None]) -> float | None:
+def agreement(first: Sequence[Tensor], both: Sequence[Tensor]) -> float | None:
     """Cosine between the gradient of one half of the samples and that of the other, given `first` and their sum.
 
     Near 0 the batch is too small: its gradient is mostly noise. With a signal share s in the gradient of a half, the
-    cosine's expectation is s. None where a gradient is missing or zero.
+    cosine's expectation is s. None where a gradient is zero.
     """
-    inner, one, two = 0.0, 0.0, 0.0
-    for a, total in zip(first, both, strict=True):
-        if total is None:
-            return None
-        a, b = whole(a).double(), whole(total).double() - whole(a).double()
-        inner, one, two = inner + float((a * b).sum()), one + float(a.square().sum()), two + float(b.square().sum())
-    return inner / (one * two) ** 0.5 if one > 0 and two > 0 else None
+    second = [total - half for half, total in zip(first, both, strict=True)]
+    one, two, total = norm(first), norm(second), norm(both)
+    return (total**2 - one**2 - two**2) / (2 * one * two) if one > 0 and two > 0 else None
 
 
 def look(frames: Tensor) -> Tensor:

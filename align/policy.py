@@ -85,7 +85,7 @@ class Policy:
     denoising_steps: int
     guidance: float
     batch: int
-    prompts_per_step: int = 1
+    prompts_per_step: int
     solver: solvers.Name = "euler"
     rounds: int = 1
     mix: Literal["group", "sum"] = "group"

@@ -149,10 +149,12 @@ def learn(
     norms: dict[str, list[float]] = {}
     for update in range(config.rounds):
         parts = list(experience.parts(config.batch, update % config.updates, config.updates))
+        steps = len(experience.trajectory.steps)
+        middle = len(parts) // steps // 2 * steps  # between two batches: two steps of the same clips are no halves
         half: list[Tensor] | None = None
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
-            if update == 0 and index == len(parts) // 2 > 0 and accelerator.num_processes == 1:
+            if update == 0 and index == middle > 0 and accelerator.num_processes == 1:
                 half = _gradient(policy)
             accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps at every backward that syncs
             with nullcontext() if last else accelerator.no_sync(policy.model):  # average over processes once
@@ -167,7 +169,7 @@ def learn(
             logged["align/first_pass_ratio_error"] = float(accelerator.gather(error.reshape(1)).max())
             health.check_first_pass(logged["align/first_pass_ratio_error"], step)
         if half is not None:
-            cosine = health.agreement(half, [value.grad for value in policy.parameters])
+            cosine = health.agreement(half, [value.grad for value in policy.parameters if value.grad is not None])
             logged |= {} if cosine is None else {"align/gradient_agreement": cosine}
         for group in optimizer.param_groups:  # each by itself: a critic's error must not shrink the policy's step
             norm = float(whole(accelerator.clip_grad_norm_(group["params"], config.max_grad_norm)))

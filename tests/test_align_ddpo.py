@@ -99,7 +99,10 @@ def test_a_half_precision_model_leaves_fp32_steps_whose_density_is_of_what_is_st
     generator = native.nano("bfloat16")
     parameters = lora.attach(generator.policy_module(), rank=2, alpha=2)
     accelerator = launch()
-    policy = Policy(generator, Velocity(generator), parameters, accelerator, denoising_steps=5, guidance=1.0, batch=2)
+    model = Velocity(generator)
+    policy = Policy(
+        generator, model, parameters, accelerator, denoising_steps=5, guidance=1.0, batch=2, prompts_per_step=1
+    )
     algorithm = DDPO(group_size=2, noise=kind, window=2)
     path = algorithm.collect(policy, Brightness(), ["a red ball"], seed=0, step=0).trajectory
     assert path.before.dtype == path.after.dtype == path.mean.dtype == torch.float32

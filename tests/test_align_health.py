@@ -33,7 +33,8 @@ def test_agreement_of_halves() -> None:
     a, b = [torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])]
     both = [one + other for one, other in zip(a, b, strict=True)]
     assert health.agreement(a, both) == pytest.approx(math.sqrt(0.5))
-    assert health.agreement(a, [None]) is None and health.agreement([torch.zeros(2)], a) is None
+    assert health.agreement(a, [-2 * a[0]]) == pytest.approx(-1.0)
+    assert health.agreement([torch.zeros(2)], a) is None
 
 
 def test_quantiles_leave_out_what_is_not_finite() -> None:
@@ -52,8 +53,14 @@ def test_every_step_logs_rewards_clips_and_gradient(tmp_path: Path) -> None:
         assert 0 < row[name] < 1, name
     assert row["reward/p10"] < row["reward/p50"] < row["reward/p90"]
     assert row["align/motion_energy"] == 0.0 and row["align/diversity"] > 0.1 and 0 <= row["align/saturation"] < 0.1
-    assert -1 <= row["align/gradient_agreement"] <= 1
+    assert -1 <= row["align/gradient_agreement"] <= 1 and row["align/gradient_agreement"] != 0
     for name in ("align/dead_groups", "align/clip_fraction", "align/approx_kl", "align/grad_norm", "align/lora_norm"):
         assert name in row, name
     for name in ("sample", "decode", "reward", "exposed", "train"):
         assert row[f"time/{name}_seconds"] >= 0
+
+
+def test_two_steps_of_the_same_clips_are_no_two_halves_of_a_batch(tmp_path: Path) -> None:
+    config = TrainConfig(steps=1, prompts_per_step=2, batch=16, denoising_steps=6, sample_every=0)
+    run = train(ToyGenerator(), Brightness(), DDPO(group_size=8, window=2), ["a", "b"], config, tmp_path / "r")
+    assert "align/gradient_agreement" not in read_metrics(run.folder)[0]

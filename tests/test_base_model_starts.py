@@ -156,7 +156,17 @@ def test_an_edit_begins_from_the_clip_with_noise_and_takes_the_steps_below(folde
     assert torch.equal(frames[0], clip) and not known.any() and list(row) == ["clean"]
     parameters = lora.attach(generator.policy_module(), 2, 2)
     model = Velocity(generator)
-    policy = Policy(generator, model, parameters, launch(), denoising_steps=6, guidance=1.0, batch=2, starts=starts)
+    policy = Policy(
+        generator,
+        model,
+        parameters,
+        launch(),
+        denoising_steps=6,
+        guidance=1.0,
+        batch=2,
+        prompts_per_step=1,
+        starts=starts,
+    )
     levels = generator.schedule(6).sigma
     assert policy.schedule.sigma.tolist() == [0.7, *levels[levels < 0.7].tolist()]
     noise = initial_noise(generator, [1])

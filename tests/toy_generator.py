@@ -87,12 +87,14 @@ class ToyGenerator:
 
 
 def toy_policy(batch: int = 16) -> Policy:
-    """The toy under accelerate with adapters, as the loop would make it: 6 denoising steps."""
+    """The toy under accelerate with adapters, as the loop would make it: 6 denoising steps, 1 prompt."""
     generator = ToyGenerator()
     parameters = lora.attach(generator.network, rank=4, alpha=8)
     accelerator = launch()
     model = accelerator.prepare(Velocity(generator))
-    return Policy(generator, model, parameters, accelerator, denoising_steps=6, guidance=1.0, batch=batch)
+    return Policy(
+        generator, model, parameters, accelerator, denoising_steps=6, guidance=1.0, batch=batch, prompts_per_step=1
+    )
 
 
 @dataclass(frozen=True)

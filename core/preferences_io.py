@@ -26,6 +26,7 @@ from core.registry import unknown
 Row = dict[str, Any]
 Recognised = tuple[Iterable[Row], Callable[[Store, Row, str], int]]
 VIDEOALIGN = {"VQ": "visual_quality", "MQ": "motion_quality", "TA": "text_alignment"}
+OVERALL = "Overall"  # a further column of VideoGen-RewardBench, empty where nobody said; VideoAlign's own has none
 PATHS = {"video_a", "video_b", "chosen", "rejected", "path_A", "path_B"}
 MOST_VOTES = 10_000  # on one pair and aspect: each becomes a row and an annotator of its own
 VIDEOALIGN_CHOICES = {"A": "a", "B": "b", "same": "tie", "invalid": None}
@@ -216,7 +217,9 @@ def preference_rows(store: Store, base: Path) -> list[Row]:
 
 def videoalign_rows(store: Store, base: Path) -> list[Row]:
     """One row a pair as VideoAlign has it: the majority per aspect, "same" without one, "invalid" where nobody voted.
-    Aspects VideoAlign does not know ("overall") are left out."""
+
+    Aspects VideoAlign does not know ("overall") are left out. Raises: UserError when all votes are on those.
+    """
     rows: dict[int, Row] = {}
     columns = {aspect: column for column, aspect in VIDEOALIGN.items()}
     for pair, aspect, counts in _tallies(store):
@@ -228,6 +231,8 @@ def videoalign_rows(store: Store, base: Path) -> list[Row]:
         if aspect in columns and (ranked := counts.most_common(2))[0][1] > 0:
             is_even = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
             row[columns[aspect]] = "same" if is_even else {"a": "A", "b": "B", "tie": "same"}[ranked[0][0]]
+    if rows and all(row[column] == "invalid" for row in rows.values() for column in VIDEOALIGN):
+        raise UserError(f"VideoAlign's form knows {', '.join(columns)}, and no vote is about these; use another form")
     return list(rows.values())
 
 
@@ -362,7 +367,8 @@ def _import_videoalign(store: Store, row: Row, annotator: str) -> int:
         row["prompt"], store.add_video(row["path_A"]), store.add_video(row["path_B"]), source="imported"
     )
     count = 0
-    for column, aspect in VIDEOALIGN.items():
+    asked = VIDEOALIGN | ({OVERALL: "overall"} if row.get(OVERALL) and "overall" in store.aspects else {})
+    for column, aspect in asked.items():
         if row[column] not in VIDEOALIGN_CHOICES:
             raise UserError(f"{column} is {row[column]!r}; known: {', '.join(VIDEOALIGN_CHOICES)}")
         choice = VIDEOALIGN_CHOICES[row[column]]

@@ -218,6 +218,23 @@ def test_aggregated_votes_do_not_land_on_the_swapped_repeat_of_their_pair(labell
     assert labelled.votes(checks=True) == []
 
 
+def test_the_overall_column_of_rewardbench_is_read_where_somebody_said_it(labelled, tmp_path):
+    rows = "set/v0.mp4,set/v1.mp4,p,A,B,same,B\r\nset/v0.mp4,set/v2.mp4,p,A,B,same,\r\n"
+    (tmp_path / "bench.csv").write_bytes(b"\xef\xbb\xbfpath_A,path_B,prompt,VQ,MQ,TA,Overall\r\n" + rows.encode())
+    store = Store(tmp_path / "bench.db")
+    assert preferences_io.import_(store, tmp_path / "bench.csv") == 7
+    assert [vote.choice for vote in store.votes("overall")] == ["b"]
+
+
+def test_a_form_that_would_lose_every_vote_is_refused(labelled, tmp_path):
+    store = Store(tmp_path / "one.db")
+    a, b = (store.add_video(tmp_path / f"set/v{index}.mp4") for index in range(2))
+    store.record_vote(store.add_pair("p", a, b), "ann", "overall", "a")
+    with pytest.raises(UserError, match="no vote is about these; use another form"):
+        preferences_io.export_(store, tmp_path / "one.csv")
+    assert not (tmp_path / "one.csv").exists()
+
+
 def test_raw_votes_come_back_from_a_csv_too(labelled, tmp_path):
     preferences_io.export_(labelled, tmp_path / "votes.csv", "votes")
     copy = Store(tmp_path / "copy.db")

@@ -7,6 +7,7 @@ import deepspeed
 import toy_run
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from processes import leave
 
 
 def launch(precision: str) -> Accelerator:
@@ -18,3 +19,4 @@ if __name__ == "__main__":
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it compiles for minutes
     with mock.patch("align.train.launch", launch):
         toy_run.run(sys.argv[1])
+    leave()

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from processes import leave
 
 from base_model.pretrain import PretrainConfig, pretrain, transformer
 
@@ -26,3 +27,4 @@ def train(parts: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     train(*map(Path, sys.argv[1:]))
+    leave()

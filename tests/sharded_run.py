@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from processes import leave
 from tiny_pipelines import PROMPTS
 from torch.distributed.tensor import DTensor
 from toy_generator import Brightness
@@ -69,4 +70,4 @@ def main(model: str, out: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
-    torch.distributed.destroy_process_group()
+    leave()

@@ -343,9 +343,11 @@ def test_tracks_are_left_for_drawing_and_survive_a_resumed_run(tmp_path: Path) -
 SHARD = """
 import sys
 from pathlib import Path
+from processes import leave
 from toy_backbone import ToyBackbone
 from eval import run
 run.evaluate(sys.argv[1], sys.argv[4].split(";"), sys.argv[2], sys.argv[3], backbone=ToyBackbone(), num_controls=2)
+leave()
 """
 
 

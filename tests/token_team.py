@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from processes import leave
 from toy_generator import Brightness
 
 import base_model
@@ -37,3 +38,4 @@ def main(model: str, out: str, team: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

@@ -4,6 +4,7 @@ A script that a launcher can start: `toy_algorithms.py OUT`."""
 
 import sys
 
+from processes import leave
 from toy_generator import Brightness, ToyGenerator
 
 from align.advantage_matching import AdvantageMatching
@@ -48,3 +49,4 @@ def run(name: str, out: str) -> ToyGenerator:
 if __name__ == "__main__":
     for name in TOYS:
         run(name, f"{sys.argv[1]}/{name}")
+    leave()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from processes import leave
 from torch import Tensor, nn
 from toy_generator import Brightness, Scores, ToyGenerator
 
@@ -71,3 +72,4 @@ def run(out: str) -> Run:
 
 if __name__ == "__main__":
     run(sys.argv[1])
+    leave()

@@ -72,6 +72,8 @@ def align(argv: list[str]) -> None:
 
     if options.offload == "sequential":
         raise UserError("offload 'sequential' is for sampling only: gradients need the transformer whole; use 'model'")
+    if "sage" in (options.attention or ""):
+        raise UserError(f"attention '{options.attention}' is for sampling only: it passes no gradients; leave it out")
     if options.quantize != "none" and options.adapter != "lora":
         raise UserError(f"adapter '{options.adapter}' needs weights of full precision; use 'lora', or quantize 'none'")
     judge_prompts = prompts.read_all(options.judge_prompts) if options.judge_prompts else []

@@ -25,7 +25,7 @@ from base_model.hub import loading
 from base_model.hub.family import Beside
 from base_model.hub.generator import HubGenerator
 from base_model.options import ModelOptions
-from base_model.protocol import take
+from base_model.protocol import VideoSize, take
 from base_model.sampler import denoise, generate_frames, initial_noise, sample
 from base_model.starts import Starts
 from core.errors import UserError
@@ -816,6 +816,31 @@ def test_a_schedule_with_a_last_level_needs_two_steps(families: Any) -> None:
 def test_latte_takes_exactly_its_frames(families: Any) -> None:
     with pytest.raises(UserError, match="15 frames: Latte makes clips of exactly 16"):
         load(families("latte").folder, CASES["latte"], num_frames=15)
+
+
+def test_cogvideox_is_asked_for_the_sizes_that_it_can_make(families: Any, tmp_path: Path) -> None:
+    case = IMAGE_CASES["cogvideox_i2v"]
+    seeded(case.build).save_pretrained(tmp_path)
+    assert load(tmp_path, case, num_frames=None, height=None, width=None).size == case.size
+    with pytest.raises(UserError, match="16x32: this CogVideoX makes clips of exactly 16x16 pixels"):
+        load(tmp_path, case, width=32)
+    with pytest.raises(UserError, match="5 frames: CogVideoX makes clips of exactly 9 frames"):
+        load(tmp_path, case, num_frames=5)
+    assert families("cogvideox_1_5").generator.model.size == VideoSize(81, 768, 1360)
+
+
+def test_an_attention_backend_that_would_do_nothing_or_pass_no_gradients_is_refused(
+    families: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.cli import main
+
+    for name in ("cogvideox", "latte", "mochi"):
+        with pytest.raises(UserError, match="attention 'native' does nothing for "):
+            load(families(name).folder, CASES[name], attention="native")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    words = f"align ddpo --model {families('wan').folder} --prompts {tmp_path}/prompts.txt --out {tmp_path}/out"
+    assert main(f"{words} --reward brightness --attention sage".split()) == 2
+    assert "attention 'sage' is for sampling only: it passes no gradients" in capsys.readouterr().err
 
 
 def test_offline_a_hub_id_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

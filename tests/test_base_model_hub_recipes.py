@@ -51,6 +51,8 @@ def generator_for(recipe: Path, options: Any) -> HubGenerator:
     pipeline = tiny_pipelines.seeded(BUILDERS[name])
     if name == "ltx":  # the tiny codec shrinks less, and the schedule is shifted by the number of cells
         pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio = 8, 32
+    if name == "cogvideox_i2v":  # its positions are for one size alone
+        pipeline.transformer.register_to_config(sample_frames=49, sample_height=60, sample_width=90)
     family = resolve(PIPELINES, type(pipeline).__name__, "pipeline")(pipeline)
     own = family.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)

@@ -464,7 +464,8 @@ def cogvideox_1_5() -> Any:
 
 
 def cogvideox_i2v() -> Any:
-    return _cogvideox("CogVideoXImageToVideoPipeline", shown=4)
+    positions = {"use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True}
+    return _cogvideox("CogVideoXImageToVideoPipeline", shown=4, **positions)
 
 
 def cogvideox_1_5_i2v() -> Any:

@@ -42,8 +42,9 @@ class CogVideoX:
 
     @property
     def size(self) -> VideoSize:
-        config, side = self._config, self.grid.side
-        return VideoSize(config.sample_frames, config.sample_height * side, config.sample_width * side)
+        if self._config.patch_size_t:  # the sides in 1.5's configuration are how far its positions reach
+            return VideoSize(81, 768, 1360)
+        return self._sample
 
     @property
     def channels(self) -> int:
@@ -51,9 +52,15 @@ class CogVideoX:
 
     @property
     def grid(self) -> Grid:
-        pipe, config = self.pipeline, self._config
+        pipe, config, own = self.pipeline, self._config, self._sample
+        learned = config.use_learned_positional_embeddings  # as in 5B image to video: there are no others
         return Grid(
-            pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial, config.patch_size, config.patch_size_t or 1
+            pipe.vae_scale_factor_temporal,
+            pipe.vae_scale_factor_spatial,
+            config.patch_size,
+            config.patch_size_t or 1,
+            frames=own.num_frames if learned else None,
+            sides=(own.height, own.width) if learned else None,
         )
 
     @property
@@ -104,6 +111,12 @@ class CogVideoX:
     def encode(self, video: Tensor) -> Tensor:
         latents = encode_with(self.pipeline.vae, video)
         return torch.cat([latents[:, :, : self.grid.padding], latents], 2)
+
+    @property
+    def _sample(self) -> VideoSize:
+        """Of the clips in the network's configuration."""
+        config, side = self._config, self.pipeline.vae_scale_factor_spatial
+        return VideoSize(config.sample_frames, config.sample_height * side, config.sample_width * side)
 
     @property
     def _config(self) -> Any:

@@ -32,7 +32,7 @@ level of their own (a timestep per token); or beside the latents, as `Shown.show
 class Beside:
     """Pixels that clips are made from, for what looks at them itself or is no whole latent frame of theirs.
 
-    frames: a clip [1 or batch, 3, time, height, width] that holds what is given; what it holds elsewhere does not count.
+    frames: a clip [1 or batch, 3, time, height, width] that holds what is given; the rest of it does not count.
     keyframes: pictures [1 or batch, 3, height, width] at single frames of the clip, where `Grid.alone` takes them.
     control: a video [1 or batch, 3, time, height, width], as poses or depths, that says what is made frame by frame.
     """
@@ -73,7 +73,8 @@ class Grid:
     time: frames per latent frame; above 1 the first frame has a latent frame of its own, so frames are time * k + 1.
     side: pixels per latent cell. patch: latent cells per token, along height and width.
     patch_time: latent frames per token; the latents are padded to a multiple of it, at the front.
-    frames: the only number of frames, for models whose temporal positions are fixed.
+    frames, sides: the only number of frames, and the only height and width in pixels, for models whose positions are
+        fixed.
     references: pictures that are no frames of the clip, a latent frame each in front of it, which is drawn like the
         others; None for models that take none, and no control clip.
     keyframes: where a picture can be given as a single frame; elsewhere it lasts as long as its group.
@@ -85,6 +86,7 @@ class Grid:
     patch: int
     patch_time: int = 1
     frames: int | None = None
+    sides: tuple[int, int] | None = None
     references: int | None = None
     keyframes: Literal["nowhere", "last", "anywhere"] = "nowhere"
     sound: Sound | None = None
@@ -102,6 +104,9 @@ class Grid:
         """Latent (time, height, width) of a clip. Raises: UserError for a size the family cannot make."""
         if self.frames is not None and size.num_frames != self.frames:
             raise UserError(f"{size.num_frames} frames: {family} makes clips of exactly {self.frames} frames")
+        if self.sides is not None and (size.height, size.width) != self.sides:
+            height, width = self.sides
+            raise UserError(f"{size.height}x{size.width}: this {family} makes clips of exactly {height}x{width} pixels")
         step = self.time * self.patch_time
         if size.num_frames < 1 or (step > 1 and size.num_frames % step != 1):
             below = max(1, (size.num_frames - 1) // step * step + 1)

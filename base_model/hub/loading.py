@@ -236,16 +236,25 @@ def _save_memory(family: Any, options: ModelOptions, device: torch.device) -> No
         pipeline.vae.enable_slicing()  # one clip of a batch at a time: the same frames for less memory
     for network in family.networks.values():
         if options.attention is not None:
-            try:
-                network.set_attention_backend(options.attention)
-            except Exception as error:
-                raise UserError(f"attention '{options.attention}' cannot be used: {first_line(error)}") from error
+            _choose_attention(network, options.attention, family.title)
         if options.offload == "sequential":
             cpu_offload(network, device)
         else:
             network.to(device)
     if options.offload == "none":
         pipeline.vae.to(device)
+
+
+def _choose_attention(network: Any, backend: str, family: str) -> None:
+    """Raises: UserError for a backend that is not there, and a network whose attention takes none."""
+    try:
+        network.set_attention_backend(backend)
+    except Exception as error:
+        raise UserError(f"attention '{backend}' cannot be used: {first_line(error)}") from error
+    if not any(getattr(getattr(part, "processor", None), "_attention_backend", None) for part in network.modules()):
+        raise UserError(
+            f"attention '{backend}' does nothing for {family}: its attention in diffusers is always torch's"
+        )
 
 
 def _check_quantize(options: ModelOptions, device: torch.device) -> None:

@@ -687,6 +687,16 @@ def test_a_network_keeps_the_name_it_had_before_diffusers_knew_it(families: Any,
     assert torch.equal(clips(load(folder), noise), clips(families("wan").generator, noise))
 
 
+def test_in_half_precision_codecs_stay_exact_where_their_cards_have_them_so(families: Any) -> None:
+    wan = load(families("wan").folder, dtype="bfloat16")
+    assert next(wan.policy_module().patch_embedding.parameters()).dtype == torch.bfloat16
+    latents = initial_noise(wan, [1])
+    assert torch.equal(wan.decode(latents), families("wan").generator.decode(latents))
+    cogvideox = load(families("cogvideox").folder, CASES["cogvideox"], dtype="bfloat16")
+    assert cogvideox.model.pipeline.vae.dtype == torch.bfloat16
+    assert cogvideox.decode(initial_noise(cogvideox, [1])).dtype == torch.float32
+
+
 def test_a_hub_id_in_the_local_cache_needs_no_network(
     families: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

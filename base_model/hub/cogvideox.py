@@ -25,6 +25,7 @@ class CogVideoX:
     kind: Literal["flow", "vp"] = "vp"
     distilled = False
     text_parts = ("text_encoder",)
+    exact_parts = ()
     show_parts = ()
     pictured = True
 

@@ -132,12 +132,14 @@ class Family(Protocol):
     kind, answer, given: see `flow.Schedule`, `Answer` and `Given`.
     distilled: guidance goes in as a number, without a second forward.
     text_parts: pipeline components that are needed for prompts only.
+    exact_parts: those that compute in fp32 whatever the denoiser does, as the model's card has them.
     """
 
     pipeline: Any
     title: str
     kind: Literal["flow", "vp"]
     fps: float
+    exact_parts: tuple[str, ...]
 
     @property
     def text_parts(self) -> tuple[str, ...]: ...

@@ -32,6 +32,7 @@ class HunyuanVideo:
     kind: Literal["flow", "vp"] = "flow"
     answer: Answer = "velocity"
     show_parts = ("text_encoder",)
+    exact_parts = ()
     pictured = True
     fps: float = 24.0
     size: VideoSize = VideoSize(129, 720, 1280)

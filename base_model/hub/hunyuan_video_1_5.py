@@ -31,6 +31,7 @@ class HunyuanVideo15:
     answer: Answer = "velocity"
     given: Given = "shown"
     text_parts = ("text_encoder", "text_encoder_2")
+    exact_parts = ()
     show_parts = ("image_encoder",)
     fps: float = 24.0
     size: VideoSize = VideoSize(121, 480, 848)

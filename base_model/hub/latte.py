@@ -24,6 +24,7 @@ class Latte:
     distilled = False
     given: Given = "noised"
     text_parts = ("text_encoder",)
+    exact_parts = ()
     fps: float = 8.0
 
     @property

@@ -144,7 +144,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             pipeline = DiffusionPipeline.from_pretrained(
                 str(folder),
-                dtype=dtype,
+                dtype={"default": dtype} | dict.fromkeys(kind.exact_parts, torch.float32),
                 variant=_variant(folder),
                 quantization_config=_quantization(options.quantize, folder, dtype),
                 local_files_only=True,

@@ -36,6 +36,7 @@ class LTX:
     answer: Answer = "velocity"
     given: Given = "token"
     text_parts = ("text_encoder",)
+    exact_parts = ()
     fps: float = 25.0
     size: VideoSize = VideoSize(161, 512, 704)
 

@@ -34,6 +34,7 @@ class LTX2:
     answer: Answer = "velocity"
     given: Given = "token"
     text_parts = ("text_encoder", "connectors")
+    exact_parts = ()
     fps: float = 24.0
     size: VideoSize = VideoSize(121, 512, 768)
 

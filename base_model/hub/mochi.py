@@ -29,6 +29,7 @@ class Mochi:
     answer: Answer = "velocity"
     given: Given = "noised"
     text_parts = ("text_encoder",)
+    exact_parts = ()
     fps: float = 30.0
     size: VideoSize = VideoSize(85, 480, 848)
 

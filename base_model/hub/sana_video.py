@@ -29,6 +29,7 @@ class SanaVideo:
     answer: Answer = "velocity"
     given: Given = "token"
     text_parts = ("text_encoder",)
+    exact_parts = ("vae",)
     fps: float = 16.0
     size: VideoSize = VideoSize(81, 480, 832)
 

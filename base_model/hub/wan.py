@@ -44,6 +44,7 @@ class Wan:
     answer: Answer = "velocity"
     text_parts = ("text_encoder",)
     show_parts = ("image_encoder",)
+    exact_parts = ("vae", "image_encoder")
 
     @property
     def given(self) -> Given:

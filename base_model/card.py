@@ -5,17 +5,37 @@ Written from what a run folder knows, so that it can be regenerated and never cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _SETTINGS = ("learning_rate", "steps", "prompts_per_step", "group_size", "denoising_steps", "guidance", "clip_range")
 
 
-def model_card(description: dict[str, Any], step: int, comparison: dict[str, dict[str, Any]]) -> str:
+_WAYS = {
+    "HunyuanVideo15Transformer3DModel": "pipeline.transformer.load_lora_adapter(\n"
+    '    FOLDER, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True\n)',
+    "LatteTransformer3DModel": "# diffusers loads no LoRA for Latte; after\n"
+    "# soralign lora merge FOLDER --model BASE --out DIR\npipeline = DiffusionPipeline.from_pretrained(DIR)",
+}
+_SECOND = """pipeline.load_lora_weights(
+    FOLDER, weight_name="pytorch_lora_weights_2.safetensors", load_into_transformer_2=True
+)"""
+
+
+def loading_lines(network: str, num_experts: int) -> list[str]:
+    """How plain diffusers takes adapters for the class `network` of denoisers, of which the model may have two."""
+    return [_WAYS.get(network, "pipeline.load_lora_weights(FOLDER)"), *([_SECOND] if num_experts > 1 else [])]
+
+
+def model_card(
+    description: dict[str, Any], step: int, comparison: dict[str, dict[str, Any]], loading: Sequence[str]
+) -> str:
     """Markdown with the front matter of the Hugging Face hub.
 
     Args:
         description: config.yaml of the run folder. step: training step of the adapters.
         comparison: metric -> row of a compare.json, a = base and b = aligned; empty = not evaluated.
+        loading: see `loading_lines`.
     """
     base = str(description.get("model", "?"))
     lines = [
@@ -44,7 +64,7 @@ def model_card(description: dict[str, Any], step: int, comparison: dict[str, dic
         lines += [_row(name, row) for name, row in comparison.items()]
     else:
         lines.append("Not evaluated. `soralign eval` both models, `soralign compare`, and export again with --compare.")
-    lines += ["", "## Use", "", "```python", "pipeline.load_lora_weights(FOLDER)", "```", ""]
+    lines += ["", "## Use", "", "```python", *loading, "```", ""]
     lines += [
         "Rank and alpha are in the file's metadata. With Soralign: `soralign generate --model BASE --lora FOLDER`.",
         "",

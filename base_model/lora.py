@@ -55,7 +55,14 @@ def attach(
         torch.manual_seed(seed)
         for network in experts(module).values():
             chosen = _chosen(network, targets)
-            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, use_dora=dora, use_rslora=rslora)
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=alpha,
+                target_modules=chosen,
+                use_dora=dora,
+                use_rslora=rslora,
+                auto_mapping={"base_model_class": type(network).__name__},
+            )
             inject_adapter_in_model(config, network)
     return parameters(module)
 
@@ -177,6 +184,11 @@ def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return down, up
 
 
+def network_of(metadata: Mapping[str, Any]) -> str:
+    """Class of the network that a LoRA was attached to; empty where its file does not say, as other programs' do."""
+    return str((metadata.get("auto_mapping") or {}).get("base_model_class", ""))
+
+
 def update_norms(weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, float]:
     """Size (Frobenius norm) of the update of every layer of a LoRA file, scale included."""
     norms = {}
@@ -197,9 +209,10 @@ def _load(network: nn.Module, path: Path) -> None:
     layers = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")]
     known = {name.replace(".base_layer", "") for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     if missing := sorted(set(layers) - known):
+        trained = network_of(metadata)
         raise UserError(
-            f"the LoRA in '{folder}' is of another model: this one has no layer '{missing[0]}'; put it on the model "
-            "that it was trained on"
+            f"the LoRA in '{folder}' is of another model{f' ({trained})' if trained else ''}: this "
+            f"{type(network).__name__} has no layer '{missing[0]}'; put it on the model that it was trained on"
         )
     rank = len(weights[f"{layers[0]}.lora_A.weight"])
     if not _layers(network):

@@ -100,6 +100,8 @@ def _inspect(argv: list[str]) -> None:
         print(
             f"  rank {metadata.get('r', rank)}, alpha {alpha if alpha is not None else f'not stored, {rank} assumed'}"
         )
+        if network := adapters.network_of(metadata):
+            print(f"  trained on a {network}")
         print(f"  {len(norms)} layers, {count:,} numbers")
         for kind in sorted({layer.rsplit(".", 1)[-1] for layer in norms}):
             sizes = [norm for layer, norm in norms.items() if layer.rsplit(".", 1)[-1] == kind]
@@ -124,7 +126,8 @@ def _export(argv: list[str]) -> None:
 
     import yaml
 
-    from base_model.card import model_card
+    from base_model import lora as adapters
+    from base_model.card import loading_lines, model_card
     from core.run import step_of
 
     config = parse(ExportConfig, argv, "soralign lora export", positional=("run",))
@@ -138,9 +141,12 @@ def _export(argv: list[str]) -> None:
             f"'{run}' has no checkpoint of step {step}; it has: {', '.join(map(str, sorted(there))) or '-'}"
         )
     description = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    network = adapters.network_of(adapters.read(there[step] / "lora" / adapters.FILE_NAME)[1])
     with replacing_folder(out) as folder:
         shutil.copytree(there[step] / "lora", folder, dirs_exist_ok=True)
-        (folder / "README.md").write_text(model_card(description, step, _comparison(config.compare)), encoding="utf-8")
+        experts = sum((folder / name).is_file() for name in adapters.EXPERT_FILE_NAMES.values())
+        card = model_card(description, step, _comparison(config.compare), loading_lines(network, experts))
+        (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"exported: {out}")
 
 

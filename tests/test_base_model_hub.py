@@ -886,7 +886,7 @@ def test_a_lora_of_another_model_is_refused(families: Any, tmp_path: Path) -> No
     generator = families("wan").fresh()
     lora.attach(generator.policy_module(), rank=2, alpha=2, targets=["to_q"])
     lora.save(generator.policy_module(), tmp_path)
-    with pytest.raises(UserError, match="is of another model: this one has no layer"):
+    with pytest.raises(UserError, match="another model \\(WanTransformer3DModel\\): this LTXVideo.* no layer"):
         lora.load(families("ltx").fresh().policy_module(), tmp_path)
     with pytest.raises(UserError, match="no LoRA at"):  # the second expert's is not there
         lora.load(families("wan_a14b").fresh().policy_module(), tmp_path)
@@ -916,6 +916,7 @@ def test_lora_files_are_inspected_merged_and_extracted_again(
     assert main(["lora", "inspect", str(tmp_path / "lora")]) == 0
     told = capsys.readouterr().out
     assert "rank 2, alpha 6" in told and "8 layers" in told and "to_q" in told
+    assert "trained on a WanTransformer3DModel" in told
 
     model = ["--model", str(wan.folder), "--dtype", "float32"]
     assert main(["lora", "merge", str(tmp_path / "lora"), *model, "--out", str(tmp_path / "merged")]) == 0
@@ -953,4 +954,31 @@ def test_an_exported_lora_has_a_card_with_what_was_measured(families: Any, tmp_p
     card = (tmp_path / "out/README.md").read_text()
     assert f"base_model: {wan.folder}" in card and "DDPO" in card and "brightness 1" in card and "2 prompts" in card
     assert "| motion (higher is better) | 0.1 | 0.25 | 0.15 [0.1, 0.2] | 0.001 | 64 |" in card
+    assert "pipeline.load_lora_weights(FOLDER)\n```" in card
     lora.load(wan.fresh().policy_module(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["wan_a14b", "latte", pytest.param("hunyuan_video_1_5", marks=pytest.mark.slow)])
+def test_a_card_says_how_its_pipeline_takes_the_adapters(families: Any, tmp_path: Path, name: str) -> None:
+    """What it says is run."""
+    from diffusers import DiffusionPipeline
+
+    from base_model.card import loading_lines
+
+    case, generator = families(name), families(name).fresh()
+    lora.attach(generator.policy_module(), rank=2, alpha=6, targets=["to_q"])
+    randomise(generator)
+    noise = initial_noise(generator, [1, 2])
+    aligned = clips(generator, noise)
+    lora.save(generator.policy_module(), tmp_path / "lora")
+    lora.merge(generator.policy_module())
+    generator.model.pipeline.save_pretrained(tmp_path / "merged")
+    _, metadata = lora.read(tmp_path / "lora" / lora.FILE_NAME)
+    said = loading_lines(lora.network_of(metadata), len(list((tmp_path / "lora").iterdir())))
+    pipeline = DiffusionPipeline.from_pretrained(case.folder)
+    known = {"pipeline": pipeline, "FOLDER": tmp_path / "lora", "DIR": tmp_path / "merged"}
+    exec("\n".join(said), known | {"DiffusionPipeline": DiffusionPipeline}, known)
+    known["pipeline"].set_progress_bar_config(disable=True)
+    theirs = case.own_call(known["pipeline"], noise, output_type="latent")
+    theirs = case.case.from_pipeline(theirs, tuple(noise.shape[1:]))
+    assert (theirs - aligned[:, :, : theirs.shape[2]]).abs().max() < 1e-4

@@ -15,6 +15,7 @@ from core.cli import option, parse, required
 from core.errors import UserError
 from core.registry import unknown
 from eval.result import RESULTS, TIE_BAND
+from eval.svg import plain_number
 
 if TYPE_CHECKING:
     from eval.run import Results
@@ -274,8 +275,8 @@ def show(results: Results, folder: str) -> None:
         interval, flagged = entry["interval"], entry.get("flagged")
         table.add_row(
             escape(name),
-            "-" if entry["value"] is None else f"{entry['value']:.4f}",
-            "-" if interval is None else f"{interval[0]:.4f} .. {interval[1]:.4f}",
+            "-" if entry["value"] is None else plain_number(entry["value"], 4),
+            "-" if interval is None else " .. ".join(plain_number(end, 4) for end in interval),
             str(entry["n"]),
         )
         said = [entry["reason"], entry.get("warning"), flagged and f"ranks above real: {', '.join(flagged)}"]

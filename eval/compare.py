@@ -22,7 +22,7 @@ from rich.table import Table
 from core.errors import UserError
 from core.randomness import numpy_generator
 from core.stats import Difference, numbered
-from eval import METRICS, result, select
+from eval import METRICS, result, select, svg
 from eval.paired_tests import Sides, row_of, untested
 from eval.pairs import Pair, Row, cluster
 from eval.protocol import Metric
@@ -168,11 +168,11 @@ def _word(row: Row) -> str:
 
 
 def _number(value: float | None, signed: bool = False) -> str:
-    """Three digits after the point, fewer for large numbers."""
+    """Three digits after the point, fewer for large numbers, more for small ones."""
     if value is None:
         return "-"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
+    return ("+" if signed and value >= 0 else "") + svg.plain_number(value, decimals)
 
 
 def _p(value: float | None) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from core.stats import Interval, mean_interval
+from core.stats import Interval, mean_interval, wilson
 from eval.bench import Tools
 from eval.neighbours import num_copies
 from eval.pairs import cluster
 from eval.protocol import Metric
 from eval.result import SetFeatures, finite
 from eval.set_interval import jackknife, parts_for
+
+SHARE_OF_VIDEOS = "share of videos"  # unit of what is yes or no of a video
 
 
 def entry(
@@ -49,10 +52,20 @@ def video_entry(metric: Metric, rows: Sequence[dict[str, Any]], reason: str | No
     failed = sum("error" in row for row in rows)
     if reason is None and not np.isfinite(values).any():
         reasons = Counter(row["reasons"].get(metric.name, "could not be decoded") for row in rows)
-        reason = "; ".join(f"{text} ({count} videos)" for text, count in reasons.most_common(3))
+        reason = "; ".join(f"{text} ({_videos(count)})" for text, count in reasons.most_common(3))
     if reason is not None:
         return _not_run(reason) | {"num_failed": failed}
-    return _entry(mean_interval(values, [cluster(row) for row in rows], seed)) | {"num_failed": failed}
+    prompts = [cluster(row) for row in rows]
+    interval = mean_interval(values, prompts, seed)
+    if metric.unit == SHARE_OF_VIDEOS and interval.low == interval.high:
+        interval = _unanimous(interval, len({name for name, value in zip(prompts, values, strict=True) if value >= 0}))
+    return _entry(interval) | {"num_failed": failed}
+
+
+def _unanimous(interval: Interval, num_prompts: int) -> Interval:
+    """Of a share that is the same on every prompt, of which a bootstrap would say that no other is possible."""
+    bounds = wilson(interval.value * num_prompts, 0, num_prompts)
+    return replace(interval, low=bounds.low, high=bounds.high, method=f"Wilson over {num_prompts} prompts")
 
 
 def by_group(
@@ -83,9 +96,11 @@ def set_entry(
     if reference is None:
         return _not_run("not run: needs --reference, a video set of real videos")
     if num_videos < 2 or len(reference) < 2:
-        return _not_run(f"not run: {num_videos} videos and {len(reference)} real ones with features")
+        return _not_run(f"not run: {_videos(num_videos)} and {len(reference)} real with features")
     groups, dim = [prompts[name] or name for name in features.ids], features.vectors.shape[1]
-    entry = _entry(jackknife(lambda rows: distance(features.vectors[rows], reference), groups, parts_for(dim)))
+    interval = jackknife(lambda rows: distance(features.vectors[rows], reference), groups, parts_for(dim))
+    low, high = np.clip([interval.low, interval.high], *metric.range)
+    entry = _entry(replace(interval, low=min(float(low), interval.value), high=max(float(high), interval.value)))
     if entry["value"] is None:
         return _not_run(f"not run: too few videos ({num_videos} and {len(reference)} real ones, {dim} dimensions)")
     words = []
@@ -96,8 +111,14 @@ def set_entry(
     if copies:
         words.append(f"{copies} of {num_videos} videos have the features of another and add no samples")
     if num_videos < len(prompts):
-        words.append(f"{len(prompts) - num_videos} videos have no features (broken, too short or not finite)")
+        words.append(
+            f"{len(prompts) - num_videos} of {len(prompts)} videos without features (broken, too short, not finite)"
+        )
     return entry | {"n": num_videos} | ({"warning": "; ".join(words)} if words else {})
+
+
+def _videos(count: int) -> str:
+    return "1 video" if count == 1 else f"{count} videos"
 
 
 def _entry(interval: Interval) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{decimals}f}".replace("-", "\u2212")
 
 
+def plain_number(value: float, decimals: int) -> str:
+    """As many decimals for any value, more only for one that would lose all but its first two digits."""
+    needed = 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{max(decimals, needed)}f}"
+
+
 def share(value: float | None) -> str:
     """A share in per cent, a dash for what is not there."""
     return "\u2013" if value is None else f"{100 * value:.0f}\u2009%"

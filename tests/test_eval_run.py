@@ -13,9 +13,10 @@ import pytest
 from toy_backbone import ToyBackbone
 
 from base_model.world import dataset
-from core import cli, video, videoset
+from core import cli, stats, video, videoset
 from core.errors import UserError
-from eval import result, run
+from eval import entries, result, run, select
+from eval.result import SetFeatures
 
 FAST = ("physics_pass_rate", "physics/inertia", "flicker", "clip_sim", "diversity", "fvd", "mmd")
 
@@ -199,10 +200,28 @@ def write_raw(folder: Path, name: str, frames: np.ndarray, layout: str, stored: 
         file.write(json.dumps(line) + "\n")
 
 
+def test_a_share_that_every_video_has_is_not_called_certain() -> None:
+    rows = [{"id": str(i), "prompt": f"p{i // 2}", "physics_pass_rate": 1.0, "reasons": {}} for i in range(24)]
+    rows[0]["physics_pass_rate"] = None  # its prompt has another
+    entry = entries.video_entry(select.metric("physics_pass_rate"), rows, None, 0)
+    low, high = entry["interval"]
+    assert low == pytest.approx(stats.wilson(12, 0, 12).low) and high == 1 == entry["value"] and entry["n"] == 23
+
+
+def test_the_interval_of_a_distance_stays_where_distances_are() -> None:
+    draw = np.random.default_rng(0)
+    vectors = SetFeatures(tuple("abcdef"), draw.standard_normal((6, 3)) ** 3, draw.standard_normal((6, 3)))
+    names = dict(zip("abcdef", "abcdef", strict=True))
+    (low, high), value = (
+        entries.set_entry(select.metric("fvd[sandbox,dct]"), vectors, names, None)[key] for key in ("interval", "value")
+    )
+    assert low == 0 < value < high
+
+
 def test_one_video_gives_numbers_without_intervals(tmp_path: Path) -> None:
     metrics = measure(write_set(tmp_path / "one", 1), reference=write_set(tmp_path / "real", 2)).metrics
     assert metrics["flicker"]["value"] is not None and metrics["flicker"]["interval"] is None
-    assert metrics["fvd[sandbox,dct]"]["value"] is None and "1 videos" in metrics["fvd[sandbox,dct]"]["reason"]
+    assert metrics["fvd[sandbox,dct]"]["value"] is None and "1 video and" in metrics["fvd[sandbox,dct]"]["reason"]
 
 
 def test_what_cannot_run_says_why(tmp_path: Path) -> None:
@@ -299,7 +318,8 @@ def test_videos_too_short_for_a_backbone_are_counted_not_hidden(tmp_path: Path) 
     real = write_set(tmp_path / "real", seed=9)
     metrics = measure(tmp_path / "mixed", reference=real, backbone=tower).metrics
     assert (
-        metrics["mmd[sandbox,dct]"]["n"] == 5 and "1 videos have no features" in metrics["mmd[sandbox,dct]"]["warning"]
+        metrics["mmd[sandbox,dct]"]["n"] == 5
+        and "1 of 6 videos without features" in metrics["mmd[sandbox,dct]"]["warning"]
     )
     rows = {row["id"]: row for row in result.read_samples(tmp_path / "mixed")}
     assert "needs 12 frames" in rows["v2"]["reasons"]["clip_sim[sandbox]"]
@@ -316,7 +336,10 @@ def test_features_that_are_no_numbers_cost_their_own_video_only(tmp_path: Path) 
     base, real = write_set(tmp_path / "base"), write_set(tmp_path / "real", seed=9)
     metrics = measure(base, reference=real, backbone=Faulty()).metrics
     assert metrics["clip_sim[sandbox]"]["n"] == metrics["mmd[sandbox,dct]"]["n"] == 5
-    assert metrics["mmd[sandbox,dct]"]["value"] is not None and "1 videos" in metrics["mmd[sandbox,dct]"]["warning"]
+    assert (
+        metrics["mmd[sandbox,dct]"]["value"] is not None
+        and "without features" in metrics["mmd[sandbox,dct]"]["warning"]
+    )
     assert "finite" in result.read_samples(base)[2]["reasons"]["clip_sim[sandbox]"]
 
 

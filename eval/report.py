@@ -157,7 +157,7 @@ def _growth(samples: Mapping[int, Sequence[VideoItem]]) -> list[dict[str, Any]]:
         items = [items[index] for items in samples.values()]
         film = gallery.film([item.video for item in items])
         if not film.problem:
-            shown.append({"prompt": items[0].prompt, "steps": list(samples), "film": film})
+            shown.append({"prompt": items[0].prompt, "steps": [f"step {step}" for step in samples], "film": film})
     return shown
 
 

@@ -170,6 +170,7 @@ def _render(sets: Sets) -> str:
         metrics=[(row, chart) for row, entries in sets.rows if (chart := svg.metric(row.name, entries))],
         provenance=_provenance(sets),
         share=svg.share,
+        number=svg.number,
     )
 
 

@@ -64,7 +64,7 @@ def clip(path: Path, name: str, facts: str = "") -> dict[str, Any]:
     try:
         found = media.LIBRARY.add(path)
     except UserError as error:
-        return {"error": str(error), "name": name, "facts": facts}
+        return {"error": str(error).replace(str(path), path.name), "name": name, "facts": facts}
     return found.shown(f"video of {name}") | {"name": name, "facts": facts}
 
 

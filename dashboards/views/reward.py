@@ -21,11 +21,14 @@ NUM_WORST = 6
 def show(experiments: list[runs.Experiment]) -> None:
     st.title("Reward")
     experiment = common.choose([one for one in experiments if one.reward] or experiments)
-    report, problems = reward_report.read(experiment.reward) if experiment.reward else (reward_report.Report(), [])
+    if experiment.reward is None:
+        common.empty("No preference model yet: `soralign reward train` writes one, with the report that is shown here.")
+        return
+    report, problems = reward_report.read(experiment.reward)
     common.report_problems(problems)
     rows = report.accuracies
     if not rows:
-        common.empty("No preference model yet: `soralign reward train` writes one, with the report that is shown here.")
+        common.empty("There is no accuracy in this model's report.json; `soralign reward train` writes it anew.")
         return
     drawn = [_accuracies([row for row in rows if row.kind == kind], kind) for kind in ("without ties", "with ties")]
     components.charts(key="accuracy", data={"markup": "".join(drawn)})

@@ -21,7 +21,7 @@ import torch
 from core import stats
 from core.cli import option
 from core.errors import UserError
-from core.files import append_line, read_lines
+from core.files import append_line, drop_partial_line, read_lines
 from core.progress import track
 from core.randomness import numpy_generator, seed_for
 from reward.frame_reward import pretrained
@@ -75,7 +75,8 @@ class VideoScore:
     """Score of the video that a prompt and a seed give; each is made once.
 
     The reward is told the short prompt: a video is judged by what the user wanted, whatever words were added.
-    Args: generate: prompts and seeds -> frames. cache: file of JSON lines that keeps scores between runs.
+    Args: generate: prompts and seeds -> frames. cache: file of JSON lines that keeps scores between runs. maker: what
+        makes the videos; scores of other videos or by another reward are not taken from the file.
     """
 
     def __init__(
@@ -83,13 +84,17 @@ class VideoScore:
         generate: Callable[[Sequence[str], Sequence[int]], torch.Tensor],
         reward: Reward,
         cache: str | Path | None = None,
+        maker: str = "",
     ) -> None:
         self.generate, self.reward = generate, reward
+        self.source = {"maker": maker, "reward": f"{reward.name} {reward.version}"}
         self.cache = Path(cache) if cache is not None else None
         self.known: dict[tuple[str, str, int], float | None] = {}
         if self.cache is not None and self.cache.exists():
+            drop_partial_line(self.cache)
             for row in read_lines(self.cache):
-                self.known[row["short"], row["expanded"], row["seed"]] = row["score"]
+                if self.source.items() <= row.items():
+                    self.known[row["short"], row["expanded"], row["seed"]] = row["score"]
 
     @torch.no_grad()
     def __call__(self, short: Sequence[str], expanded: Sequence[str], seeds: Sequence[int]) -> list[float | None]:
@@ -104,7 +109,7 @@ class VideoScore:
                 self.known[key] = None if total != total else sign * total
                 if self.cache is not None:
                     row = {"short": key[0], "expanded": key[1], "seed": key[2], "score": self.known[key]}
-                    append_line(self.cache, row)
+                    append_line(self.cache, self.source | row)
         return [self.known[key] for key in wanted]
 
 
@@ -115,7 +120,7 @@ def video_score(generator: Generator, reward: Reward, num_steps: int, cache: str
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         return generate_frames(generator, prompts, seeds=seeds, num_steps=num_steps)
 
-    return VideoScore(generate, reward, cache)
+    return VideoScore(generate, reward, cache, f"{generator.name} {num_steps} steps")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from reward.prompt_expansion import (
     tiny_expander,
     words_kept,
 )
-from reward.simple import brightness
+from reward.simple import brightness, motion
 
 SIZES = ("small", "medium", "large")
 PAIRS = [(f"a {c} ball", f"a {s} {c} ball rests") for c in ("red", "blue") for s in SIZES]
@@ -105,6 +105,18 @@ def test_scores_are_kept_between_runs_and_a_missing_one_is_none(tmp_path: Path) 
     assert again(*asked) == first(*asked) and len(painter.made) == 2
     blind = VideoScore(lambda prompts, seeds: torch.full((1, 1, 3, 2, 2), float("nan")), brightness())
     assert blind(["x"], ["y"], [0]) == [None]
+
+
+def test_scores_of_another_reward_or_other_videos_are_not_taken(tmp_path: Path) -> None:
+    painter, cache, asked = Painter(), tmp_path / "scores.jsonl", (["a ball"], ["a large ball"], [1])
+    VideoScore(painter, brightness(), cache, "model 10 steps")(*asked)
+    with cache.open("a") as file:
+        file.write('{"maker": "mod')  # as somebody was killed
+    assert VideoScore(painter, motion(), cache, "model 10 steps")(*asked) == [0.0]
+    VideoScore(painter, brightness(), cache, "model 20 steps")(*asked)
+    assert len(painter.made) == 3
+    assert VideoScore(painter, brightness(), cache, "model 10 steps")(*asked) == [pytest.approx(0.6)]
+    assert len(painter.made) == 3
 
 
 def test_what_was_scored_before_a_crash_is_kept(tmp_path: Path) -> None:

@@ -150,8 +150,14 @@ def show(
         f"{compared['num_pairs']} pairs, {compared['num_prompts']} prompts; better and worse hold after Holm's"
         " correction for all rows, (in brackets) only alone"
     )
-    if "gold_win_rate" in compared["metrics"]:
-        print(f"gold_win_rate: {names[1]} over {names[0]}, ties half; its interval is that of the rate itself")
+    alone = {name: compared["unmatched"][side] for name, side in zip(names, "ab", strict=True)}
+    if any(alone.values()):
+        print(
+            f"left out, of no prompt and seed in the other: {', '.join(f'{n} of {name}' for name, n in alone.items())}"
+        )
+    rates = [name for name, row in compared["metrics"].items() if row["reason"] is None and "wins" in row]
+    if rates:
+        print(f"{', '.join(rates)}: {names[1]} over {names[0]}, ties half; the interval is that of the rate itself")
     for line in untested:
         print(f"not compared: {line}")
 

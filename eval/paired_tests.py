@@ -39,7 +39,9 @@ class Sides:
         samples = result.read_samples(a), result.read_samples(b)
         pairs = paired(*samples)
         if not pairs:
-            raise UserError(f"{a} and {b} share no (prompt, seed); generate both with the same prompts and seeds")
+            shared = len({row["prompt"] for row in samples[0]} & {row["prompt"] for row in samples[1]})
+            common = f"{shared} prompts, but no seed of one" if shared else "no prompt"
+            raise UserError(f"{a} and {b} share {common}; generate both with the same prompts and seeds")
         return cls((a, b), results, samples, pairs)
 
     def have(self, name: str) -> bool:

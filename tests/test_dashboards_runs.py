@@ -280,7 +280,7 @@ def test_a_pinned_baseline_is_compared_prompt_by_prompt(demo: Path, tmp_path: Pa
     path = other / "aligned" / "samples.jsonl"
     path.write_text(path.read_text().replace('"seed": ', '"seed": 9'))
     rows, reason = runs.against(demo / "base", other / "aligned")
-    assert "share no (prompt, seed)" in reason and rows[0].p is None and rows[0].aligned == 0.75
+    assert "but no seed of one" in reason and rows[0].p is None and rows[0].aligned == 0.75
 
 
 def test_the_learning_curve_ends_with_the_model_itself(tmp_path: Path) -> None:

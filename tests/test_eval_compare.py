@@ -160,7 +160,7 @@ def test_a_missing_value_leaves_its_pair_out_of_that_metric_only(tmp_path: Path)
     assert found["motion"]["verdict"] == "changed: more"
 
 
-def test_pairs_need_the_same_prompt_and_seed(tmp_path: Path) -> None:
+def test_pairs_need_the_same_prompt_and_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = (
         write_side(tmp_path / "a", {"flicker": rng().random(6)}),
         write_side(tmp_path / "b", {"flicker": rng(1).random(6)}),
@@ -170,11 +170,13 @@ def test_pairs_need_the_same_prompt_and_seed(tmp_path: Path) -> None:
     result.write_samples(b, list(reversed(rows)))
     found = compare.compare(a, b)
     assert found["num_pairs"] == 5 and found["unmatched"] == {"a": 1, "b": 1}
+    compare.show(found)
+    assert "left out, of no prompt and seed in the other: 1 of base, 1 of aligned" in capsys.readouterr().out
     kept = [row for row in result.read_samples(a) if row["id"] != "v0"]
     gap = np.mean([next(r for r in rows if r["id"] == row["id"])["flicker"] - row["flicker"] for row in kept])
     assert found["metrics"]["flicker"]["difference"] == pytest.approx(gap)
     result.write_samples(b, [row | {"prompt": "other"} for row in rows])
-    with pytest.raises(UserError, match="share no"):
+    with pytest.raises(UserError, match="share no prompt"):
         compare.compare(a, b)
 
 

@@ -70,6 +70,14 @@ class History:
         change = ends[1] - ends[0]
         return change / error if error > 0 else math.copysign(math.inf, change) if change else 0.0
 
+    def lower_is_better(self, name: str) -> bool:
+        return name in self.config.get("lower_is_better", ())
+
+    def gain(self, name: str) -> float | None:
+        """`rise`, turned so that above 0 is better."""
+        rise = self.rise(name)
+        return -rise if rise is not None and self.lower_is_better(name) else rise
+
     def number(self, key: str, default: float = 0.0) -> float:
         value = self.config.get(key, default)
         return float(value) if isinstance(value, int | float) else default
@@ -81,10 +89,19 @@ class History:
 
     @property
     def clips(self) -> float:
-        """Clips per training step."""
-        if self.config.get("store"):
-            return 2.0 * self.number("pairs_per_step")
+        """Clips that are judged in a training step."""
         return self.number("prompts_per_step") * self.number("group_size", 1.0)
+
+    @property
+    def learned(self) -> float:
+        """Clips that an optimizer step learns from, on average: of some groups the best and worst alone."""
+        of_group = self.number("keep") or self.number("group_size", 1.0)
+        if self.config["algorithm"] == "DPO":
+            of_group = 2.0
+        elif self.config.get("weighting") == "best":
+            of_group = self.number("best", 1.0)
+        groups = self.number("pairs_per_step" if self.config.get("store") else "prompts_per_step")
+        return groups * of_group / max(1.0, self.number("updates", 1.0))
 
     @property
     def rounds(self) -> float:
@@ -131,12 +148,14 @@ def report(history: History) -> str:
     """All of it as text."""
     first, last = history.rows[0], history.rows[-1]
     goal, called = history.goal, GOALS[history.goal]
-    rise, ends = history.rise(goal), history.ends(goal)
+    rise, gain, ends = history.rise(goal), history.gain(goal), history.ends(goal)
     lines = [f"{history.config['algorithm']}, {len(history.rows)} steps, {last.get('samples', 0)} clips"]
     if rise is None or ends is None:
         lines.append(f"{called} {first[goal]:.4g} -> {last[goal]:.4g}: too few steps for a trend (6 needed)")
     else:
-        word = "rises" if rise > CERTAIN else "falls" if rise < -CERTAIN else "does not rise"
+        lower = history.lower_is_better(goal)
+        word = "rises" if rise > CERTAIN else "falls" if rise < -CERTAIN else f"does not {'fall' if lower else 'rise'}"
+        word += " (lower is better)" if lower else ""
         lines.append(
             f"{called} {word}: {ends[0]:.4g} in the first third of the steps, {ends[1]:.4g} in the last "
             f"({rise:+.1f} standard errors)"
@@ -144,7 +163,7 @@ def report(history: History) -> str:
     found = findings(history)
     for number, one in enumerate(found, start=1):
         lines += ["", f"{number}. {one.what}", f"   seen: {one.figure}", f"   next: {one.advice}"]
-    if not found and rise is not None and rise > CERTAIN:
+    if not found and gain is not None and gain > CERTAIN:
         lines += ["", "nothing to complain of"]
     elif not found:
         lines += ["", "none of the known causes shows; next: run longer, or score the same clips twice to see the "
@@ -165,7 +184,7 @@ def ratio(history: History) -> Finding | None:
 
 def broken_rewards(history: History) -> Finding | None:
     masked = history.mean("reward/masked") or 0.0
-    if not history.clips or masked / history.clips < 0.1:
+    if not masked or masked / history.clips < 0.1:
         return None
     return Finding(
         "Many clips have no reward and are left out.",
@@ -180,12 +199,13 @@ def over_optimised(history: History) -> Finding | None:
     )
     if not any(history.values("align/over_optimised")):
         return None
-    falls = [(name, history.values(name)) for name in judges]
-    name, values = min(falls, key=lambda one: one[1][-1] - max(one[1]))
+    best = {name: (min if history.lower_is_better(name) else max)(history.values(name)) for name in judges}
+    name = max(judges, key=lambda one: abs(history.values(one)[-1] - best[one]))
+    values = history.values(name)
     steps = [row["step"] for row in history.rows if row.get(name) is not None]
     return Finding(
-        "Over-optimisation: the reward rises while a judge that is not trained on falls.",
-        f"{name} was {max(values):.4g} at step {steps[values.index(max(values))]} and is {values[-1]:.4g} now",
+        "Over-optimisation: the reward gets better while a judge that is not trained on gets worse.",
+        f"{name} was {best[name]:.4g} at step {steps[values.index(best[name])]} and is {values[-1]:.4g} now",
         "take the checkpoint of that step; or raise kl_weight, lower learning_rate, or complete the reward",
     )
 
@@ -222,13 +242,12 @@ def collapsed(history: History) -> Finding | None:
 
 
 def small_batch(history: History) -> Finding | None:
-    per_update = history.clips / max(1.0, history.number("updates", 1.0))
-    if not history.clips or per_update >= SMALL_BATCH:
+    if history.learned >= SMALL_BATCH:
         return None
     return Finding(
         "The batch is too small for a policy gradient.",
-        f"{per_update:.0f} clips per optimizer step; at least {SMALL_BATCH}, better 32 and more, are in use",
-        "raise prompts_per_step or group_size, or lower updates",
+        f"{history.learned:.0f} clips per optimizer step; at least {SMALL_BATCH}, better 32 and more, are in use",
+        "raise prompts_per_step, or group_size where all of a group is learned from, or lower updates",
     )
 
 
@@ -236,7 +255,7 @@ def noisy_gradient(history: History) -> Finding | None:
     cosine = history.mean("align/gradient_agreement")
     if cosine is None or cosine >= NOISY:
         return None
-    half = history.clips / max(1.0, history.number("updates", 1.0)) / 2
+    half = history.learned / 2
     need = f"about {half * (1 - cosine) / cosine:,.0f} clips would make it half signal" if cosine > 0 else ""
     return Finding(
         "The gradient is mostly noise.",
@@ -287,15 +306,14 @@ def strong_kl(history: History) -> Finding | None:
     if weight <= 0 or not distance:
         return None
     width, term = history.number("clip_range"), weight * distance[-1]
-    gain = (
-        width if width > 0 else abs(history.values("align/loss")[-1]) / 2 if history.values("align/loss") else math.inf
-    )
-    rise = history.rise(history.goal)
-    if term <= gain or (rise is not None and rise > CERTAIN):
+    losses = history.values("align/loss")
+    most = width if width > 0 else abs(losses[-1]) / 2 if losses else math.inf
+    better = history.gain(history.goal)
+    if term <= most or (better is not None and better > CERTAIN):
         return None
     return Finding(
         "The KL to the reference is stronger than what a clip can gain.",
-        f"kl_weight x KL is {term:.2g}; a sample gains at most about {gain:.2g} per step",
+        f"kl_weight x KL is {term:.2g}; a sample gains at most about {most:.2g} per step",
         "lower kl_weight by 3 to 10, or set it to 0 and watch a held-out judge instead",
     )
 
@@ -310,18 +328,18 @@ def learning_rate(history: History) -> Finding | None:
             "go back to an earlier checkpoint in a new run with learning_rate a third of this, or lower max_grad_norm",
         )
     reach = rate * len(history.rows) * history.rounds
-    rise = history.rise(history.goal)
-    if norms and 0 < reach < 1e-3 and not (rise is not None and rise > CERTAIN):
+    gain = history.gain(history.goal)
+    if norms and 0 < reach < 1e-3 and not (gain is not None and gain > CERTAIN):
         return Finding(
             "The weights have hardly moved yet: the learning rate is low for so few steps.",
             f"AdamW moves a weight by at most learning_rate x steps = {reach:.1g}",
             "raise learning_rate (1e-4 to 1e-3 for LoRA here), updates or steps",
         )
-    if rise is not None and rise < -CERTAIN:
+    if gain is not None and gain < -CERTAIN:
         return Finding(
-            f"The {GOALS[history.goal]} falls: the steps are too large or go the wrong way.",
-            f"{rise:+.1f} standard errors from the first to the last third, learning_rate {rate:g}",
-            "lower learning_rate by 3; if it still falls, check that higher is better in what it is trained on",
+            f"The {GOALS[history.goal]} gets worse: the steps are too large or go the wrong way.",
+            f"{gain:+.1f} standard errors from the first to the last third, learning_rate {rate:g}",
+            "lower learning_rate by 3; if it still does, check which way is better in what it is trained on",
         )
     return None
 

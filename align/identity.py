@@ -54,6 +54,7 @@ def describe(
         "clip": f"{size.num_frames}x{size.height}x{size.width}",
         "reward": f"{reward.name} {reward.version}",
         "judges": [f"{judge.name} {judge.version}" for judge in held_out.judges],
+        "lower_is_better": _falling(reward, held_out.judges),
         "algorithm": type(algorithm).__name__,
         **asdict(algorithm),  # type: ignore[call-overload]
         **asdict(config),
@@ -68,9 +69,15 @@ def open_run(out: Path | str, description: dict[str, Any], writes: bool) -> Run:
 
     Raises: UserError that names every setting with both values, if it was made with others, or says who writes it.
     """
-    added = ADDED | {"dtype": description["dtype"]}  # of runs that did not say, nothing can be known
-    defaults = {key: added[key] for key in added.keys() & description.keys()}
+    unsaid = {key: description[key] for key in ("dtype", "lower_is_better")}  # of runs that did not say, take it so
+    defaults = {key: value for key, value in (ADDED | unsaid).items() if key in description}
     return Run.open(Path(out), description, defaults, writes=writes)
+
+
+def _falling(reward: "Reward", judges: Sequence["Reward"]) -> list[str]:
+    """The logged names of what gets better as it falls."""
+    names = [] if reward.higher_is_better else ["reward/total", "judge/trained_reward"]
+    return names + [f"judge/{judge.name}" for judge in judges if not judge.higher_is_better]
 
 
 def _line(prompt: Prompt) -> str:

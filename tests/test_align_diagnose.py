@@ -77,7 +77,12 @@ def test_a_healthy_run_gives_no_finding() -> None:
         ({"align/kl_reference": 0.5}, {"kl_weight": 0.1}, 0.0, "stronger than what a clip can gain", "is 0.05"),
         ({"align/grad_norm": lambda step: 1.3**step}, {}, 0.1, "gradient explodes", "in the first third"),
         ({}, {"learning_rate": 1e-6}, 0.0, "hardly moved", "6e-05"),
-        ({}, {}, -0.1, "reward falls", "standard errors"),
+        ({}, {}, -0.1, "reward gets worse", "standard errors"),
+        ({}, {"lower_is_better": ["reward/total"]}, 0.1, "reward gets worse", "standard errors"),
+        ({}, {"keep": 2}, 0.1, "batch is too small", "8 clips per optimizer step"),
+        ({}, {"algorithm": "DPO"}, 0.1, "batch is too small", "8 clips per optimizer step"),
+        ({}, {"weighting": "best", "best": 1}, 0.1, "batch is too small", "4 clips per optimizer step"),
+        ({}, {"algorithm": "DPO", "store": "v.db", "pairs_per_step": 8}, 0.1, "too small", "8 clips per optimizer"),
     ],
 )
 def test_every_cause_is_named_with_its_figure(
@@ -96,6 +101,18 @@ def test_over_optimisation_names_the_judge_and_the_step_to_go_back_to() -> None:
         row["align/over_optimised"] = float(row["step"] > 20)  # type: ignore[index]
     (one,) = findings(history)
     assert "Over-optimisation" in one.what and one.figure == "judge/clip was 0.3 at step 10 and is 0.1 now"
+
+
+def test_what_should_fall_may_fall() -> None:
+    history = _history(config={"lower_is_better": ["reward/total", "judge/flicker"]}, slope=-0.1)
+    assert findings(history) == []
+    assert "reward falls (lower is better): " in diagnose.report(history)
+    assert "nothing to complain of" in diagnose.report(history)
+    for row in history.rows[4::5]:
+        row["judge/flicker"] = 0.1 + 0.01 * abs(row["step"] - 10)  # type: ignore[index]
+        row["align/over_optimised"] = float(row["step"] > 20)  # type: ignore[index]
+    (one,) = findings(history)
+    assert one.figure == "judge/flicker was 0.1 at step 10 and is 0.3 now"
 
 
 def test_the_command_reads_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

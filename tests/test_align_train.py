@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from toy_generator import Brightness, Scores, ToyGenerator
 from toy_run import WithCritic
 
+from align import diagnose
 from align.ddpo import DDPO
 from align.prompts import PromptSet
 from align.train import TrainConfig, set_rates, train
@@ -123,10 +124,21 @@ def test_a_run_from_before_a_setting_goes_on_as_it_was(tmp_path: Path) -> None:
     config = replace(CONFIG, decay=0.0, steps=1)
     path = train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run").folder / "config.yaml"
     written = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({key: written[key] for key in written if key not in ("decay", "compile")}))
+    path.write_text(yaml.safe_dump({key: written[key] for key in written if key not in ("decay", "lower_is_better")}))
     train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
     with pytest.raises(UserError, match=r"decay: 0\.0 there, 0\.5 now"):
         train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, decay=0.5), tmp_path / "run")
+
+
+def test_a_run_knows_which_of_its_curves_should_fall(tmp_path: Path) -> None:
+    reward, judge = Brightness(higher_is_better=False), Brightness("darkness", higher_is_better=False)
+    config = replace(CONFIG, steps=1, judge_clips=2)
+    run = train(ToyGenerator(), reward, TOY, PROMPTS, config, tmp_path / "run", judges=[judge])
+    assert diagnose.read(run.folder).config["lower_is_better"] == [
+        "reward/total",
+        "judge/trained_reward",
+        "judge/darkness",
+    ]
 
 
 def test_more_updates_than_batches_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:

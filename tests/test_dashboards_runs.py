@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from demo_folder import COMPARISON, PROMPTS, write_demo
 
@@ -188,6 +189,15 @@ def test_exports_hold_every_row_and_number(kind: str, demo: Path) -> None:
     back = reader(data).set_index("metric")
     assert len(back) == len(rows) and back.loc["physics_pass_rate", "aligned"] == 0.75
     assert back.loc["gold_win_rate", "verdict"] == "better"
+
+
+def test_a_count_that_is_not_known_everywhere_stays_whole() -> None:
+    rows = [
+        {"metric": "one, two", "n": 288, "p": 1.0, "reason": None},
+        {"metric": "three", "n": None, "p": None, "reason": None},
+    ]
+    assert export.encode(rows, "CSV").decode() == 'metric,n,p,reason\n"one, two",288,1.0,\nthree,,,\n'
+    assert pyarrow.parquet.read_table(io.BytesIO(export.encode(rows, "Parquet"))).to_pylist() == rows
 
 
 def test_the_markdown_is_a_model_cards_table(demo: Path) -> None:

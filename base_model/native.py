@@ -23,7 +23,7 @@ from base_model.world.spec import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    from base_model.codec.quantized import QuantizedVideoCodec
+    from base_model.codec.load import Saved
     from base_model.variants import Denoiser
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,7 +57,7 @@ class NativeGenerator:
     clips in training; the shipped transformer saw 17 and 33.
     """
 
-    vae: CausalVideoVAE | QuantizedVideoCodec
+    vae: Saved
     transformer: Denoiser
     clip: SandboxClip
     shift: float = 3.0

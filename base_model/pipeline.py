@@ -15,9 +15,7 @@ from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 from torch import Tensor
 
 from base_model.codec.frames import FrameCodec
-from base_model.codec.load import load_codec
-from base_model.codec.quantized import QuantizedVideoCodec
-from base_model.codec.vae import CausalVideoVAE
+from base_model.codec.load import Saved, load_codec
 from base_model.native import USUAL, NativeGenerator, fast_dtype, precision_of
 from base_model.options import WEIGHTS
 from base_model.protocol import VideoSize
@@ -33,7 +31,7 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
 
     def __init__(
         self,
-        vae: CausalVideoVAE | QuantizedVideoCodec,
+        vae: Saved,
         transformer: Denoiser,
         clip: SandboxClip,
         scheduler: FlowMatchEulerDiscreteScheduler,
@@ -65,19 +63,19 @@ class SoralignPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         )
 
 
-def complete(folder: Path, codec: str, clip: str, shift: float) -> None:
+def complete(folder: Path, codec: str, per_frame: bool, clip: str, shift: float) -> None:
     """Make of a folder with a saved `transformer` a whole model, with the parts that it was trained on.
 
-    A codec that goes frame by frame is none that a pipeline can hold; around such a transformer nothing is written.
-
     Args:
-        codec, clip: folders of these parts, which are copied. shift: of the schedule, as in training.
+        codec, clip: folders of these parts, which are copied. per_frame: see `load_codec`. shift: of the schedule, as
+            in training.
     """
-    vae = load_codec(codec)
+    vae = load_codec(codec, per_frame)
     if isinstance(vae, FrameCodec):
-        return
-    for name, source in (("vae", codec), ("clip", clip)):
-        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        vae.save_pretrained(folder / "vae")
+    else:
+        shutil.copytree(codec, folder / "vae", dirs_exist_ok=True)
+    shutil.copytree(clip, folder / "clip", dirs_exist_ok=True)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.save_pretrained(folder / "scheduler")
     SoralignPipeline(vae, load_transformer(folder / "transformer"), load_clip(clip), scheduler).save_config(folder)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from base_model.codec import losses, quantize
 from base_model.codec.frames import FrameCodec
+from base_model.codec.load import load_codec
 from base_model.codec.long import decode_pieces, decode_tiles, encode_pieces, encode_tiles, seam_error
 from base_model.codec.protocol import Codec
 from base_model.codec.quantize import FiniteScalarQuantizer, VectorQuantizer, perplexity
@@ -44,7 +45,13 @@ def codecs() -> dict[str, Codec]:
             _randomised(QuantizedVideoCodec(kind, 16, 2, 8, TRUNK, latent_mean=mean, latent_std=std))
             for kind in ("fsq", "vq")
         )
-        return {"kl": kl, "fsq": fsq, "vq": vq, "frames": FrameCodec(kl), "image": FrameCodec(AutoencoderKL(**IMAGE))}  # type: ignore[dict-item, arg-type]
+        return {
+            "kl": kl,
+            "fsq": fsq,
+            "vq": vq,
+            "frames": FrameCodec.of(kl),
+            "image": FrameCodec.of(AutoencoderKL(**IMAGE)),
+        }  # type: ignore[dict-item, arg-type]
 
 
 def _frames(time: int = 17, height: int = 32, width: int = 48) -> Tensor:
@@ -106,6 +113,20 @@ def test_the_per_frame_codec_sees_each_frame_alone_and_takes_any_number(codecs: 
         alone = codec.encode(frames[:, time : time + 1])
         assert torch.allclose(latents[:, :, time : time + 1], alone, atol=1e-5)
         assert torch.allclose(alone, codec.image.encode(frames[:, time : time + 1]), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["frames", "image"])
+def test_a_per_frame_codec_is_saved_with_the_image_codec_inside(
+    codecs: dict[str, Codec], tmp_path: Path, name: str
+) -> None:
+    codec, frames = codecs[name], _frames(3)
+    assert isinstance(codec, FrameCodec)
+    codec.save_pretrained(tmp_path)
+    loaded = load_codec(tmp_path)
+    assert isinstance(loaded, FrameCodec) and not any(value.requires_grad for value in loaded.parameters())
+    latents = loaded.encode(frames)
+    assert torch.equal(latents, codec.encode(frames)) and torch.equal(loaded.decode(latents), codec.decode(latents))
 
 
 # --- quantisers -------------------------------------------------------------------------------------------------------

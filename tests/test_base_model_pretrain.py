@@ -22,10 +22,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import base_model
+from base_model import tasks
+from base_model.codec.frames import FrameCodec
 from base_model.codec.load import load_codec
 from base_model.codec.quantized import QuantizedVideoCodec
 from base_model.codec.vae import Blocks, CausalVideoVAE
 from base_model.dit.blocks import Block
+from base_model.given import Request
 from base_model.large import launch
 from base_model.native import nano
 from base_model.options import WEIGHTS
@@ -35,7 +38,7 @@ from base_model.pretrain import codec as codec_part
 from base_model.pretrain import transformer as transformer_part
 from base_model.pretrain.part import Part, pool
 from base_model.protocol import VideoSize
-from base_model.sampler import generate_frames
+from base_model.sampler import Sampling, generate_frames
 from base_model.text import SandboxClip
 from base_model.transformer import VideoTransformer
 from base_model.variants import VARIANTS, load_transformer
@@ -194,17 +197,14 @@ def test_a_transformer_is_trained_on_any_codec_and_sampled_through_it(kind: str,
         folder = str(pretrain(_config("codec", parts, steps=1, bottleneck=kind), tmp_path / kind).folder / "codec")
     config = _config("transformer", parts, steps=2)
     run = pretrain(replace(config, codec=folder, per_frame=kind == "per frame"), tmp_path / "run")
-    if kind != "per frame":
-        model = base_model.load(str(run.folder))
-        assert isinstance(model.vae, QuantizedVideoCodec)
-    else:
-        model = nano()
-        model.vae = load_codec(folder, per_frame=True)  # type: ignore[assignment]
-        model.transformer = load_transformer(run.folder / "transformer").eval()  # type: ignore[assignment]
+    model = base_model.load(str(run.folder))
+    assert isinstance(model.vae, FrameCodec if kind == "per frame" else QuantizedVideoCodec)
     frames = generate_frames(model, ["a red disc"], seeds=[0], num_steps=2, size=VideoSize(5, 32, 32))
     assert frames.shape == (1, 5, 3, 32, 32) and model.vae.latent_shape(5, 32, 32)[1] == (
         5 if kind == "per frame" else 2
     )
+    longer = tasks.extend(Request(model, ["a red disc"], [0], Sampling(num_steps=1)), frames, 3)
+    assert longer.shape[1] == 8 and torch.equal(longer[:, :5], frames)
     facts = json.loads((run.latest() / "provenance.json").read_text())  # type: ignore[operator]
     assert facts["data"] == "sandbox world" and facts["seed"] == 0
 

@@ -6,25 +6,32 @@ patches). The image codec is our own at one frame, or any diffusers AutoencoderK
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
 
 from base_model.codec.vae import CausalVideoVAE, Past
 from core.video import from_signed, to_signed
 
+IMAGE_CODECS = {kind.__name__: kind for kind in (CausalVideoVAE, AutoencoderKL)}
 
-class FrameCodec(nn.Module):
+
+class FrameCodec(ModelMixin, ConfigMixin):
     """Frames through an image codec whose weights stay as they are.
 
     Args:
-        image: `CausalVideoVAE` (its one-frame path) or diffusers' AutoencoderKL.
+        image_codec: "CausalVideoVAE" (its one-frame path) or diffusers' "AutoencoderKL"; `image_options` are its own.
     """
 
     t = 1
 
-    def __init__(self, image: CausalVideoVAE | AutoencoderKL) -> None:
+    @register_to_config
+    def __init__(self, image_codec: str = "CausalVideoVAE", image_options: dict[str, Any] | None = None) -> None:
         super().__init__()
+        image = IMAGE_CODECS[image_codec](**(image_options or {}))
         self.image = image.eval().requires_grad_(False)
         if isinstance(image, CausalVideoVAE):
             self.channels, self.s, self.reach = image.channels, image.s, image.reach
@@ -32,10 +39,13 @@ class FrameCodec(nn.Module):
             depth = len(image.config.block_out_channels)
             self.channels, self.s, self.reach = image.config.latent_channels, 2 ** (depth - 1), 4
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the image codec's weights."""
-        return next(self.image.parameters()).dtype
+    @classmethod
+    def of(cls, image: CausalVideoVAE | AutoencoderKL) -> FrameCodec:
+        """Around a trained image codec."""
+        options = {name: value for name, value in image.config.items() if not name.startswith("_")}
+        codec = cls(type(image).__name__, options)
+        codec.image.load_state_dict(image.state_dict())
+        return codec
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(channels, time, height, width). Raises: ValueError where a side is off the grid."""

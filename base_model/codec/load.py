@@ -22,10 +22,11 @@ def load_codec(folder: str | Path, per_frame: bool = False) -> Saved:
         per_frame: take the one-frame path of a causal codec for every frame.
     Raises: UserError where there is none, or for a quantised codec per frame.
     """
-    known = {kind.__name__: kind for kind in (CausalVideoVAE, QuantizedVideoCodec, AutoencoderKL)}
+    known = {kind.__name__: kind for kind in (CausalVideoVAE, QuantizedVideoCodec, FrameCodec, AutoencoderKL)}
     name = saved_class(folder, "codec")
     if name not in known or (per_frame and name == "QuantizedVideoCodec"):
         kind = "per-frame codec" if per_frame else "codec"
         raise UserError(f"'{folder}' holds a {name}, which is no {kind}; known: {', '.join(known)}")
     codec = known[name].from_pretrained(str(folder), low_cpu_mem_usage=False).float().eval().requires_grad_(False)
-    return FrameCodec(codec) if per_frame or isinstance(codec, AutoencoderKL) else codec
+    is_image_codec = isinstance(codec, AutoencoderKL) or (per_frame and isinstance(codec, CausalVideoVAE))
+    return FrameCodec.of(codec) if is_image_codec else codec

@@ -134,8 +134,7 @@ class TransformerPart(FromTheWorld):
 def save_model(network: Denoiser, config: PretrainConfig, folder: Path) -> None:
     """The network in `folder`, and around it codec, CLIP and schedule, so that the run folder can be drawn from."""
     network.half().save_pretrained(folder)
-    if not config.per_frame:
-        pipeline.complete(folder.parent, config.codec, config.clip, config.shift)
+    pipeline.complete(folder.parent, config.codec, config.per_frame, config.clip, config.shift)
 
 
 def level_weight(config: PretrainConfig, sigma: Tensor) -> Tensor:

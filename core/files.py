@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -77,6 +78,15 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
     """Write `data` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def finite(value: Any) -> Any:
+    """Nested mappings, lists and numbers, with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ def unknown(name: str, known: Iterable[str], kind: str) -> UserError:
     names = sorted(known)
     folded = {candidate.casefold(): candidate for candidate in reversed(names)}
     near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    hint = f" did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
-    return UserError(f"{kind} {name!r} is unknown;{hint} Known: {', '.join(names) or '(none)'}")
+    hint = f" did you mean {' or '.join(repr(match) for match in near)}? Known" if near else " known"
+    return UserError(f"{kind} {name!r} is unknown;{hint}: {', '.join(names) or '(none)'}")
 
 
 def resolve(table: dict[str, str], name: str, kind: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core import address, video, videoset
 from core.cli import option, parse, required, settings_of, verb
 from core.errors import UserError, first_line
-from core.files import atomic_write
+from core.files import atomic_write, finite
 from core.preferences import WHICH_PROJECT, existing
 from core.progress import track
 from reward.motion_lessons import Lessons, examined, teach
@@ -256,9 +256,10 @@ def audit(argv: list[str]) -> None:
     if store is not None:
         bias = auditor.position_bias(store.votes())
         told["left_wins"] = {"value": bias.value, "low": bias.low, "high": bias.high, "n": bias.n}
-        print(f"votes for the left side: {bias.value:.3f} [{bias.low:.3f}, {bias.high:.3f}] of {bias.n}")
+        share = f"{bias.value:.3f} [{bias.low:.3f}, {bias.high:.3f}] of {bias.n}"
+        print(f"votes for the left side: {share if bias.n else 'none was given on a screen'}")
     if options.out is not None:
-        atomic_write(options.out, json.dumps(told, indent=2) + "\n")
+        atomic_write(options.out, json.dumps(finite(told), indent=2) + "\n")
 
 
 def serve(argv: list[str]) -> None:
@@ -325,21 +326,27 @@ def expander(argv: list[str]) -> None:
     )
     found = prompt_expansion.teach(model, learning, held_out, score, config)
     model.save(out)
-    atomic_write(out / "report.json", json.dumps(found, indent=2) + "\n")
+    atomic_write(out / "report.json", json.dumps(finite(found), indent=2) + "\n")
     means = ", ".join(f"{found[name]:.4f} {name}" for name in ("short", "copied", "taught"))
     print(f"{judge.name} of videos of {len(held_out)} held-out prompts: {means}")
     for name in ("short", "copied"):
         gain = found[f"over_{name}"]
-        print(f"taught over {name}: {gain['difference']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], n={gain['n']}")
+        between = (
+            f"[{gain['low']:+.4f}, {gain['high']:+.4f}]" if math.isfinite(gain["low"]) else "(one prompt: no interval)"
+        )
+        print(f"taught over {name}: {gain['difference']:+.4f} {between}, n={gain['n']}")
     print(f"expander: {out}  ({found['words_kept']:.0%} of the prompts' words stand in its expansions)")
 
 
 def expand(argv: list[str]) -> None:
     """expand a file of prompts"""
+    from transformers.utils import logging
+
     from core import prompts
     from reward.prompt_expansion import Expander
 
     options = parse(Expand, argv, "soralign reward expand", positional=("prompts",))
+    logging.disable_progress_bar()
     asked, model = prompts.read(options.prompts), Expander(options.expander)
     told = [model.expand(prompt, options.seed) for prompt in track(asked, "expanding")]
     atomic_write(options.out, "".join(f"{text}\n" for text in told))
@@ -373,8 +380,7 @@ def _check_folder(out: str) -> None:
 def _told(finding: Finding) -> dict[str, Any]:
     change = finding.change
     numbers = {"change": change.value, "low": change.low, "high": change.high, "share_higher": finding.share_higher}
-    clean = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    return {"exploit": finding.exploit, "verdict": finding.verdict, **clean, "n": change.n}
+    return {"exploit": finding.exploit, "verdict": finding.verdict, **numbers, "n": change.n}
 
 
 def _batches(items: list[VideoItem]) -> Iterator[list[VideoItem]]:

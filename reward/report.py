@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.stats import Interval, mean_interval
+from core.files import finite
+from core.stats import mean_interval
 from reward import accuracy
 from reward.bradley_terry import TIE, A, B
 from reward.examples import Examples
@@ -107,10 +108,10 @@ def _judge_aspect(
     two = chances[held_out][:, [A, B]]
     confidence = two.max(1) / two.sum(1)
     return {
-        "accuracy": _told(mean_interval(right, clusters)),
+        "accuracy": finite(asdict(mean_interval(right, clusters))),
         "majority": float(np.mean(seen[decided] == side)) if decided.any() else None,
         "random": 0.5,
-        "accuracy_with_ties": _told(mean_interval(predicted == seen, clusters)),
+        "accuracy_with_ties": finite(asdict(mean_interval(predicted == seen, clusters))),
         "majority_with_ties": float(np.mean(seen == int(np.argmax(counts)))),
         "random_with_ties": accuracy.chance(predicted, seen),
         "tie_rate": float(np.mean(~decided)),
@@ -127,14 +128,6 @@ def _honesty(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
         "calibration_floor": accuracy.calibration_floor(confidence),
         "calibration_debiased": math.sqrt(max(0.0, accuracy.debiased_calibration_square(confidence, right))),
         "reliability": [asdict(one) for one in accuracy.reliability_curve(confidence, right)],
-    }
-
-
-def _told(interval: Interval) -> dict[str, Any]:
-    """An interval as JSON: no NaN."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(interval).items()
     }
 
 

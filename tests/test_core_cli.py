@@ -188,7 +188,7 @@ def test_resolve_imports_what_the_table_says():
     assert resolve({"loads": "json:loads"}, "loads", "parser") is json.loads
     with pytest.raises(UserError, match="reward 'motoin' is unknown; did you mean 'motion'.* Known: clip, motion"):
         resolve({"motion": "x:y", "clip": "x:y"}, "motoin", "reward")
-    with pytest.raises(UserError, match=r"Known: \(none\)"):
+    with pytest.raises(UserError, match=r"known: \(none\)"):
         resolve({}, "x", "reward")
 
 

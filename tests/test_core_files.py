@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,8 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
     with pytest.raises(OSError) as told:
         files.atomic_write(tmp_path / f"{'long' * 70}.json", "{}")
     assert told.value.filename == str(tmp_path / f"{'long' * 70}.json")
+
+
+def test_what_json_does_not_know_is_left_empty():
+    nested = {"low": math.nan, "rows": [(1, math.inf), "nan"], "n": 3, "ok": True}
+    assert files.finite(nested) == {"low": None, "rows": [[1, None], "nan"], "n": 3, "ok": True}

@@ -56,6 +56,18 @@ def test_audit_says_what_a_reward_pays_for(videos: Path, capsys: pytest.CaptureF
     assert {row["exploit"] for row in json.loads(out.read_text())["findings"]} == set(EXPLOITS)
 
 
+def test_audit_without_a_vote_on_a_screen_is_json_all_the_same(
+    videos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "votes.db")
+    a, b = (store.add_video(videos / f"videos/{index}.mp4") for index in range(2))
+    store.record_vote(store.add_pair("p", a, b), "someone", "overall", "a")
+    words = ["audit", str(videos), "--reward", "motion", "--num-videos", "2", "--store", str(tmp_path / "votes.db")]
+    assert main(["reward", *words, "--out", str(tmp_path / "found.json")]) == 0
+    assert "votes for the left side: none was given on a screen" in capsys.readouterr().out
+    assert "NaN" not in (tmp_path / "found.json").read_text()
+
+
 def test_audit_knows_the_faults_of_brightness_and_motion() -> None:
     rng = np.random.default_rng(0)
     clips = batch([moving(colour, np.arange(9), rng) for colour in ("red", "green", "blue", "yellow") * 3])

@@ -23,6 +23,7 @@ from core.errors import UserError
 from core.files import atomic_write
 from core.prompts import Prompt
 from core.randomness import seed_for
+from core.videoset import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -264,14 +265,15 @@ _PER_VIDEO = ("out", "model", "weights", "lora", "prompts", "prompt", "num_per_p
 def _settle(config: GenerateConfig) -> None:
     """Leave beside the videos how they were drawn, for whoever wants to know and for the next call of this command.
 
-    The manifest says the rest of it for each video. Raises: UserError if the set was drawn otherwise.
+    The manifest says the rest of it for each video; of a call that was refused before the first one nothing is kept.
+    Raises: UserError if the set was drawn otherwise.
     """
     values = {name: getattr(config, name) for name in GenerateConfig.__dataclass_fields__ if name not in _PER_VIDEO}
     for name in ("image", "end_image", "video", "transition", "inpaint"):
         if values[name] is not None:
             values[name] = {"path": values[name], "sha256": video.sha256(values[name])}
     path = Path(config.out) / SETTINGS
-    if path.is_file():
+    if path.is_file() and path.with_name(MANIFEST).is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name in values if name in before and before[name] != values[name]]
         if other:

@@ -237,11 +237,17 @@ def _chosen(network: nn.Module, targets: Sequence[str]) -> list[str]:
         if (any(name == ending or name.endswith("." + ending) for ending in targets) if targets else _in_block(name))
     ]
     if not chosen:
-        near = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        near = ", ".join(sorted({ending(name) for name in linear}))
         raise UserError(
             f"no linear layer of the model is named {', '.join(targets) or 'inside a block'}; endings: {near}"
         )
     return chosen
+
+
+def ending(layer: str) -> str:
+    """What a layer is called in its block, with the number of one in a list: to_q, to_out.0, net.2."""
+    parts = layer.split(".")
+    return ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
 
 
 def experts(module: nn.Module) -> dict[str, nn.Module]:

@@ -38,11 +38,12 @@ def _merge(argv: list[str]) -> None:
 
     import base_model
     from base_model import lora as adapters
+    from base_model.hub.loading import without_progress_bars
 
     generator = base_model.load(config.model, ModelOptions(dtype=config.dtype, device="cpu"))
     adapters.load(generator.policy_module(), Path(config.lora))
     adapters.merge(generator.policy_module())
-    with replacing_folder(out) as folder:
+    with replacing_folder(out) as folder, without_progress_bars():
         _pipeline(generator).save_pretrained(folder)
     print(f"merged: {out}")
 
@@ -103,8 +104,8 @@ def _inspect(argv: list[str]) -> None:
         if network := adapters.network_of(metadata):
             print(f"  trained on a {network}")
         print(f"  {len(norms)} layers, {count:,} numbers")
-        for kind in sorted({layer.rsplit(".", 1)[-1] for layer in norms}):
-            sizes = [norm for layer, norm in norms.items() if layer.rsplit(".", 1)[-1] == kind]
+        for kind in sorted({adapters.ending(layer) for layer in norms}):
+            sizes = [norm for layer, norm in norms.items() if adapters.ending(layer) == kind]
             print(f"  {kind:<12} {len(sizes):>4} layers, size of the update {min(sizes):.3g} to {max(sizes):.3g}")
         if not any(norms.values()):
             print("  all updates are zero: this LoRA changes nothing")

@@ -897,6 +897,23 @@ def test_memory_savers_are_refused_for_the_native_model() -> None:
         base_model.load("nano", ModelOptions(quantize="nf4"))
 
 
+def test_a_call_that_was_refused_may_be_corrected_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.cli import main
+
+    case = IMAGE_CASES["wan_i2v"]
+    seeded(case.build).save_pretrained(tmp_path / "model")
+    to_pil(torch.rand(3, 16, 16)).save(tmp_path / "a.png")
+    words = f"generate --model {tmp_path}/model --dtype float32 --num-frames 9 --height 16 --width 16 --num-steps 1"
+    words += f" --prompt ball --out {tmp_path}/set"
+    assert main(words.split()) == 2
+    assert "makes clips from a first picture only" in capsys.readouterr().err
+    assert main(f"{words} --image {tmp_path}/a.png".split()) == 0
+    assert main(words.split()) == 2
+    assert "already holds videos drawn with other options (image)" in capsys.readouterr().err
+
+
 # --- adapters as files -----------------------------------------------------------------------------------------------
 
 
@@ -917,6 +934,8 @@ def test_lora_files_are_inspected_merged_and_extracted_again(
     told = capsys.readouterr().out
     assert "rank 2, alpha 6" in told and "8 layers" in told and "to_q" in told
     assert "trained on a WanTransformer3DModel" in told
+    with pytest.raises(UserError, match="is named to_z; endings: .*net.2, .*to_out.0"):
+        lora.attach(wan.fresh().policy_module(), rank=2, alpha=2, targets=["to_z"])
 
     model = ["--model", str(wan.folder), "--dtype", "float32"]
     assert main(["lora", "merge", str(tmp_path / "lora"), *model, "--out", str(tmp_path / "merged")]) == 0

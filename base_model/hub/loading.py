@@ -10,8 +10,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,8 +124,6 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     """The pipeline saved in `folder`, frozen; see `base_model.load`."""
     import torch
     from diffusers import DiffusionPipeline
-    from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
-    from transformers.utils import logging as transformers_logging
 
     from base_model.hub.generator import HubGenerator
     from base_model.hub.parallel import share_tokens
@@ -137,11 +135,9 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     _check_parts(folder, model, name)
     device, dtype = place(options.device), precision(options.dtype, place(options.device))
     _check_quantize(options, device)
-    disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     try:
         # bitsandbytes puts what it quantises on the current GPU, whichever we mean
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with without_progress_bars(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             pipeline = DiffusionPipeline.from_pretrained(
                 str(folder),
                 dtype={"default": dtype} | dict.fromkeys(kind.exact_parts, torch.float32),
@@ -153,9 +149,6 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
         raise
     except Exception as error:  # whatever a damaged file makes diffusers trip over, from TypeError to SafetensorError
         raise UserError(f"the model at '{model}' cannot be loaded: {first_line(error)}") from error
-    finally:
-        enable_progress_bar()
-        transformers_logging.enable_progress_bar()
     family = kind(pipeline)
     for part in pipeline.components.values():
         if hasattr(part, "requires_grad_"):
@@ -186,6 +179,21 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     if prompts is not None:
         generator.release_text_encoders(prompts)
     return generator
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Inside, diffusers and transformers show none while they read or write files."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in (diffusers_logging, transformers_logging):
+            library.enable_progress_bar()
 
 
 def place(device: str) -> torch.device:

@@ -36,11 +36,11 @@ def share_right(sample: Sample) -> Score:
     return missing(matched) if isinstance(matched, str) else Score(float(np.mean([matched[name] for name in NAMES])))
 
 
-def _metric(name: str, score: Callable[[Sample], Score], blind_spots: str) -> Metric:
+def _metric(name: str, score: Callable[[Sample], Score], blind_spots: str, unit: str = "share of videos") -> Metric:
     return Metric(
         name=name,
         version="1",
-        unit="share of videos",
+        unit=unit,
         range=(0.0, 1.0),
         higher_is_better=True,
         needs=("frames", "scene"),
@@ -56,4 +56,6 @@ SIZE = _metric("attributes/size", right("size"), "median over frames; nearest of
 COUNT = _metric("attributes/count", right("count"), "two objects of one colour count as one")
 FAMILY = _metric("attributes/family", right("family"), "kind of motion only, not whether it is lawful")
 DIRECTION = _metric("attributes/direction", right("direction"), "first object only")
-SHARE = _metric("attributes", share_right, "an attribute that the prompt does not state counts as right")
+SHARE = _metric(
+    "attributes", share_right, "an attribute that the prompt does not state counts as right", "share of attributes"
+)

@@ -247,9 +247,9 @@ class Bench:
         chosen = [usable[int(index * step)] for index in range(wanted)]
         contents = [video.sha256(item.video) for item in usable]
         names = {metric.name: metric.version for metric in metrics}
-        key = json.dumps(
-            [names, self.tools.versions(metrics), contents, [item.prompt for item in usable], wanted], sort_keys=True
-        )
+        spoiling = {"kinds": list(controls.CONTROLS), "noise": controls.NOISE, "blur": controls.BLUR}
+        depends = [names, self.tools.versions(metrics), contents, [item.prompt for item in usable], wanted, spoiling]
+        key = json.dumps(depends, sort_keys=True)
         path = self.store.folder / f"controls-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))

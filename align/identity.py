@@ -1,6 +1,7 @@
 """What makes a run this run: a folder is continued only by the command that would have made the same weights.
 
 Left out on purpose: where and in how many processes it runs, and what only saves memory; those may change on the way.
+So may the number of steps, as long as the learning rate does not fall toward the last.
 """
 
 from collections.abc import Sequence
@@ -65,13 +66,14 @@ def describe(
 
 
 def open_run(out: Path | str, description: dict[str, Any], writes: bool) -> Run:
-    """The run folder at `out`, new or gone on with; one process of a launch `writes`.
+    """The run folder at `out`, new or gone on with, further than was planned if need be; one process `writes`.
 
     Raises: UserError that names every setting with both values, if it was made with others, or says who writes it.
     """
     unsaid = {key: description[key] for key in ("dtype", "lower_is_better")}  # of runs that did not say, take it so
     defaults = {key: value for key, value in (ADDED | unsaid).items() if key in description}
-    return Run.open(Path(out), description, defaults, writes=writes)
+    free = ("steps",) if description["decay"] == 0 else ()
+    return Run.open(Path(out), description, defaults, free=free, writes=writes)
 
 
 def _falling(reward: "Reward", judges: Sequence["Reward"]) -> list[str]:

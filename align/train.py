@@ -84,7 +84,8 @@ def train(
     if first and accelerator.is_main_process:
         run.log(0, first, 0)
     name = type(algorithm).__name__
-    for step in track(range(done, config.steps), f"align {name}", total=config.steps - done):
+    left = range(done, config.steps)
+    for step in track(left, f"align {name}", total=len(left)):
         chosen = prompt_set.at(step, config.prompts_per_step, policy.memory.get("prompt_spread", {}))
         experience = algorithm.collect(policy, reward, chosen, config.seed, step)
         samples += experience.num_sampled * policy.world

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,20 @@ class Run:
 
     @classmethod
     def open(
-        cls, folder: Path | str, config: dict[str, Any], defaults: dict[str, Any] | None = None, *, writes: bool = True
+        cls,
+        folder: Path | str,
+        config: dict[str, Any],
+        defaults: dict[str, Any] | None = None,
+        *,
+        free: Collection[str] = (),
+        writes: bool = True,
     ) -> Run:
         """Create the folder, or open it again with the same config.
 
         Args:
             config: nested mappings, lists, numbers, text, paths, None; written as config.yaml.
             defaults: what a key counts as in a folder that was made before there was such a key.
+            free: keys that may have another value there; config.yaml gets the new one.
             writes: False in the further processes of a launch.
         Raises: UserError naming every differing key when the folder was made with another config, or when the
             folder holds other things, or another process writes it.
@@ -78,9 +85,8 @@ class Run:
             raise UserError(f"run folder {str(folder)!r} is neither empty nor a run (no config.yaml); choose another")
         folder.mkdir(parents=True, exist_ok=True)
         claim = _claim(folder) if writes else None
-        if path.exists():
-            _require_same(path, wanted, standard)
-        else:  # the config first: a process killed right after it leaves a run, not a folder we would refuse
+        # The config first: a process killed right after it leaves a run, not a folder we would refuse.
+        if not path.exists() or _changed(path, wanted, standard, free):
             atomic_write(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         run = cls(folder, claim)
         if not (folder / "environment.json").exists():
@@ -249,7 +255,8 @@ def _identity(file: Path | int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) -> None:
+def _changed(path: Path, wanted: dict[str, Any], standard: dict[str, Any], free: Collection[str]) -> bool:
+    """Whether a `free` key has another value in the config at `path`. Raises: UserError where any other key has."""
     try:
         there = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -261,13 +268,14 @@ def _require_same(path: Path, wanted: dict[str, Any], standard: dict[str, Any]) 
     changed = [
         f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
+        if old.get(key, absent) != new.get(key, absent) and key not in free
     ]
     if changed:
         raise UserError(
             f"run folder {str(path.parent)!r} was made with another config ({'; '.join(changed)}); "
             "repeat the old values to resume, or choose another folder"
         )
+    return any(old.get(key, absent) != new.get(key, absent) for key in free)
 
 
 def _damage(checkpoint: Path) -> str | None:

@@ -141,6 +141,24 @@ def test_a_run_knows_which_of_its_curves_should_fall(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_ended_goes_on_for_more_steps_as_if_they_had_been_planned(tmp_path: Path) -> None:
+    whole, further = ToyGenerator(), ToyGenerator()
+    config = replace(CONFIG, steps=3, decay=0.0)
+    train(whole, Brightness(), TOY, PROMPTS, config, tmp_path / "whole")
+    train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, steps=1), tmp_path / "run")
+    run = train(further, Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(_adapters(whole), _adapters(further), strict=True))
+    assert [row["step"] for row in read_metrics(run.folder)] == [1, 2, 3]
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["steps"] == 3
+
+
+def test_a_rate_that_falls_toward_the_last_step_holds_a_run_to_its_steps(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=1, decay=0.5)
+    train(ToyGenerator(), Brightness(), TOY, PROMPTS, config, tmp_path / "run")
+    with pytest.raises(UserError, match="steps: 1 there, 2 now"):
+        train(ToyGenerator(), Brightness(), TOY, PROMPTS, replace(config, steps=2), tmp_path / "run")
+
+
 def test_more_updates_than_batches_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 updates .* the 16 clips .* make 2 of 8"):
         train(ToyGenerator(), Killed(fatal=1), TOY, PROMPTS, replace(CONFIG, updates=3), tmp_path / "run")

@@ -57,6 +57,15 @@ def test_a_key_that_came_after_a_run_began_counts_as_its_default(tmp_path):
         Run.open(tmp_path / "run", {"steps": 3, "sizes": ["a"], "rate": 0.7}, standard)
 
 
+def test_a_free_key_may_change_and_the_new_value_is_written(tmp_path):
+    run = Run.open(tmp_path / "run", {"steps": 3, "rate": 0.5})
+    Run.open(tmp_path / "run", {"steps": 5, "rate": 0.5}, free=("steps",))
+    assert yaml.safe_load((run.folder / "config.yaml").read_text()) == {"steps": 5, "rate": 0.5}
+    with pytest.raises(UserError, match="rate: 0.5 there, 0.7 now"):
+        Run.open(tmp_path / "run", {"steps": 6, "rate": 0.7}, free=("steps",))
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["steps"] == 5
+
+
 def test_a_run_killed_while_it_was_made_is_a_run(tmp_path, monkeypatch):
     def killed() -> None:
         raise KeyboardInterrupt

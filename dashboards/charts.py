@@ -74,6 +74,9 @@ def choices(counts: Mapping[str, Mapping[str, int]]) -> Markup:
             end = start + count / total * (width - left - 4)
             if count:
                 area = svg.shape(f"M{start:.1f} {top + 5}H{end - 1:.1f}V{top + 29}H{start:.1f}Z", f"area tone-{tone}")
+                if end - start > 32:
+                    words = Markup('<text x="{:.1f}" y="{}" text-anchor="middle" class="on-tone">{}</text>')
+                    area += words.format((start + end) / 2, top + 21, svg.share(count / total))
                 title = f"{aspect.replace('_', ' ')}, {name}: {count} votes, {svg.share(count / total)}"
                 parts.append(Markup("<g><title>{}</title>{}</g>").format(title, area))
                 said.append(title)

@@ -182,12 +182,17 @@ def shares(entries: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]
 
 
 def _radar(entries: dict[str, dict[str, dict[str, Any]]]) -> None:
-    rows = shares(entries)
-    if len({row["metric"] for row in rows}) < 3:
+    if len({row["metric"] for row in shares(entries)}) < 3:
         return
     with common.drawer("All metrics at a glance", "radar") as drawer:
         if not drawer.open:
             return
+        chosen, most = list(entries), plot.NUM_TONES  # a colour must not stand for two sets
+        if len(chosen) > most:
+            chosen = st.multiselect(
+                "Sets", chosen, default=chosen[:most], max_selections=most, key="on radar", bind="query-params"
+            )
+        rows = shares({name: entries[name] for name in chosen})
         components.charts(key="radar chart", data={"markup": charts.radar(rows)})
         st.caption(
             "Each axis runs from the worst possible value of its metric (centre) to the best possible one (rim), not "

@@ -26,7 +26,10 @@ def show(experiments: list[runs.Experiment]) -> None:
     left, middle, right, last = st.columns([3, 2.6, 1.8, 1.8], vertical_alignment="bottom")
     chosen = names
     if len(names) > 1:
-        chosen = left.multiselect("Runs", names, default=names[:4], key="runs", bind="query-params")
+        most = plot.NUM_TONES  # a colour must not stand for two runs
+        chosen = left.multiselect(
+            "Runs", names, default=names[:4], max_selections=most, key="runs", bind="query-params"
+        )
     axis = middle.segmented_control("Against", list(charts.AXES), default="step", key="axis", bind="query-params")
     smoothing = right.slider("Smoothing", 0.0, 0.95, 0.0, 0.05, key="smoothing", bind="query-params")
     everything = last.toggle("Everything logged", key="everything", bind="query-params")

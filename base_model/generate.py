@@ -7,23 +7,20 @@ no time.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from base_model.options import ModelOptions
-from base_model.sets import write_set
+from base_model.sets import settle, write_set
 from core import prompts as prompt_file
 from core import video
 from core.cli import option, parse, required
 from core.errors import UserError
-from core.files import atomic_write
 from core.prompts import Prompt
 from core.randomness import seed_for
-from core.videoset import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +56,7 @@ class GenerateConfig(ModelOptions):
     negative_prompt: str = option("", "what guidance leads away from")
     solver: str = option("euler", "euler, heun (two forwards a step), dpm++2m, ddim or ddpm (fresh noise each step)")
     eta: float = option(1.0, "ddim: share of the fresh noise, 0 = none to 1 = ddpm")
-    batch: int = option(16, "clips per forward")
+    batch: int | None = option(None, "clips per forward; default: 16 of our own models, 1 of hub models")
     image: str | None = option(None, "a picture, the first frame")
     end_image: str | None = option(None, "a picture that the clip from --image arrives at, in its last four frames")
     video: str | None = option(None, "a clip, for the options that follow")
@@ -124,8 +121,8 @@ def generate(argv: list[str]) -> None:
     def draw(chosen: list[str], own: list[int]) -> Tensor:
         return getattr(asked, COMBINATIONS[wanted])(Request(generator, chosen, own, sampling), given)
 
-    _settle(config)
-    items = write_set(generator, repeated, seeds, config.out, draw, config.batch, given.fps, config.lora)
+    settle(Path(config.out) / SETTINGS, _settings(config))
+    items = write_set(generator, repeated, seeds, config.out, draw, sampling.batch, given.fps, config.lora)
     print(f"{len(items)} videos in {config.out}")
 
 
@@ -227,7 +224,7 @@ def _sampling(config: GenerateConfig, usual: Sampling) -> Sampling:
         negative_prompt=config.negative_prompt,
         solver=config.solver,  # type: ignore[arg-type]
         eta=config.eta,
-        batch=config.batch,
+        batch=usual.batch if config.batch is None else config.batch,
     )
 
 
@@ -262,25 +259,10 @@ def unread(generator: Generator, prompts: Sequence[str]) -> list[str]:
 _PER_VIDEO = ("out", "model", "weights", "lora", "prompts", "prompt", "num_per_prompt", "seed", "seeds", "batch")
 
 
-def _settle(config: GenerateConfig) -> None:
-    """Leave beside the videos how they were drawn, for whoever wants to know and for the next call of this command.
-
-    The manifest says the rest of it for each video; of a call that was refused before the first one nothing is kept.
-    Raises: UserError if the set was drawn otherwise.
-    """
+def _settings(config: GenerateConfig) -> dict[str, Any]:
+    """How the set is drawn; the manifest says the rest of it for each video."""
     values = {name: getattr(config, name) for name in GenerateConfig.__dataclass_fields__ if name not in _PER_VIDEO}
     for name in ("image", "end_image", "video", "transition", "inpaint"):
         if values[name] is not None:
             values[name] = {"path": values[name], "sha256": video.sha256(values[name])}
-    path = Path(config.out) / SETTINGS
-    if path.is_file() and path.with_name(MANIFEST).is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in values if name in before and before[name] != values[name]]
-        if other:
-            raise UserError(
-                f"{config.out} already holds videos drawn with other options ({', '.join(other)}); "
-                "choose another folder"
-            )
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(values, indent=1) + "\n")
+    return values

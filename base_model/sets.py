@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import video
 from core.errors import UserError
+from core.files import atomic_write
 from core.progress import track
 from core.randomness import seed_for
-from core.videoset import VideoItem, Writer
+from core.videoset import MANIFEST, VideoItem, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,12 +108,10 @@ def write_world(
     from base_model.world.spec import FPS
 
     check_split(split)
+    options: dict[str, Any] = {"split": split, "noise": noise, "most_objects": most_objects}
+    settle(Path(out) / "world.json", {"seed": seed, **options})
     writer = Writer(out)
     there = {item.id for item in writer.items}
-    options: dict[str, Any] = {"split": split, "noise": noise, "most_objects": most_objects}
-    # The first is enough to tell another seed or split.
-    if writer.items and writer.items[0].prompt != make_clip(seed, 0, **options).prompt:
-        raise UserError(f"{out} already holds other videos (another seed, split or noise); choose another folder")
     for index in track(range(count), f"drawing {Path(out).name}"):
         if f"{index:05d}" not in there:
             clip = make_clip(seed, index, **options)
@@ -119,6 +119,29 @@ def write_world(
                 clip.frames, clip.prompt, id=f"{index:05d}", seed=seed, model="world", fps=FPS, state=clip.state
             )
     return sorted(writer.items, key=lambda item: item.id)
+
+
+def settle(path: Path, values: dict[str, Any]) -> None:
+    """Leave in a file beside the videos how they are drawn, for whoever wants to know and for the next call.
+
+    Of a call that was refused before its first video nothing is kept.
+    Raises: UserError if the set was drawn otherwise.
+    """
+    if (path.parent / MANIFEST).is_file():
+        if not path.is_file():
+            raise UserError(
+                f"{path.parent} already holds other videos (there is no {path.name}); choose another folder"
+            )
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in values if name in before and before[name] != values[name]]
+        if other:
+            raise UserError(
+                f"{path.parent} already holds videos drawn with other options ({', '.join(other)}); "
+                "choose another folder"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(values, indent=1) + "\n")
 
 
 def _is_first(generator: Generator) -> bool:

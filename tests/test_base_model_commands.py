@@ -178,8 +178,10 @@ def test_bad_input_to_world_is_one_line_and_leaves_nothing(
 def test_world_refuses_a_folder_of_another_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["world", "--out", str(tmp_path / "set"), "--num-videos", "2"]
     assert main([*words, "--seed", "5"]) == 0
-    assert "already holds other videos" in _refused(capsys, *words, "--seed", "6")
-    assert "already holds other videos" in _refused(capsys, *words, "--seed", "5", "--split", "unseen")
+    assert "drawn with other options (seed)" in _refused(capsys, *words, "--seed", "6")
+    assert "other options (split)" in _refused(capsys, *words, "--seed", "5", "--split", "unseen")
+    assert "other options (noise)" in _refused(capsys, *words, "--seed", "5", "--noise", "0.1")
+    assert "already holds other videos" in _refused(capsys, "generate", *words[1:3], *NANO, "--prompt", "x")
 
 
 @pytest.mark.parametrize(

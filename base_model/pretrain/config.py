@@ -61,7 +61,7 @@ class PretrainConfig:
     latents: str = option(
         "", "transformer: folder for the encoded clips, filled where they are missing; empty = in the run"
     )
-    compile: bool = option(False, "transformer: compile the blocks, half again as fast after the first minutes")
+    compile: bool = option(False, "transformer: compile the blocks; pays in runs of a thousand steps and more")
     gradient_checkpointing: bool = option(
         False, "transformer: compute the blocks again in the backward pass to save memory"
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from base_model import tasks
 from base_model.generate import GenerateConfig, flags
 from base_model.given import Request
+from base_model.hub.generator import HubGenerator
 from base_model.protocol import Generator
 from base_model.sampler import generate_frames
 from base_model.starts import Starts, cover, takes_alone
@@ -83,6 +84,11 @@ def check_fit(given: Given, generator: Generator, wanted: frozenset[str]) -> Non
         told = ", ".join(f"{name} {height}x{width}" for name, (height, width) in sizes.items())
         raise UserError(f"sizes differ: {told}; give --height and --width to bring all to one")
 
+    if given.config.negative_prompt and isinstance(generator, HubGenerator) and generator.model.distilled:
+        raise UserError(
+            f"--negative-prompt does nothing for {generator.model.title}: its guidance is a number that the network is "
+            "told, nothing is led away from; leave it out"
+        )
     if wanted - {"variations", "video", "edit"}:
         tasks.grid(generator, True)
     if "inpaint" in wanted:

@@ -181,7 +181,7 @@ def test_the_usual_steps_and_guidance_are_the_pipelines_own(every_family: Family
     told = {"wan": (50, 5.0), "ltx": (50, 3.0), "hunyuan_video": (50, 6.0), "mochi": (64, 4.5), "latte": (50, 7.5)}
     name = type(generator.model).__module__.rpartition(".")[2]
     usual = (generator.usual.num_steps, generator.usual.guidance)
-    assert usual == told.get(name, usual) and usual[0] >= 30 and usual[1] >= 1.0
+    assert usual == told.get(name, usual) and usual[0] >= 30 and usual[1] >= 1.0 and generator.usual.batch == 1
 
 
 def test_decoding_passes_gradients_to_the_latents(family: Family) -> None:
@@ -895,6 +895,17 @@ def test_a_lora_of_another_model_is_refused(families: Any, tmp_path: Path) -> No
 def test_memory_savers_are_refused_for_the_native_model() -> None:
     with pytest.raises(UserError, match="quantize 'nf4' is for hub models"):
         base_model.load("nano", ModelOptions(quantize="nf4"))
+
+
+def test_a_network_that_is_told_its_guidance_takes_no_negative_prompt(
+    families: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.cli import main
+
+    words = f"--model {families('hunyuan_video').folder} --num-frames 9 --height 16 --width 16 --prompt ball"
+    assert main(f"generate {words} --negative-prompt blur --out {tmp_path}/set".split()) == 2
+    assert "--negative-prompt does nothing for HunyuanVideo" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_call_that_was_refused_may_be_corrected_in_the_same_folder(

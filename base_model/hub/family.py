@@ -232,11 +232,11 @@ class Shown(Family, Protocol):
 
 
 def usual(pipeline: Any) -> Sampling:
-    """What the pipeline's own call takes where it is not told."""
+    """What the pipeline's own call takes where it is not told, one clip at a time: few cards hold two."""
     own = inspect.signature(pipeline.__call__).parameters
     # HunyuanVideo 1.5 keeps its guidance in a component
     scale = own["guidance_scale"].default if "guidance_scale" in own else pipeline.guider.guidance_scale
-    return Sampling(own["num_inference_steps"].default, float(scale))
+    return Sampling(own["num_inference_steps"].default, float(scale), batch=1)
 
 
 def eight_bits(pictures: Tensor) -> Tensor:

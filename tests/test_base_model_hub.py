@@ -620,6 +620,21 @@ def test_prompts_are_encoded_once_and_the_text_encoder_goes(trainable: Family) -
         generator.encode_prompts(["another one"])
 
 
+def test_text_encoders_are_gone_before_the_network_takes_their_memory(
+    families: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[Any] = []
+    put = loading._put
+
+    def noted(family: Any, offload: str, device: torch.device) -> None:
+        there.append(family.pipeline.text_encoder)
+        put(family, offload, device)
+
+    monkeypatch.setattr(loading, "_put", noted)
+    base_model.load(str(families("wan").folder), options(CASES["wan"]), PROMPTS)
+    assert there == [None]
+
+
 def test_frames_come_from_the_same_call_as_for_the_sandbox(family: Family) -> None:
     frames = generate_frames(family.generator, PROMPTS, seeds=[1, 2], num_steps=2, guidance=2.0, batch=1)
     assert frames.min() >= 0 and frames.max() <= 1 and frames.std() > 0

@@ -78,7 +78,7 @@ class HubGenerator:
                 f"prompt '{fresh[0]}' was not encoded before the text encoder was released; name it among the prompts "
                 "that the model is loaded with"
             )
-        with torch.no_grad(), self._visiting([*parts, *self._lookers], self._place):
+        with torch.no_grad(), self._visiting([*parts, *self._lookers], self.device):
             for prompt in fresh:
                 self._rows[prompt] = {name: value.cpu() for name, value in self.model.text(prompt).items()}
 

@@ -161,7 +161,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
                 f"control_scale is for models with a branch for what is given (Wan VACE); '{model}' has none"
             )
         family = replace(family, control_scale=options.control_scale)
-    _save_memory(family, options, device)
+    _save_memory(family, options)
     own = family.size
     size = VideoSize(options.num_frames or own.num_frames, options.height or own.height, options.width or own.width)
     if options.context_parallel > 1:
@@ -178,6 +178,7 @@ def load(folder: Path, model: str, options: ModelOptions, prompts: Sequence[str]
     )
     if prompts is not None:
         generator.release_text_encoders(prompts)
+    _put(family, options.offload, device)  # not before: text encoders may need all the memory there is
     return generator
 
 
@@ -233,24 +234,29 @@ def precision(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)  # type: ignore[no-any-return]
 
 
-def _save_memory(family: Any, options: ModelOptions, device: torch.device) -> None:
-    """Placement, tiling and attention of a loaded pipeline."""
+def _save_memory(family: Any, options: ModelOptions) -> None:
+    """Tiling and attention of a loaded pipeline."""
+    vae = family.pipeline.vae
+    if options.vae_tiling:
+        vae.enable_tiling()
+    if hasattr(vae, "enable_slicing"):
+        vae.enable_slicing()  # one clip of a batch at a time: the same frames for less memory
+    if options.attention is not None:
+        for network in family.networks.values():
+            _choose_attention(network, options.attention, family.title)
+
+
+def _put(family: Any, offload: str, device: torch.device) -> None:
+    """Networks and codec on `device`, or where `offload` keeps them."""
     from accelerate import cpu_offload
 
-    pipeline = family.pipeline
-    if options.vae_tiling:
-        pipeline.vae.enable_tiling()
-    if hasattr(pipeline.vae, "enable_slicing"):
-        pipeline.vae.enable_slicing()  # one clip of a batch at a time: the same frames for less memory
     for network in family.networks.values():
-        if options.attention is not None:
-            _choose_attention(network, options.attention, family.title)
-        if options.offload == "sequential":
+        if offload == "sequential":
             cpu_offload(network, device)
         else:
             network.to(device)
-    if options.offload == "none":
-        pipeline.vae.to(device)
+    if offload == "none":
+        family.pipeline.vae.to(device)
 
 
 def _choose_attention(network: Any, backend: str, family: str) -> None:

@@ -39,6 +39,8 @@ def give(queue: Queue, lease: int, aspect: str, side: str, manner: Manner) -> in
     last = _last(queue, pair, who, aspect)
     if last is not None and (last[1], last[2]) == (choice, lease):
         return int(last[0])
+    if state == "voted":
+        raise UserError("this pair has another answer already, perhaps from another window; nothing was recorded")
     if state != "active":
         raise UserError(f"lease {lease} is {state}; this vote was not recorded, claim the next pair")
     now = time.time()

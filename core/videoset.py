@@ -6,6 +6,7 @@ writer can be killed at any moment: a video is on disk before its line is, so wh
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -133,18 +134,28 @@ def _from_files(folder: Path) -> list[VideoItem]:
 
 def _item(folder: Path, row: dict[str, Any], where: str) -> VideoItem:
     """One manifest line, checked: everything here may have been written by hand."""
-    for key, kind in (("video", str), ("prompt", str)):
-        if not isinstance(row.get(key), kind):
+    for key in ("video", "prompt"):
+        if not _is_text(row.get(key)):
             raise UserError(f"{where}: {key!r} must be text, seen {row.get(key)!r}")
-    seed, fps = row.get("seed"), row.get("fps")
-    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
+    for key in ("model", "lora", "state"):
+        if row.get(key) is not None and not _is_text(row[key]):
+            raise UserError(f"{where}: {key!r} must be text or left out, seen {row[key]!r}")
+    id, seed, fps = row.get("id"), row.get("seed"), row.get("fps")
+    if id is not None and not (_is_text(id) or type(id) is int):
+        raise UserError(f"{where}: 'id' must be text or an integer, seen {id!r}")
+    if seed is not None and not (type(seed) is int and -(2**63) <= seed < 2**63):
         raise UserError(f"{where}: 'seed' must be an integer of 64 bits, seen {seed!r}")
-    if fps is not None and not (isinstance(fps, int | float) and fps > 0):
+    if fps is not None and not (type(fps) in (int, float) and 0 < fps < math.inf):
         raise UserError(f"{where}: 'fps' must be a number above 0, seen {fps!r}")
     path = _inside(folder, row["video"], where)
     state = _inside(folder, row["state"], where) if row.get("state") else None
-    model, lora = row.get("model"), row.get("lora")
-    return VideoItem(str(row.get("id") or path.stem), path, row["prompt"], seed, model, lora, fps, state)
+    name = path.stem if id in (None, "") else str(id)
+    return VideoItem(name, path, row["prompt"], seed, row.get("model"), row.get("lora"), fps, state)
+
+
+def _is_text(value: object) -> bool:
+    """Whether this is text that a file can hold: JSON can name half a letter."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _inside(folder: Path, relative: str, where: str) -> Path:

@@ -137,7 +137,7 @@ def test_a_vote_sent_twice_counts_once_and_a_changed_mind_replaces_it(store):
     assert [vote.choice for vote in store.votes()] == ["tie"]
     closing = store.vote(lease.id, "overall", "tie")
     assert store.vote(lease.id, "overall", "tie") == closing
-    with pytest.raises(UserError, match="voted"):
+    with pytest.raises(UserError, match="has another answer already"):
         store.vote(lease.id, "overall", "left")
     assert [vote.choice for vote in store.votes("overall")] == ["tie"]
 

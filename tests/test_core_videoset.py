@@ -71,6 +71,12 @@ def test_a_folder_without_manifest_takes_prompts_from_text_files(clip, tmp_path)
         ({"video": "videos/v0.mp4", "prompt": "p", "seed": "x"}, "seed"),
         ({"video": "videos/v0.mp4", "prompt": "p", "seed": 2**70}, "64 bits"),
         ({"video": "videos/v0.mp4", "prompt": "p", "fps": 0}, "fps"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "fps": float("inf")}, "fps"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "seed": True}, "seed"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "model": {"name": "m"}}, "'model' must be text or left out"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "state": 5}, "'state' must be text or left out"),
+        ({"video": "videos/v0.mp4", "prompt": "half a letter: \ud800"}, "'prompt' must be text"),
+        ({"video": "videos/v0.mp4", "prompt": "p", "id": ["v1"]}, "'id' must be text or an integer"),
         ({"video": "videos/v0.mp4", "prompt": "p", "id": "v0"}, "twice"),
         (["list"], "object"),
     ],
@@ -82,6 +88,13 @@ def test_a_bad_manifest_line_is_named(clip, tmp_path, line, word):
         file.write(json.dumps(line) + "\n")
     with pytest.raises(UserError, match=word):
         videoset.read(tmp_path / "set")
+
+
+def test_an_id_may_be_any_number(clip, tmp_path):
+    video.write(tmp_path / "a.mp4", clip, 8.0)
+    rows = [{"video": "a.mp4", "prompt": "p", "id": number} for number in (0, 1)] + [{"video": "a.mp4", "prompt": "p"}]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [item.id for item in videoset.read(tmp_path)] == ["0", "1", "a"]
 
 
 def test_broken_json_before_the_last_line_is_an_error_not_a_gap(clip, tmp_path):

@@ -23,6 +23,7 @@ from core import snapshot, video, videoset
 from core.cli import main
 from core.errors import UserError
 from core.randomness import torch_generator
+from core.run import read_metrics
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIZES = [(5, 32, 32), (9, 16, 48), (1, 32, 16), (7, 30, 34), (12, 16, 16)]
@@ -229,6 +230,8 @@ def test_a_stopped_run_on_own_clips_ends_as_an_unbroken_one(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     facts = json.loads((whole.latest() / "provenance.json").read_text())  # type: ignore[operator]
     assert facts["data"] == snapshot.take(own).hash
+    plan = clips.ClipsPart(config, launch()).plan
+    assert read_metrics(broken.folder)[-1]["samples"] == sum(len(plan.at(draw)) for draw in range(4))
     if "lora_rank" in change:
         assert all("lora_" in name for name in first) and any(value.any() for n, value in first.items() if "_B" in n)
         model = nano()

@@ -155,6 +155,9 @@ class ClipsPart:
         with torch.no_grad():
             return latents, self.clip.text_tokens([*prompts, ""])
 
+    def clips_in(self, draw: int) -> int:
+        return len(self.plan.at(draw))
+
     def loss(self, step: int, draw: int) -> Tensor:
         clips, (text, mask, pooled) = self.batches[draw]
         config, rng = self.config, torch_generator(self.config.seed, "clips step", draw)

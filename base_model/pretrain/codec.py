@@ -102,6 +102,9 @@ class CodecPart:
         net.moments.bias.zero_()
         net.moments.bias[channels:] = -3.0
 
+    def clips_in(self, draw: int) -> int:
+        return self.config.batch
+
     def loss(self, step: int, draw: int) -> Tensor:
         x = self.crops.batch(draw).to(self.device)
         if self.config.latent_noise:

@@ -205,8 +205,9 @@ def pretrain(config: PretrainConfig, out: Path | str) -> Run:
             mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
             if not math.isfinite(mean):
                 raise _diverged(step + 1, config)
-            seconds, samples = time.perf_counter() - begin, (step + 1) * config.batch * accelerator.num_processes
+            seconds = time.perf_counter() - begin
             if accelerator.is_main_process:
+                samples = sum(part.clips_in(draw) for draw in range((step + 1) * accelerator.num_processes))
                 run.log(step + 1, {"pretrain/loss": mean, "time/seconds": seconds}, samples)
             begin, losses = time.perf_counter(), []
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:

@@ -35,6 +35,10 @@ class Part(Protocol):
         """Loss of training step `step` on batch `draw`; seed and `draw` alone say what is in the batch."""
         ...
 
+    def clips_in(self, draw: int) -> int:
+        """How many clips batch `draw` holds."""
+        ...
+
     def save(self, folder: Path) -> None: ...
 
 
@@ -52,6 +56,9 @@ class FromTheWorld:
 
     def begin(self, folder: Path) -> None:
         """Nothing can have changed since the run began."""
+
+    def clips_in(self, draw: int) -> int:
+        return self.config.batch
 
 
 def pool(config: PretrainConfig, count: int, stride: int = 1) -> Iterator[tuple[np.ndarray, Clip]]:

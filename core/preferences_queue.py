@@ -157,7 +157,10 @@ class Queue:
             "SELECT p.id, l.left_is, p.prompt, p.video_a, p.video_b, p.rank FROM vote v JOIN lease l ON l.id = v.lease"
             " JOIN pair p ON p.id = v.pair WHERE v.annotator = ? AND p.project = ? AND v.aspect = ?"
             f" AND v.choice <> 'skip' AND {CURRENT} AND {IS_LABEL} AND NOT EXISTS (SELECT 1 FROM pair r"
-            " JOIN lease rl ON rl.pair = r.id WHERE r.repeats = p.id AND rl.annotator = ?) ORDER BY v.id",
+            " JOIN lease rl ON rl.pair = r.id WHERE r.repeats = p.id AND rl.annotator = ?)"
+            # Somebody may have added the swapped pair to be labelled, too: it is no repeat.
+            " AND NOT EXISTS (SELECT 1 FROM pair s WHERE s.project = p.project AND s.prompt = p.prompt"
+            " AND s.video_a = p.video_b AND s.video_b = p.video_a AND s.repeats IS NULL) ORDER BY v.id",
             (who, self.project.id, self.project.closing, who),
         ).fetchall()
         if len(given) <= REPEAT_DISTANCE:
@@ -169,5 +172,4 @@ class Queue:
             " DO NOTHING",
             (self.project.id, prompt, video_b, video_a, EVERYONE, pair, rank),
         )
-        found = self.connection.execute("SELECT id FROM pair WHERE repeats = ?", (pair,)).fetchone()
-        return None if found is None else (found[0], left_is)  # None: somebody added the swapped pair to be labelled
+        return self.connection.execute("SELECT id FROM pair WHERE repeats = ?", (pair,)).fetchone()[0], left_is

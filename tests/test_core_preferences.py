@@ -226,6 +226,18 @@ def test_gold_pairs_reach_everybody_and_stay_out_of_the_labels(make, monkeypatch
     assert len(store.pairs()) == 40 and [pair.gold for pair in store.pairs(checks=True)] == ["a"] * 3
 
 
+def test_a_pair_that_is_there_both_ways_keeps_no_other_from_being_repeated(make):
+    store = make(num_pairs=30)
+    store.save_settings(Settings(gold_share=0.0, repeat_share=0.5))
+    first = store.claim("ann").pair_id
+    prompt = next(pair.prompt for pair in store.pairs() if pair.id == first)
+    store.add_pair(prompt, 2, 1)  # the other way round, to be labelled
+    while (lease := store.claim("ann")) is not None:
+        label(store, lease, "left")
+    repeated = [pair.repeats for pair in store.pairs(checks=True)]
+    assert len(repeated) >= 5 and first not in repeated
+
+
 def test_a_repeat_shows_an_earlier_pair_with_its_sides_swapped(make):
     store = make(num_pairs=60)
     store.save_settings(Settings(gold_share=0.0, repeat_share=0.5))

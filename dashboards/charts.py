@@ -90,7 +90,7 @@ def over_optimisation(rows: Rows, proxy: str, golds: Sequence[str], axis: str) -
 
     Every curve is shown in its own range, 0 its lowest and 1 its highest value, because rewards have different units.
 
-    Args: rows of metrics.jsonl; proxy and golds are logged names, axis the name on the horizontal axis.
+    Args: rows of metrics.jsonl; proxy and golds are logged names, axis is "step" or a logged divergence.
     """
     series = []
     for tone, name in enumerate((proxy, *golds)):
@@ -113,7 +113,7 @@ def over_optimisation(rows: Rows, proxy: str, golds: Sequence[str], axis: str) -
     drawn = plot.plot(
         series,
         about,
-        x_name=axis,
+        x_name=axis if axis == "step" else f"{axis}, nats",
         y_name="share of its own range",
         up=(-0.02, 1.02),
         in_percent=(False, True),

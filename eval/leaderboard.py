@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,25 +128,39 @@ def table(meetings: Meetings, about: str, seed: int = 0) -> dict[str, Any]:
     met = np.zeros((len(players), len(players)))
     met[first, second] = 1
     groups = stats.islands(met)
-    prompts = stats.numbered(meetings.prompts)
-
-    def between(i: int, j: int) -> dict[str, Any]:
-        ahead, behind = (first == i) & (second == j), (first == j) & (second == i)
-        won = np.concatenate([2 * meetings.share[ahead] - 1, 1 - 2 * meetings.share[behind]])
-        rate = win_rate(won, np.concatenate([prompts[ahead], prompts[behind]]))
-        return {"first": players[i], "second": players[j]} | rate
-
-    order = itertools.permutations([players.index(one.player) for one in ranked], 2)
+    won = _won(first, second, meetings, len(players))
+    couples = itertools.permutations([players.index(one.player) for one in ranked], 2)
     return {
         "by": about,
         "standings": [_told(one) for one in ranked],
-        "pairs": [between(i, j) for i, j in order],
+        "pairs": [{"first": players[i], "second": players[j]} | win_rate(*won(i, j)) for i, j in couples],
         "comparable": len(groups) == 1,
         "groups": [[players[index] for index in group] for group in groups],
         "left_out": [name for name in meetings.players if name not in players],
         "num_comparisons": len(meetings.share),
         "num_prompts": len(set(meetings.prompts)),
     }
+
+
+def _won(
+    first: NDArray[np.int_], second: NDArray[np.int_], meetings: Meetings, count: int
+) -> Callable[[int, int], tuple[NDArray[np.float64], NDArray[np.int_]]]:
+    """What gives, of two of `count` players, the outcomes of their meetings for the one and the prompts' numbers.
+
+    Sorted once, because twenty players are 380 couples.
+    """
+    couple = np.minimum(first, second) * count + np.maximum(first, second)
+    order = np.argsort(couple, kind="stable")
+    starts = np.searchsorted(couple[order], np.arange(count**2 + 1))
+    outcome = (np.where(first < second, 1, -1) * (2 * meetings.share - 1))[order]  # for the smaller number
+    prompts = stats.numbered(meetings.prompts)[order]
+
+    def of(i: int, j: int) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+        place = min(i, j) * count + max(i, j)
+        rows = slice(starts[place], starts[place + 1])
+        return outcome[rows] if i < j else -outcome[rows], prompts[rows]
+
+    return of
 
 
 def win_rate(outcome: NDArray[np.float64], prompts: NDArray[np.int_]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class GenerateConfig(ModelOptions):
     num_per_prompt: int = option(1, "clips per prompt, each from its own seed")
     seed: int = option(0, "everything random derives from it; equal seeds pair up across models")
     seeds: list[int] | None = option(None, "the videos' own seeds, one each, as the manifest names them")
-    num_steps: int | None = option(None, "denoising steps; left out, this and guidance are the model's own")
+    num_steps: int | None = option(None, "denoising steps; left out, these and all of guidance are the model's own")
     guidance: float | None = option(None, "classifier-free guidance scale; 1 = none, half the cost")
     guidance_from: float | None = option(None, "lowest noise level (0 clean, 1 noise) at which guidance acts")
     guidance_to: float | None = option(None, "highest noise level at which guidance acts")

@@ -47,7 +47,7 @@ class Sampling:
             raise UserError(f"guidance is {self.guidance}, it must be a number from 0 on (1 = none)")
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
-            raise UserError(f"guidance interval {low} to {high} is not one inside 0 (clean) to 1 (noise)")
+            raise UserError(f"guidance interval {low} to {high} does not rise inside 0 (clean) to 1 (noise)")
         if self.negative_prompt and self.guidance == 1.0:
             raise UserError("a negative prompt does nothing at guidance 1; give a guidance above 1")
         solvers.check(self.solver, self.eta)

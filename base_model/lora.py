@@ -146,22 +146,26 @@ def extract(base: nn.Module, tuned: nn.Module, rank: int, targets: Sequence[str]
     Returns: the share of the squared difference that the rank leaves out, 0 to 1.
     Raises: UserError if the models differ in their layers or nowhere in their weights.
     """
+    networks, others = experts(base), experts(tuned)
+    if networks.keys() != others.keys():
+        raise UserError(f"the tuned model has {len(others)} experts, the base {len(networks)}: it is not of this base")
+    found: dict[str, dict[str, tuple[Tensor, Tensor]]] = {name: {} for name in networks}
     total = missed = 0.0
-    for (name, network), other in zip(experts(base).items(), experts(tuned).values(), strict=True):
-        changed = {
-            layer: difference
-            for layer in _chosen(network, targets)
-            if (difference := _difference(network, other, layer)).any()
-        }
-        if not changed:
-            raise UserError(f"the two models do not differ in the linear layers of '{name}': nothing to extract")
-        attach(network, rank, rank, list(changed))
-        weights: dict[str, Tensor] = {}
-        for layer, difference in changed.items():
-            down, up = _factors(difference, rank)
+    for name, network in networks.items():
+        for layer in _chosen(network, targets):
+            difference = _difference(network, others[name], layer)
+            if difference.any():
+                down, up = found[name][layer] = _factors(difference, rank)
+                total += float(difference.square().sum())
+                missed += float((difference - up @ down).square().sum())
+    everywhere = sorted({layer for factors in found.values() for layer in factors})
+    if not everywhere:
+        raise UserError("the two models do not differ in their linear layers: nothing to extract")
+    for name, network in networks.items():
+        attach(network, rank, rank, list(found[name]) or everywhere)  # a no-op on an expert that is as it was
+        weights = get_peft_model_state_dict(network)
+        for layer, (down, up) in found[name].items():
             weights |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
-            total += float(difference.square().sum())
-            missed += float((difference - up @ down).square().sum())
         set_peft_model_state_dict(network, weights)
     return missed / total
 

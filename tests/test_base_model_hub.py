@@ -986,6 +986,20 @@ def test_lora_files_are_inspected_merged_and_extracted_again(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_lora_is_extracted_where_one_expert_alone_was_tuned(families: Any) -> None:
+    """As after training in steps that belong to one of them."""
+    base, tuned = families("wan_a14b").fresh(), families("wan_a14b").fresh()
+    weight = tuned.model.pipeline.transformer.blocks[0].attn1.to_q.weight
+    weight += torch.outer(torch.arange(24.0), torch.ones(24)) / 100
+    noise = initial_noise(base, [1, 2])
+    assert lora.extract(base.policy_module(), tuned.policy_module(), 1) < 1e-6
+    assert (clips(base, noise) - clips(tuned, noise)).abs().max() < 1e-4
+    second = {name: value for name, value in lora.state(base.policy_module()).items() if "_2." in name}
+    assert second and not any(value.any() for name, value in second.items() if "lora_B" in name)
+    with pytest.raises(UserError, match="the tuned model has 1 experts, the base 2: it is not of this base"):
+        lora.extract(families("wan_a14b").fresh().policy_module(), families("wan").generator.policy_module(), 1)
+
+
 def test_an_exported_lora_has_a_card_with_what_was_measured(families: Any, tmp_path: Path) -> None:
     from core.cli import main
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,12 @@ def results(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     document, problems = read_json(path)
     entries = as_dict(document.get("metrics"))
     return {name: row for name, row in entries.items() if isinstance(row, dict)}, problems
+
+
+def higher_is_better(folders: Iterable[Path], metric: str) -> bool:
+    """Whether more of a metric is better, as the first of these sets says that has it; also where neither way is."""
+    entries = (results(folder)[0].get(metric) for folder in folders)
+    return next((entry for entry in entries if entry), {}).get("higher_is_better") is not False
 
 
 def evaluated(experiments: Sequence[Experiment]) -> dict[str, Path]:

@@ -158,6 +158,14 @@ def test_conflicts_are_pairs_on_which_people_and_a_metric_disagree(tmp_path: Pat
     assert runs.conflicts(votes, samples, "y") == []
 
 
+def test_a_set_that_lacks_a_metric_does_not_turn_its_direction(tmp_path: Path) -> None:
+    for name, entries in (("real", {}), ("base", {"inertia": {"value": 0.1, "higher_is_better": False}}), ("last", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({"metrics": entries}))
+    folders = [tmp_path / name for name in ("none", "real", "base", "last")]
+    assert not runs.higher_is_better(folders, "inertia") and runs.higher_is_better(folders, "motion")
+
+
 def test_sets_of_several_runs_are_named_by_their_run(demo: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_demo(tmp_path / name, steps=1)

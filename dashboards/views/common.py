@@ -72,7 +72,7 @@ def conflict_card(found: runs.Conflict, metric: str, unit: str, judge: str, fact
     """A card of a pair on which people and `judge` disagree: what each of them preferred, with its `metric`."""
     clips = [
         clip(sample.path, name, f"{unit} {figure(sample.metrics[metric])}")
-        for sample, name in ((found.liked, "people"), (found.refused, judge))
+        for sample, name in ((found.liked, "chosen in the vote"), (found.refused, f"chosen by the {judge}"))
     ]
     return {"prompt": found.prompt, "clips": clips, "facts": facts}
 

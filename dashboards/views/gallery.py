@@ -49,7 +49,8 @@ def show(experiments: list[runs.Experiment]) -> None:
         return
     scenes = [scene for scene in scenes if search in scene.prompt.lower()]
     if order != ORDERS[0] and metric:
-        scenes = by_gap(scenes, metric, ascending=order == "largest loss")
+        higher = runs.higher_is_better((sets[name] for name in read), metric)
+        scenes = by_gap(scenes, metric, ascending=(order == "largest loss") == higher)
     if not scenes:
         common.empty("No video fits; choose other sets or another text.")
         return
@@ -72,10 +73,8 @@ def _votes(experiment: runs.Experiment) -> tuple[list[Vote], list[str]]:
 
 
 def _conflicts(folders: list[Path], votes: list[Vote], metric: str, search: str) -> None:
-    samples, higher = [], True
-    for folder in folders:
-        samples += common.samples(folder)[0]
-        higher = runs.results(folder)[0].get(metric, {}).get("higher_is_better") is not False
+    samples = [sample for folder in folders for sample in common.samples(folder)[0]]
+    higher = runs.higher_is_better(folders, metric)
     found = [one for one in runs.conflicts(votes, samples, metric, higher) if search in one.prompt.lower()]
     if not found:
         common.empty("No voted pair of these sets on which people and this metric disagree.")

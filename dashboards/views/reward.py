@@ -92,7 +92,8 @@ def _worst(named: Sequence[reward_report.WorstError], experiment: runs.Experimen
     metric = st.selectbox("Reward", metrics, key="reward", bind="query-params") or metrics[0]
     try:
         store = existing(experiment.store)
-        found = runs.conflicts(store.votes(store.aspects[-1]), samples, metric)
+        higher = runs.higher_is_better(experiment.sets.values(), metric)
+        found = runs.conflicts(store.votes(store.aspects[-1]), samples, metric, higher)
     except (UserError, OSError) as error:
         common.report_problems([str(error)])
         return

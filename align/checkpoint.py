@@ -6,8 +6,8 @@ With an average of the weights the first holds the average and the second the we
 from (seed, purpose, step), so there is no random state to keep, and all tensors are stored whole, so another number of
 processes may go on.
 
-Left out: DeepSpeed's optimizer state, which lies cut over its processes; a run under DeepSpeed goes on with Adam's
-averages begun anew, and says so.
+Left out: joining the pieces of Adam's averages that DeepSpeed's processes hold. Each goes on with its own; with another
+number of processes, or without DeepSpeed, the averages begin anew, and the run says so.
 """
 
 import errno
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
-from torch import Tensor
+from accelerate.utils import DistributedType, send_to_device
+from torch import Tensor, distributed
 
 from align.ema import averaging
 from align.policy import Policy
@@ -34,11 +34,10 @@ def save(run: Run, policy: Policy, optimizer: Any, step: int, samples: int, keep
     Raises: OSError when the disk is full; the checkpoints before this one are untouched.
     """
     network = policy.generator.policy_module()
-    cut = policy.accelerator.distributed_type == DistributedType.DEEPSPEED
     state = whole(
         {
             "weights": [value.detach() for value in policy.parameters],
-            "optimizer": None if cut else optimizer.state_dict(),
+            "optimizer": _pieces(optimizer, policy) if _is_cut(policy) else optimizer.state_dict(),
             "own": policy.own.state_dict(),
             "memory": policy.memory,
             "samples": samples,
@@ -86,16 +85,47 @@ def restore(run: Run, policy: Policy, optimizer: Any) -> tuple[int, int]:
     policy.own.load_state_dict(
         {name: place(state["own"][name], value) for name, value in policy.own.state_dict().items()}
     )
-    if state["optimizer"] is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        place_state(optimizer)
-    elif policy.accelerator.is_main_process:
+    if not _load(optimizer, state["optimizer"], policy) and policy.accelerator.is_main_process:
         logging.getLogger(__name__).warning(
-            "a run under DeepSpeed does not keep the optimizer's averages; they begin anew at step %d", step
+            "the optimizer's averages were cut over processes in another way; they begin anew at step %d", step
         )
     for name, value in state["memory"].items():
         policy.memory[name] = _like_weights(value, policy)
     return step, state["samples"]
+
+
+def _load(optimizer: Any, saved: Any, policy: Policy) -> bool:
+    """Give the optimizer its averages, after the weights. False where they are cut in another way than it is now.
+
+    Args: saved: a whole state, or one for every process of DeepSpeed.
+    """
+    if not _is_cut(policy):
+        if isinstance(saved, dict):
+            optimizer.load_state_dict(saved)
+            place_state(optimizer)
+        return isinstance(saved, dict)
+    _cut(optimizer).refresh_fp32_params()  # it steps on a copy of the weights
+    same = isinstance(saved, list) and len(saved) == policy.accelerator.num_processes
+    if same:
+        _cut(optimizer).optimizer.load_state_dict(saved[policy.accelerator.process_index])
+    return same
+
+
+def _pieces(optimizer: Any, policy: Policy) -> list[Any] | None:
+    """The averages that every process of DeepSpeed holds, in the first process; None in the others."""
+    first = policy.accelerator.is_main_process
+    pieces: list[Any] | None = [None] * policy.accelerator.num_processes if first else None
+    distributed.gather_object(send_to_device(_cut(optimizer).optimizer.state_dict(), "cpu"), pieces)
+    return pieces
+
+
+def _is_cut(policy: Policy) -> bool:
+    return policy.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def _cut(optimizer: Any) -> Any:
+    """DeepSpeed's optimizer inside accelerate's; its `optimizer` is AdamW on what this process holds."""
+    return optimizer.optimizer
 
 
 def _like_weights(value: Any, policy: Policy) -> Any:

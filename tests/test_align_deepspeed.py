@@ -24,10 +24,17 @@ def test_two_processes_of_zero_2_end_where_one_does_and_a_killed_run_goes_on(tmp
     for a, b in zip(*(read_metrics(tmp_path / name)[1:] for name in ("one", "two")), strict=True):
         assert a["align/first_pass_ratio_error"] == b["align/first_pass_ratio_error"] == 0.0
         assert b["align/loss"] == pytest.approx(a["align/loss"], rel=1e-5)
-    assert one["optimizer"] is None  # cut over the processes; the averages begin anew
-    (tmp_path / "two" / "checkpoints" / "step-000004" / "state.pt").write_bytes(b"cut")
-    assert "averages" in _launch(2, tmp_path / "two")
+    last = tmp_path / "two" / "checkpoints" / "step-000004" / "state.pt"
+    last.write_bytes(b"cut")
+    assert "averages" not in _launch(2, tmp_path / "two")
+    again = torch.load(last)
+    assert all(torch.equal(a, b) for a, b in zip(two["weights"], again["weights"], strict=True))
+    assert all(torch.equal(two["own"][name], value) for name, value in again["own"].items())
     assert [row["step"] for row in read_metrics(tmp_path / "two")] == [0, 1, 2, 3, 4]
+    last.write_bytes(b"cut")
+    assert "averages were cut over processes in another way" in _launch(1, tmp_path / "two")
+    moved = zip(two["weights"], torch.load(last)["weights"], strict=True)
+    assert max(float((a - b).abs().max()) for a, b in moved) < 2e-3  # two steps of 1e-3: it goes on from its weights
 
 
 def _launch(count: int, out: Path) -> str:

@@ -48,16 +48,16 @@ def show(experiments: list[runs.Experiment]) -> None:
         _conflicts(list(experiment.sets.values()), votes, metric, search)
         return
     scenes = [scene for scene in scenes if search in scene.prompt.lower()]
+    higher = runs.higher_is_better((sets[name] for name in read), metric) if metric else True
     if order != ORDERS[0] and metric:
-        higher = runs.higher_is_better((sets[name] for name in read), metric)
         scenes = by_gap(scenes, metric, ascending=(order == "largest loss") == higher)
     if not scenes:
         common.empty("No video fits; choose other sets or another text.")
         return
     shown = common.page_of(scenes, PER_PAGE)
     st.caption(
-        f"{len(scenes)} prompts and seeds. The gap is the last set minus the first. Space plays, comma and full "
-        "stop step, < > speed, + − zoom."
+        f"{len(scenes)} prompts and seeds. The gap is the last set minus the first"
+        f"{'' if higher else ', and lower is better'}. Space plays, comma and full stop step, < > speed, + − zoom."
     )
     components.gallery(key="gallery", data={"cards": [_card(scene, metric) for scene in shown]})
 

@@ -67,6 +67,7 @@ SUMMARIES: dict[str, str] = {
 # Where the extra `quantize` is installed, peft and diffusers import torchao and bitsandbytes whatever is asked of them,
 # and these tell every command about each other's versions and about kernels for CPUs.
 TALKERS = ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao")
+YAML_WORDS = {True: ("yes", "on"), False: ("no", "off")}  # what YAML 1.1 reads as a truth value, quotes apart
 Config = TypeVar("Config")
 
 
@@ -296,6 +297,8 @@ def _converted(value: Any, action: Any, kind: Any, where: str) -> Any:
 
 
 def _scalar(value: Any, action: Any, where: str) -> Any:
+    if isinstance(value, bool) and action.choices is not None:
+        value = next((word for word in YAML_WORDS[value] if word in action.choices), value)
     try:
         converted = action.type(str(value))
     except Exception:

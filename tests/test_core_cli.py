@@ -32,6 +32,24 @@ def read(*words: str) -> Recipe:
     return cli.parse(Recipe, words, "soralign eval", positional=("videoset",))
 
 
+@dataclass(frozen=True)
+class Worded:
+    """Choices that YAML reads as truth values."""
+
+    precision: Literal["no", "bf16"] = "bf16"
+    overlap: Literal["auto", "on", "off"] = "auto"
+
+
+@pytest.mark.parametrize(("text", "precision", "overlap"), [("no", "no", "on"), ("'no'", "no", "off")])
+def test_no_and_off_of_a_recipe_are_words_where_these_are_the_choices(tmp_path, text, precision, overlap):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"precision: {text}\noverlap: {overlap}\n")
+    assert cli.parse(Worded, ["--config", str(recipe)], "soralign x") == Worded(precision, overlap)
+    recipe.write_text("precision: yes\n")
+    with pytest.raises(UserError, match="one of no, bf16 is expected, seen True"):
+        cli.parse(Worded, ["--config", str(recipe)], "soralign x")
+
+
 def test_defaults_stand_where_nothing_is_said():
     assert read("set", "--out", "o") == Recipe("set", "o")
 

@@ -7,6 +7,7 @@ read by TRL's TrlParser: `--config recipe.yaml`, then overrides. The parser is i
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import importlib.metadata
@@ -214,6 +215,15 @@ def _of_the_machine(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """The default beside the text, where there is one, and which options must be given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", []):
+            return f"{action.help}{' (required)' if action.required else ''}"
+        return super()._get_help_string(action)
+
+
 def _parser(config: type[Any], prog: str, positional: Sequence[str]) -> TrlParser:
     from trl import TrlParser
 
@@ -225,7 +235,7 @@ def _parser(config: type[Any], prog: str, positional: Sequence[str]) -> TrlParse
     is_generated = described.startswith(f"{config.__name__}(")  # dataclass writes its signature when there is none
     usage = " ".join([prog, *(name.upper() for name in positional), "[--config RECIPE] [options]"])
     parser = TrlParser(cast(Any, [config]), prog=prog, usage=usage, description=None if is_generated else described)
-    parser.allow_abbrev = False
+    parser.allow_abbrev, parser.formatter_class = False, _Help
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{prog}: {message}; see `{prog} --help`")

@@ -147,6 +147,7 @@ def test_help_shows_units_and_defaults(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "usage: soralign eval VIDEOSET" in shown and "Measure a video set." in shown
     assert "ratio units, 100 % is 1 (default: 0.0001)" in shown and "(default: fast)" in shown
+    assert "folder of the results (required)" in shown and "default: None" not in shown
 
 
 def test_every_command_has_a_summary_and_a_target():

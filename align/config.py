@@ -43,7 +43,9 @@ class TrainConfig:
     lora_targets: list[str] = option([], "endings of layer names to adapt; empty = every linear layer in the blocks")
     ema_decay: float = option(0.0, "per training step, of the averaged weights that are judged and saved; 0 = none")
     gradient_checkpointing: bool = option(False, "compute the blocks again in the backward pass to save memory")
-    compile: bool = option(False, "compile the blocks: half again as fast after the first minute; for long runs")
+    compile: bool = option(
+        False, "compile the blocks: a quarter faster after a minute or two of compiling; for long runs"
+    )
     precision: Literal["no", "bf16"] = option(
         "no", "bf16 = autocast; adapters, latents and log-probabilities stay fp32"
     )

@@ -33,7 +33,7 @@ from align.renoise import check_levels, renoised, target
 from core import video
 from core.cli import option
 from core.errors import UserError
-from core.preferences import existing
+from core.preferences import WHICH_PROJECT, existing
 from core.randomness import walk
 from reward.protocol import Scores
 
@@ -74,6 +74,7 @@ class DPO:
     """Settings of DPO. Velocity errors are means over latent elements, and `beta` is in their unit."""
 
     store: str = option("", "preference store to learn from; empty = best against worst of own samples")
+    project: str | None = option(None, WHICH_PROJECT)
     aspect: str = option("overall", "which votes count (store)")
     pairs_per_step: int = option(32, "pairs per training step, over all processes (store)")
     group_size: int = option(8, "clips per prompt and step, of which the best and the worst are used (no store)")
@@ -92,7 +93,7 @@ class DPO:
             count, world = self.pairs_per_step, policy.world
             if count < 1 or count % world:
                 raise UserError(f"pairs_per_step {count} does not divide over {world} processes")
-            choices(self.store, self.aspect)
+            choices(self.store, self.project, self.aspect)
         else:
             check_groups(policy, self.group_size, picks=True)
 
@@ -130,7 +131,7 @@ class DPO:
     def _from_store(self, policy: Policy, seed: int, step: int) -> Experience:
         """Pairs of the store as experience: chosen and rejected in turns, the advantage saying how surely."""
         begin = time.perf_counter()
-        known, count = choices(self.store, self.aspect), self.pairs_per_step
+        known, count = choices(self.store, self.project, self.aspect), self.pairs_per_step
         rows = rows_of(count, 1, policy.rank, policy.world)
         numbers = walk(len(known), step * count + rows.start, len(rows), seed, "pair order")
         mine = [known[number] for number in numbers]
@@ -149,12 +150,12 @@ class DPO:
 
 
 @lru_cache(maxsize=1)
-def choices(store: str, aspect: str) -> tuple[Choice, ...]:
-    """The pairs of a preference store whose votes on `aspect` prefer one side.
+def choices(store: str, project: str | None, aspect: str) -> tuple[Choice, ...]:
+    """The pairs of a preference store's project (None: its first) whose votes on `aspect` prefer one side.
 
-    Raises: UserError if there is no such store, aspect or pair.
+    Raises: UserError if there is no such store, project, aspect or pair.
     """
-    opened = existing(store)
+    opened = existing(store, project)
     if aspect not in opened.aspects:
         raise UserError(f"aspect '{aspect}' is not asked in '{store}'; known: {', '.join(opened.aspects)}")
     shares: dict[tuple[str, Path, Path], list[float]] = defaultdict(list)

@@ -29,6 +29,7 @@ ADDED = {
     "keep": 0,
     "solver": "euler",
     "critic_start": "",
+    "project": None,
     "quantize": "none",
     "guidance_2": None,
     "control_scale": 1.0,

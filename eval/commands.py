@@ -13,6 +13,7 @@ from rich.table import Table
 
 from core.cli import option, parse, required
 from core.errors import UserError
+from core.preferences import WHICH_PROJECT, existing
 from core.registry import unknown
 from eval.result import RESULTS, TIE_BAND
 from eval.svg import plain_number
@@ -69,6 +70,7 @@ class LeaderboardOptions:
     by: str = option("gold", "per-video metric or reward[NAME] that both were measured with")
     tie_band: float = option(TIE_BAND, "differences up to this are ties, in the metric's unit")
     store: str | None = option(None, "preference store: votes instead of a metric")
+    project: str | None = option(None, WHICH_PROJECT)
     aspect: str = option("overall", "which votes of the store")
     out: str | None = option(None, "file to write (default: leaderboard.json here)")
     seed: int = option(0, "of the resampling")
@@ -106,7 +108,6 @@ class SuiteOptions:
 
 def leaderboard(argv: list[str]) -> None:
     """Rank models."""
-    from core.preferences import existing
     from eval import leaderboard as board
     from eval import result
 
@@ -116,7 +117,8 @@ def leaderboard(argv: list[str]) -> None:
     if options.tie_band < 0:
         raise UserError(f"--tie-band must be 0 or more, seen {options.tie_band:g}")
     if options.store is not None:
-        matches, about = board.by_votes(existing(options.store), options.aspect), f"votes on {options.aspect}"
+        votes = existing(options.store, options.project)
+        matches, about = board.by_votes(votes, options.aspect), f"votes on {options.aspect}"
     else:
         matches, about = board.by_metric(board.named(options.sets), options.by, options.tie_band), options.by
     content = board.table(matches, about, options.seed)

@@ -132,7 +132,7 @@ def test_the_command_learns_from_votes_without_a_reward_and_a_judge_may_watch(
 
 
 def test_divided_votes_become_shares(store: str) -> None:
-    found = choices(store, "overall")
+    found = choices(store, None, "overall")
     assert len(found) == 6 and all("white" in pair.chosen.name and "black" in pair.rejected.name for pair in found)
     assert {round(pair.share, 4) for pair in found} == {round(2.5 / 3, 4)}
 
@@ -141,6 +141,7 @@ def test_divided_votes_become_shares(store: str) -> None:
     ("changes", "told"),
     [
         ({"store": "absent.db"}, "store 'absent.db' does not exist"),
+        ({"store": "STORE", "project": "second"}, "second"),
         ({"store": "STORE", "aspect": "taste"}, "aspect 'taste' is not asked"),
         ({"store": "STORE", "aspect": "motion_quality"}, "no pair on which"),
         ({"store": "STORE", "pairs_per_step": 0}, "pairs_per_step 0"),

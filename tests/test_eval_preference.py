@@ -149,10 +149,12 @@ def test_a_set_of_other_prompts_is_named_and_left_out(tmp_path: Path) -> None:
     assert leaderboard.matrix(content)[0][1][0] is None
 
 
-def test_votes_rank_the_models_that_made_the_videos(tmp_path: Path, clip: np.ndarray) -> None:
+@pytest.mark.parametrize("project", [None, "second"])
+def test_votes_rank_the_models_that_made_the_videos(tmp_path: Path, clip: np.ndarray, project: str | None) -> None:
     from core import video
 
     store = Store(tmp_path / "store.db")
+    store = store.add_project(project, store.aspects) if project else store
     for index in range(6):
         ids = []
         for model in ("base", "aligned"):
@@ -161,7 +163,9 @@ def test_votes_rank_the_models_that_made_the_videos(tmp_path: Path, clip: np.nda
             ids.append(store.add_video(path, model=model, seed=index))
         pair = store.add_pair(f"prompt {index}", *ids)
         store.record_vote(pair, "ada", "overall", "tie" if index == 5 else "b" if index else "a")
-    content = leaderboard.table(leaderboard.by_votes(store, "overall"), "votes")
+    words = ["leaderboard", "--store", str(tmp_path / "store.db"), "--out", str(tmp_path / "board.json")]
+    assert cli.main([*words, *(("--project", project) if project else ())]) == 0
+    content = json.loads((tmp_path / "board.json").read_text())
     (row,) = [row for row in content["pairs"] if row["first"] == "aligned"]
     assert (row["wins"], row["ties"], row["losses"]) == (4, 1, 1)
     with pytest.raises(UserError, match="taste"):

@@ -133,7 +133,7 @@ def show(
     """Print the comparison: a | b | difference | interval | p, and what it says. Narrow terminals lose Holm and n."""
     console = console or Console()
     is_wide = console.width >= 100
-    table = Table(box=box.SIMPLE_HEAD if is_wide else None, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD if is_wide else None, pad_edge=False, padding=(0, 1) if is_wide else (0, 1, 0, 0))
     table.add_column("metric", overflow="fold")
     for heading in (
         *names,

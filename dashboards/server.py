@@ -49,11 +49,12 @@ CONFIG: dict[str, Any] = THEME | {
     "runner.magicEnabled": False,  # rewriting the script to print stray values costs more than running it
     "runner.postScriptGC": False,  # a full collection after every run stops all threads for 80 ms
 }
-# Heavy imports of each app, done before the address is printed, so that the first page does not wait for them. Not the
-# pages themselves: Streamlit complains about caches that are made while it does not run yet.
+# Heavy imports of each app, done before the address is printed, so that the first page need not wait (pandas is
+# Streamlit's, when it first shows a player). Not the pages themselves: Streamlit complains about caches that are made
+# while it does not run yet.
 WARM: dict[str, tuple[str, ...]] = {
-    "label.py": ("dashboards.export", "dashboards.runs", "dashboards.service", "core.preferences_quality"),
-    "report.py": ("dashboards.charts", "dashboards.export", "dashboards.runs", "dashboards.service"),
+    "label.py": ("pandas", "dashboards.export", "dashboards.runs", "dashboards.service", "core.preferences_quality"),
+    "report.py": ("pandas", "dashboards.charts", "dashboards.export", "dashboards.runs", "dashboards.service"),
 }
 
 

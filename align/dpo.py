@@ -33,7 +33,8 @@ from align.renoise import check_levels, renoised, target
 from core import video
 from core.cli import option
 from core.errors import UserError
-from core.preferences import WHICH_PROJECT, existing
+from core.preferences import existing
+from core.preferences_types import WHICH_PROJECT
 from core.randomness import walk
 from reward.protocol import Scores
 

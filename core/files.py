@@ -80,12 +80,12 @@ def atomic_write(path: Path | str, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def finite(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
     """Nested mappings, lists and numbers, with None for NaN and infinity, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
+        return {key: finite_or_null(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [finite_or_null(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

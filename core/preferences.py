@@ -30,9 +30,6 @@ from core.preferences_votes import Manner
 from core.randomness import seed_for
 from core.registry import unknown
 
-WHICH_PROJECT = "which of the store's projects; its first if not given"
-"""Help of `--project` wherever a command reads a store."""
-
 
 class Store:
     """One project of an open preference store; safe to share between threads, and between processes that open it."""

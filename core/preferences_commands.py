@@ -11,7 +11,8 @@ from pathlib import Path
 from core import preferences_io, preferences_pairing, preferences_people, preferences_quality, videoset
 from core.cli import option, parse, required, verb
 from core.errors import UserError
-from core.preferences import ANSWERS, ASPECTS, WHICH_PROJECT, Settings, Store, existing
+from core.preferences import ANSWERS, ASPECTS, Settings, Store, existing
+from core.preferences_types import WHICH_PROJECT
 from core.progress import track
 
 STORE = "an SQLite file, or a postgresql:// URL"

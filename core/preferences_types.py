@@ -12,6 +12,8 @@ ASPECTS = ("text_alignment", "motion_quality", "visual_quality", "overall")
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 ANSWERS = ("a", "b", "tie")  # that a gold pair may have
 SIDES = ("left", "right", "tie", "both_bad", "skip")
+WHICH_PROJECT = "which of the store's projects; its first if not given"
+"""Help of `--project` wherever a command reads a store."""
 
 
 @dataclass(frozen=True)

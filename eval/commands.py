@@ -13,7 +13,7 @@ from rich.table import Table
 
 from core.cli import option, parse, required
 from core.errors import UserError
-from core.preferences import WHICH_PROJECT, existing
+from core.preferences_types import WHICH_PROJECT
 from core.registry import unknown
 from eval.result import RESULTS, TIE_BAND
 from eval.svg import plain_number
@@ -108,6 +108,7 @@ class SuiteOptions:
 
 def leaderboard(argv: list[str]) -> None:
     """Rank models."""
+    from core.preferences import existing
     from eval import leaderboard as board
     from eval import result
 

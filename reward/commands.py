@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from core import address, video, videoset
 from core.cli import option, parse, required, settings_of, verb
 from core.errors import UserError, first_line
-from core.files import atomic_write, finite
-from core.preferences import WHICH_PROJECT, existing
+from core.files import atomic_write, finite_or_null
+from core.preferences import existing
+from core.preferences_types import WHICH_PROJECT
 from core.progress import track
 from reward.motion_lessons import Lessons, examined, teach
 from reward.prompt_expansion import ExpanderConfig
@@ -259,7 +260,7 @@ def audit(argv: list[str]) -> None:
         share = f"{bias.value:.3f} [{bias.low:.3f}, {bias.high:.3f}] of {bias.n}"
         print(f"votes for the left side: {share if bias.n else 'none was given on a screen'}")
     if options.out is not None:
-        atomic_write(options.out, json.dumps(finite(told), indent=2) + "\n")
+        atomic_write(options.out, json.dumps(finite_or_null(told), indent=2) + "\n")
 
 
 def serve(argv: list[str]) -> None:
@@ -326,7 +327,7 @@ def expander(argv: list[str]) -> None:
     )
     found = prompt_expansion.teach(model, learning, held_out, score, config)
     model.save(out)
-    atomic_write(out / "report.json", json.dumps(finite(found), indent=2) + "\n")
+    atomic_write(out / "report.json", json.dumps(finite_or_null(found), indent=2) + "\n")
     means = ", ".join(f"{found[name]:.4f} {name}" for name in ("short", "copied", "taught"))
     print(f"{judge.name} of videos of {len(held_out)} held-out prompts: {means}")
     for name in ("short", "copied"):

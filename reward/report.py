@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.files import finite
+from core.files import finite_or_null
 from core.stats import mean_interval
 from reward import accuracy
 from reward.bradley_terry import TIE, A, B
@@ -108,10 +108,10 @@ def _judge_aspect(
     two = chances[held_out][:, [A, B]]
     confidence = two.max(1) / two.sum(1)
     return {
-        "accuracy": finite(asdict(mean_interval(right, clusters))),
+        "accuracy": finite_or_null(asdict(mean_interval(right, clusters))),
         "majority": float(np.mean(seen[decided] == side)) if decided.any() else None,
         "random": 0.5,
-        "accuracy_with_ties": finite(asdict(mean_interval(predicted == seen, clusters))),
+        "accuracy_with_ties": finite_or_null(asdict(mean_interval(predicted == seen, clusters))),
         "majority_with_ties": float(np.mean(seen == int(np.argmax(counts)))),
         "random_with_ties": accuracy.chance(predicted, seen),
         "tie_rate": float(np.mean(~decided)),

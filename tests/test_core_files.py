@@ -102,4 +102,4 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
 
 def test_what_json_does_not_know_is_left_empty():
     nested = {"low": math.nan, "rows": [(1, math.inf), "nan"], "n": 3, "ok": True}
-    assert files.finite(nested) == {"low": None, "rows": [[1, None], "nan"], "n": 3, "ok": True}
+    assert files.finite_or_null(nested) == {"low": None, "rows": [[1, None], "nan"], "n": 3, "ok": True}
